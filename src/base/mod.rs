@@ -1,0 +1,22 @@
+//! Words that every room shares: time, randomness, cancellation, events, durable file writes.
+//!
+//! This room knows neither PostgreSQL nor storage nor configuration. Its types exist so that tests
+//! can fix the clock and the randomness, and so that nothing below the command line prints.
+
+pub mod byte_size;
+pub mod cancel;
+pub mod clock;
+pub mod ctx;
+pub mod durable;
+pub mod entropy;
+pub mod event;
+pub mod hex;
+pub mod secret;
+
+pub use byte_size::ByteSize;
+pub use cancel::{Cancel, Cancelled};
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use ctx::Ctx;
+pub use entropy::{Entropy, OsEntropy, SeededEntropy};
+pub use event::{Event, Observer, Silent, Stage};
+pub use secret::Secret;

@@ -1,0 +1,225 @@
+//! Objects: put whole or streamed, get ranges, list, delete. The interface and its obligations.
+//!
+//! A store is not a file system: names are flat strings, an object appears whole or not at all, and
+//! nothing is changed in place. Calls block; a store that talks to a network keeps its runtime to
+//! itself. Every implementation and every decorator passes [`conformance`].
+//!
+//! This room knows nothing of backups, manifests or encryption.
+
+pub mod key;
+
+use std::fmt::Debug;
+
+pub use key::{InvalidKey, ObjectKey};
+
+/// What a store says about one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its name.
+    pub key: ObjectKey,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Why a store refused or failed. A variant is what a caller branches on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store itself said that there is no such object: proof of absence, never a guess.
+    #[error("{key}: no such object")]
+    NotFound {
+        /// The name that was asked for.
+        key: ObjectKey,
+    },
+    /// Put-if-absent found the name taken.
+    #[error("{key}: the object exists already")]
+    AlreadyExists {
+        /// The name that is taken.
+        key: ObjectKey,
+    },
+    /// The object ends before the range that was asked for.
+    #[error("{key}: {wanted_end} bytes were expected, the object has {size}")]
+    Short {
+        /// The object.
+        key: ObjectKey,
+        /// Where the range was to end.
+        wanted_end: u64,
+        /// How long the object is.
+        size: u64,
+    },
+    /// The store was opened for reading only.
+    #[error("{operation} {key}: this store is opened for reading only")]
+    ReadOnly {
+        /// What was tried.
+        operation: &'static str,
+        /// On which object.
+        key: ObjectKey,
+    },
+    /// Not allowed, now and in every later attempt with the same rights.
+    #[error("{operation} {key}: permission denied")]
+    Denied {
+        /// What was tried.
+        operation: &'static str,
+        /// On which object (or prefix).
+        key: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store as a whole is not there (missing root folder, unknown bucket).
+    #[error("{location}: there is no repository folder here")]
+    NoStore {
+        /// Where it was looked for.
+        location: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Everything else: whether the operation took effect is unknown.
+    #[error("{operation} {key}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which object (or prefix).
+        key: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Whether the store proved that the object is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether a put-if-absent found the name taken.
+    #[must_use]
+    pub fn is_already_exists(&self) -> bool {
+        matches!(self, Self::AlreadyExists { .. })
+    }
+}
+
+/// The result of a store's call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A place that holds objects.
+///
+/// Obligations of every implementation:
+/// - **Whole or nothing.** An object is visible under its name only when all of its bytes are
+///   there and durable; a writer that dies or is dropped leaves no object.
+/// - **Durable on return.** When a put returns `Ok`, the object survives a power cut.
+/// - **Absence is proof.** [`Error::NotFound`] is returned only when the store itself said so,
+///   never for a lost mount, a denied permission or an unreachable server.
+/// - **Read your writes.** A get, head or list that begins after a put returned shows the object.
+/// - **Names cannot escape** the root of the store: [`ObjectKey`] admits no such name.
+pub trait ObjectStore: Send + Sync + Debug {
+    /// Where this store is, for messages; holds no secrets.
+    fn location(&self) -> String;
+
+    /// Stores a whole object and replaces what was there. For names that are unique by their making.
+    ///
+    /// # Errors
+    /// Any but `NotFound` and `AlreadyExists`.
+    fn put(&self, key: &ObjectKey, body: &[u8]) -> Result<()>;
+
+    /// Stores a whole object unless the name is taken. Of any number of concurrent calls for one
+    /// name exactly one succeeds.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`]; with any other error the object may or may not be there: read it
+    /// back before deciding.
+    fn put_if_absent(&self, key: &ObjectKey, body: &[u8]) -> Result<()>;
+
+    /// Begins an object whose bytes come in pieces. Nothing is visible before
+    /// [`ObjectWriter::finish`]; dropping the writer abandons it.
+    ///
+    /// # Errors
+    /// Any but `NotFound` and `AlreadyExists`.
+    fn put_stream(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>>;
+
+    /// Reads a whole object.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Short`] is not possible.
+    fn get(&self, key: &ObjectKey) -> Result<Vec<u8>>;
+
+    /// Reads `buffer.len()` bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Short`] when the object ends before the range does.
+    fn read_range(&self, key: &ObjectKey, offset: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Reads from `offset` on, at most `length_max` bytes, fewer at the end of the object (none when
+    /// `offset` is at or past it). One request.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn read_up_to(&self, key: &ObjectKey, offset: u64, length_max: usize) -> Result<Vec<u8>>;
+
+    /// Whether the object is there, and its size.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn head(&self, key: &ObjectKey) -> Result<ObjectMeta>;
+
+    /// Names beginning with `prefix`, in byte order, strictly after `after` when it is given, at
+    /// most `count_max` (at least 1). The prefix is text, not a folder: `wal/0` matches `wal/00`.
+    /// A shorter answer than `count_max` is the end of the list.
+    ///
+    /// # Errors
+    /// Any but `NotFound`: a prefix that nothing matches is an empty list.
+    fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>>;
+
+    /// Removes an object; one that is not there is success.
+    ///
+    /// # Errors
+    /// Any but `NotFound`.
+    fn delete(&self, key: &ObjectKey) -> Result<()>;
+
+    /// Removes many objects, in the given order as far as the store has an order. After an error
+    /// some may be gone.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::delete`].
+    fn delete_many(&self, keys: &[ObjectKey]) -> Result<()> {
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
+}
+
+/// An object being written. Dropping it without [`ObjectWriter::finish`] leaves nothing behind.
+pub trait ObjectWriter: Send {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// After an error the writer is useless: drop it.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Makes the object durable and visible; returns its size. The name must not exist.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`]; any other error leaves it open whether the object is there.
+    fn finish(self: Box<Self>) -> Result<u64>;
+}
+
+/// Every object whose name begins with `prefix`, page by page.
+///
+/// # Errors
+/// As [`ObjectStore::list`].
+pub fn list_all(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<ObjectMeta>> {
+    const PAGE: usize = 1000;
+    let mut found = Vec::new();
+    loop {
+        let after = found
+            .last()
+            .map(|meta: &ObjectMeta| meta.key.as_str().to_owned());
+        let page = store.list(prefix, after.as_deref(), PAGE)?;
+        let end = page.len() < PAGE;
+        found.extend(page);
+        if end {
+            return Ok(found);
+        }
+    }
+}

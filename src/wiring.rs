@@ -1,0 +1,1 @@
+//! Assembles stores, repository, clock, observer and jobs: no logic.
