@@ -34,16 +34,10 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, NotASize> {
         let wrong = || NotASize(text.to_owned());
         let trimmed = text.trim();
-        let split = trimmed
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(trimmed.len());
+        let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
         let number: u64 = trimmed[..split].parse().map_err(|_| wrong())?;
         let unit = trimmed[split..].trim().to_ascii_lowercase();
-        let factor = UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(wrong)?
-            .1;
+        let factor = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1;
         number.checked_mul(factor).map(ByteSize).ok_or_else(wrong)
     }
 }
@@ -59,11 +53,7 @@ impl fmt::Display for ByteSize {
             scaled /= 1024.0;
             unit = name;
         }
-        if unit == "B" {
-            write!(f, "{} B", self.0)
-        } else {
-            write!(f, "{scaled:.1} {unit}")
-        }
+        if unit == "B" { write!(f, "{} B", self.0) } else { write!(f, "{scaled:.1} {unit}") }
     }
 }
 
@@ -73,13 +63,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_shown() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("5GiB", 5 << 30),
-            ("64 MiB", 64 << 20),
-            ("300kB", 300_000),
-            ("2g", 2 << 30),
-        ] {
+        for (text, bytes) in
+            [("0", 0), ("5GiB", 5 << 30), ("64 MiB", 64 << 20), ("300kB", 300_000), ("2g", 2 << 30)]
+        {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "GiB", "5 apples", "-1", "1.5GiB", "99999999999TiB"] {

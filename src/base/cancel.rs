@@ -36,10 +36,7 @@ impl Cancel {
     pub fn child(&self) -> Self {
         let mut parents = self.parents.clone();
         parents.push(Arc::clone(&self.own));
-        Self {
-            own: Arc::default(),
-            parents,
-        }
+        Self { own: Arc::default(), parents }
     }
 
     /// Asks everything that holds this token to stop.
@@ -58,11 +55,7 @@ impl Cancel {
     /// # Errors
     /// [`Cancelled`].
     pub fn check(&self) -> Result<(), Cancelled> {
-        if self.is_cancelled() {
-            Err(Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 }
 

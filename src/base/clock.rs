@@ -34,9 +34,7 @@ impl SystemClock {
     #[allow(clippy::disallowed_methods, reason = "this is the clock")]
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            origin: std::time::Instant::now(),
-        }
+        Self { origin: std::time::Instant::now() }
     }
 }
 
@@ -71,9 +69,7 @@ impl ManualClock {
     /// A clock that shows `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self {
-            state: Mutex::new((now, Duration::ZERO)),
-        }
+        Self { state: Mutex::new((now, Duration::ZERO)) }
     }
 
     /// Moves wall clock and monotonic time forward together.

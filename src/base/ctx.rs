@@ -46,10 +46,7 @@ impl Ctx {
     /// The same world with a token that can be cancelled without cancelling the rest.
     #[must_use]
     pub fn with_child_cancel(&self) -> Self {
-        Self {
-            cancel: self.cancel.child(),
-            ..self.clone()
-        }
+        Self { cancel: self.cancel.child(), ..self.clone() }
     }
 
     /// Tells the observer a fact.

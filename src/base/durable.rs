@@ -62,11 +62,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// # Errors
 /// Any error of the file system; a half-written file is removed.
 pub fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // The name is ours (create_new), so removing it takes nothing from anybody else.
@@ -88,9 +84,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     };
     let mut temporary = tempfile::NamedTempFile::new_in(parent)?;
     temporary.write_all(content)?;
-    temporary
-        .as_file()
-        .set_permissions(Permissions::from_mode(mode))?;
+    temporary.as_file().set_permissions(Permissions::from_mode(mode))?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
     sync_dir(parent)
@@ -110,15 +104,8 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"first");
         replace(&path, b"third", 0o640).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"third");
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o640
-        );
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "no temporary file stays"
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
     }
 
     #[test]

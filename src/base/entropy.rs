@@ -40,10 +40,7 @@ impl SeededEntropy {
     /// A source whose bytes follow from `seed` alone.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            counter: Mutex::new(0),
-        }
+        Self { seed, counter: Mutex::new(0) }
     }
 }
 

@@ -76,23 +76,12 @@ pub fn encrypt_lanes(cipher: &Aes256, mut chains: Vec<Chain<'_>>) {
             {
                 *state = Array(chain.iv);
                 let (blocks, _) = chain.buffer.as_chunks_mut::<IV_SIZE>();
-                *lane = Some(Lane {
-                    rest: blocks.iter_mut(),
-                });
+                *lane = Some(Lane { rest: blocks.iter_mut() });
             }
         }
         let steps = lanes.iter().flatten().map(|lane| lane.rest.len()).min();
         let Some(steps) = steps else { return };
-        if let [
-            Some(a),
-            Some(b),
-            Some(c),
-            Some(d),
-            Some(e),
-            Some(f),
-            Some(g),
-            Some(h),
-        ] = &mut lanes
+        if let [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f), Some(g), Some(h)] = &mut lanes
         {
             step_all(cipher, &mut state, [a, b, c, d, e, f, g, h], steps);
         } else {
@@ -177,10 +166,8 @@ mod tests {
                     payload
                 })
                 .collect();
-            let ivs: Vec<[u8; 16]> = payloads
-                .iter()
-                .map(|_| crate::base::entropy::random(&entropy))
-                .collect();
+            let ivs: Vec<[u8; 16]> =
+                payloads.iter().map(|_| crate::base::entropy::random(&entropy)).collect();
             let mut buffers: Vec<Vec<u8>> = payloads
                 .iter()
                 .map(|payload| {
@@ -190,20 +177,12 @@ mod tests {
                     buffer
                 })
                 .collect();
-            let chains = buffers
-                .iter_mut()
-                .zip(&ivs)
-                .map(|(buffer, iv)| Chain { iv: *iv, buffer });
+            let chains = buffers.iter_mut().zip(&ivs).map(|(buffer, iv)| Chain { iv: *iv, buffer });
             encrypt_lanes(&cipher, chains.collect());
             for ((payload, iv), buffer) in payloads.iter().zip(&ivs).zip(&mut buffers) {
                 let expected = cbc::Encryptor::<Aes256>::new(&key.into(), &(*iv).into())
                     .encrypt_padded_vec::<Pkcs7>(payload);
-                assert_eq!(
-                    *buffer,
-                    expected,
-                    "{} bytes among {count} chains",
-                    payload.len()
-                );
+                assert_eq!(*buffer, expected, "{} bytes among {count} chains", payload.len());
                 decrypt(&cipher, iv, buffer);
                 assert_eq!(unpadded_size(buffer), Ok(payload.len()));
                 assert_eq!(&buffer[..payload.len()], &payload[..]);

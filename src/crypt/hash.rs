@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn the_algorithm_is_the_published_one() {
         // Test vectors of the HighwayHash authors: key bytes 0..32, data bytes 0..n.
-        let key: [u8; 32] = std::array::from_fn(|i| i as u8);
+        let key: [u8; 32] = std::array::from_fn(|i| u8::try_from(i).unwrap());
         let data: Vec<u8> = (0..64).collect();
         let hasher = BlockHasher::new(&key);
         assert_eq!(hasher.hash(&data[..0]), 0x907A_56DE_22C2_6E53);

@@ -104,19 +104,11 @@ impl MasterKey {
     /// A new random key.
     #[must_use]
     pub fn generate(entropy: &dyn Entropy, generation: u32) -> Self {
-        Self::new(
-            KeyId(entropy::random(entropy)),
-            generation,
-            entropy::random(entropy),
-        )
+        Self::new(KeyId(entropy::random(entropy)), generation, entropy::random(entropy))
     }
 
     pub(super) fn new(id: KeyId, generation: u32, secret: [u8; 32]) -> Self {
-        Self {
-            id,
-            generation,
-            secret: Secret::new(secret),
-        }
+        Self { id, generation, secret: Secret::new(secret) }
     }
 
     pub(super) fn expose(&self) -> &[u8; 32] {
@@ -129,8 +121,7 @@ impl MasterKey {
         let hkdf = Hkdf::<Sha256>::new(Some(&repository.0), self.expose());
         let info = ["pgkeep/1 root ", class.name(), " ", purpose.name()].concat();
         let mut root = [0; 32];
-        hkdf.expand(info.as_bytes(), &mut root)
-            .expect("32 bytes are within HKDF's limit");
+        hkdf.expand(info.as_bytes(), &mut root).expect("32 bytes are within HKDF's limit");
         Secret::new(root)
     }
 }
@@ -151,11 +142,7 @@ impl Keyring {
     pub(super) fn from_keys(mut keys: Vec<MasterKey>) -> Option<Self> {
         keys.sort_by_key(|key| (key.generation, key.id));
         keys.dedup_by_key(|key| (key.generation, key.id));
-        if keys.is_empty() {
-            None
-        } else {
-            Some(Self { keys })
-        }
+        if keys.is_empty() { None } else { Some(Self { keys }) }
     }
 
     /// The keys, oldest generation first.
@@ -229,8 +216,7 @@ impl ObjectCipher {
             let mut parts: Vec<&[u8]> = vec![b"pgkeep/1 object"];
             parts.extend(info);
             let mut bytes = *key.expose();
-            hkdf.expand_multi_info(&parts, &mut bytes)
-                .expect("32 bytes are within HKDF's limit");
+            hkdf.expand_multi_info(&parts, &mut bytes).expect("32 bytes are within HKDF's limit");
             key = Secret::new(bytes);
             key
         };
@@ -357,9 +343,6 @@ mod tests {
     fn secrets_are_not_printed() {
         let master = MasterKey::new(KeyId([1; 16]), 1, [0x5a; 32]);
         let shown = format!("{master:?} {:?}", Keyring::new(master.clone()));
-        assert!(
-            !shown.contains("5a") && !shown.contains("90, 90"),
-            "{shown}"
-        );
+        assert!(!shown.contains("5a") && !shown.contains("90, 90"), "{shown}");
     }
 }

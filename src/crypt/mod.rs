@@ -37,6 +37,12 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A slot that a newer version of pgkeep wrote.
+    #[error("key slot: version {version} is not known to this version of pgkeep")]
+    NewerSlot {
+        /// Its version.
+        version: u32,
+    },
     /// The secret is of another kind than the slot wants.
     #[error("the slot is of another kind")]
     OtherKind,

@@ -21,6 +21,7 @@ const COST_MIN: u8 = 14;
 const COST_MAX: u8 = 20;
 
 const FORMAT: &str = "pgkeep key slot";
+const VERSION: u32 = 1;
 const KEY_FILE_PREFIX: &str = "pgkeep-key-1 ";
 
 /// What opens a slot.
@@ -84,9 +85,7 @@ impl Unlock {
     pub fn from_key_file(text: &str) -> Result<Self, Error> {
         let line = text.strip_suffix('\n').unwrap_or(text);
         let digits = line.strip_prefix(KEY_FILE_PREFIX).ok_or(Error::KeyFile)?;
-        hex::decode_array(digits)
-            .map(|key| Self::KeyFile(Secret::new(key)))
-            .ok_or(Error::KeyFile)
+        hex::decode_array(digits).map(|key| Self::KeyFile(Secret::new(key))).ok_or(Error::KeyFile)
     }
 
     /// What identifies a key file without revealing it; empty for other kinds.
@@ -108,17 +107,10 @@ impl Unlock {
         let mut keys = [0; 64];
         let key = match self {
             Self::Passphrase(passphrase) => {
-                let wrong = |_| Error::Slot {
-                    member: "cost",
-                    why: "is not allowed".into(),
-                };
+                let wrong = |_| Error::Slot { member: "cost", why: "is not allowed".into() };
                 let params = scrypt::Params::new(cost, 8, 1).map_err(wrong)?;
-                scrypt::scrypt(passphrase.expose().as_bytes(), salt, &params, &mut keys).map_err(
-                    |_| Error::Slot {
-                        member: "cost",
-                        why: "is not allowed".into(),
-                    },
-                )?;
+                scrypt::scrypt(passphrase.expose().as_bytes(), salt, &params, &mut keys)
+                    .map_err(|_| Error::Slot { member: "cost", why: "is not allowed".into() })?;
                 return Ok(Secret::new(keys));
             }
             Self::KeyFile(key) => key.clone(),
@@ -150,6 +142,9 @@ pub struct Slot {
     pub fingerprint: String,
     /// Of a passphrase, log2 of scrypt's N.
     pub cost: u8,
+    /// Ids of the master keys inside, oldest first, one space between: so that nobody removes the
+    /// only slot that holds a key.
+    keys: String,
     salt: String,
     iv: String,
     wrapped: String,
@@ -175,18 +170,15 @@ impl Slot {
         let kind = unlock.kind();
         let mut slot = Self {
             format: FORMAT.into(),
-            version: 1,
+            version: VERSION,
             repository: repository.to_string(),
             slot: hex::encode(&entropy::random::<8>(entropy)),
             created,
             kind,
             label: label.into(),
             fingerprint: unlock.fingerprint(),
-            cost: if kind == SlotKind::Passphrase {
-                cost
-            } else {
-                0
-            },
+            cost: if kind == SlotKind::Passphrase { cost } else { 0 },
+            keys: key_ids(keyring),
             salt: hex::encode(&salt),
             iv: hex::encode(&iv),
             wrapped: String::new(),
@@ -200,13 +192,7 @@ impl Slot {
         buffer.resize(padded_size(payload), 0);
         cbc::pad(&mut buffer, payload);
         let cipher = Aes256::new_from_slice(enc).expect("the key has 32 bytes");
-        cbc::encrypt_lanes(
-            &cipher,
-            vec![Chain {
-                iv,
-                buffer: &mut buffer,
-            }],
-        );
+        cbc::encrypt_lanes(&cipher, vec![Chain { iv, buffer: &mut buffer }]);
         slot.wrapped = hex::encode(&buffer);
         slot.mac = hex::encode(&hmac(mac, slot.mac_input().as_bytes()));
         Ok(slot)
@@ -234,7 +220,23 @@ impl Slot {
         let cipher = Aes256::new_from_slice(enc).expect("the key has 32 bytes");
         cbc::decrypt(&cipher, &iv, &mut buffer);
         let payload = cbc::unpadded_size(&buffer)?;
-        decode_keyring(repository, buffer.get(..payload).unwrap_or_default())
+        let keyring = decode_keyring(repository, buffer.get(..payload).unwrap_or_default())?;
+        if key_ids(&keyring) == self.keys {
+            Ok(keyring)
+        } else {
+            Err(Error::Slot { member: "keys", why: "names other keys than it holds".into() })
+        }
+    }
+
+    /// Whether it says that it belongs to this repository. Authentic only once it was unwrapped.
+    #[must_use]
+    pub fn is_of(&self, repository: RepositoryId) -> bool {
+        self.repository == repository.to_string()
+    }
+
+    /// Ids of the master keys that it says it holds. Authentic only once it was unwrapped.
+    pub fn key_ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.split(' ')
     }
 
     /// The bytes that are stored.
@@ -248,34 +250,29 @@ impl Slot {
     /// Reads stored bytes; anything but the canonical spelling is refused.
     ///
     /// # Errors
-    /// [`Error::Slot`] names the member that is wrong.
+    /// [`Error::Slot`] names the member that is wrong; [`Error::NewerSlot`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let slot: Self = serde_json::from_slice(bytes).map_err(|error| Error::Slot {
-            member: "text",
-            why: error.to_string(),
-        })?;
+        let text =
+            |error: serde_json::Error| Error::Slot { member: "text", why: error.to_string() };
+        let Version { format, version } = serde_json::from_slice(bytes).map_err(text)?;
+        if format == FORMAT && version > VERSION {
+            return Err(Error::NewerSlot { version });
+        }
+        let slot: Self = serde_json::from_slice(bytes).map_err(text)?;
         slot.check()?;
         if slot.encode() != bytes {
-            return Err(Error::Slot {
-                member: "text",
-                why: "is not in canonical form".into(),
-            });
+            return Err(Error::Slot { member: "text", why: "is not in canonical form".into() });
         }
         Ok(slot)
     }
 
     fn check(&self) -> Result<(), Error> {
-        let wrong = |member, why: &str| {
-            Err(Error::Slot {
-                member,
-                why: why.into(),
-            })
-        };
+        let wrong = |member, why: &str| Err(Error::Slot { member, why: why.into() });
         if self.format != FORMAT {
             return wrong("format", "is not a pgkeep key slot's");
         }
-        if self.version != 1 {
-            return wrong("version", "is not 1: a newer pgkeep is needed");
+        if self.version != VERSION {
+            return wrong("version", "is not 1");
         }
         let allowed = match self.kind {
             SlotKind::Passphrase => COST_MIN..=COST_MAX,
@@ -298,7 +295,7 @@ impl Slot {
         let kind = serde_json::to_string(&self.kind).expect("a name is always JSON");
         format!(
             "format={}\nversion={}\nrepository={}\nslot={}\ncreated={}\nkind={}\nlabel={label}\n\
-             fingerprint={}\ncost={}\nsalt={}\niv={}\nwrapped={}\n",
+             fingerprint={}\ncost={}\nkeys={}\nsalt={}\niv={}\nwrapped={}\n",
             self.format,
             self.version,
             self.repository,
@@ -307,6 +304,7 @@ impl Slot {
             kind.trim_matches('"'),
             self.fingerprint,
             self.cost,
+            self.keys,
             self.salt,
             self.iv,
             self.wrapped,
@@ -314,11 +312,20 @@ impl Slot {
     }
 }
 
+/// The part that every version keeps.
+#[derive(Deserialize)]
+struct Version {
+    format: String,
+    version: u32,
+}
+
+fn key_ids(keyring: &Keyring) -> String {
+    let ids: Vec<String> = keyring.keys().iter().map(|key| key.id.to_string()).collect();
+    ids.join(" ")
+}
+
 fn not_hex(member: &'static str) -> Error {
-    Error::Slot {
-        member,
-        why: "is not hexadecimal of the right length".into(),
-    }
+    Error::Slot { member, why: "is not hexadecimal of the right length".into() }
 }
 
 fn decode<const N: usize>(text: &str, member: &'static str) -> Result<[u8; N], Error> {
@@ -340,10 +347,7 @@ fn encode_keyring(repository: RepositoryId, keyring: &Keyring) -> Vec<u8> {
 }
 
 fn decode_keyring(repository: RepositoryId, bytes: &[u8]) -> Result<Keyring, Error> {
-    let short = || Error::Slot {
-        member: "wrapped",
-        why: "does not hold a keyring".into(),
-    };
+    let short = || Error::Slot { member: "wrapped", why: "does not hold a keyring".into() };
     let (id, rest) = bytes.split_first_chunk::<16>().ok_or_else(short)?;
     if *id != repository.0 {
         return Err(Error::OtherRepository);
@@ -354,11 +358,7 @@ fn decode_keyring(repository: RepositoryId, bytes: &[u8]) -> Result<Keyring, Err
         let (key_id, tail) = rest.split_first_chunk::<16>().ok_or_else(short)?;
         let (generation, tail) = tail.split_first_chunk::<4>().ok_or_else(short)?;
         let (secret, tail) = tail.split_first_chunk::<32>().ok_or_else(short)?;
-        keys.push(MasterKey::new(
-            KeyId(*key_id),
-            u32::from_le_bytes(*generation),
-            *secret,
-        ));
+        keys.push(MasterKey::new(KeyId(*key_id), u32::from_le_bytes(*generation), *secret));
         rest = tail;
     }
     if !rest.is_empty() {
@@ -378,16 +378,8 @@ mod tests {
         let entropy = SeededEntropy::new(3);
         let ring = Keyring::new(MasterKey::generate(&entropy, 1)).rotated(&entropy);
         let created = "2026-11-20T02:00:00Z".to_owned();
-        let slot = Slot::wrap(
-            &entropy,
-            REPOSITORY,
-            created,
-            "the \"vault\"",
-            unlock,
-            14,
-            &ring,
-        )
-        .unwrap();
+        let slot =
+            Slot::wrap(&entropy, REPOSITORY, created, "the \"vault\"", unlock, 14, &ring).unwrap();
         (slot, ring)
     }
 
@@ -401,17 +393,13 @@ mod tests {
         let same = Unlock::from_key_file(text.expose()).unwrap();
         assert_eq!(same.fingerprint(), key_file.fingerprint());
         let (other, _) = Unlock::generate_key_file(&SeededEntropy::new(6));
-        for (unlock, wrong) in [
-            (passphrase("correct horse"), passphrase("correct horsf")),
-            (same, other),
-        ] {
+        for (unlock, wrong) in
+            [(passphrase("correct horse"), passphrase("correct horsf")), (same, other)]
+        {
             let (slot, ring) = wrap(&unlock);
             assert_eq!(slot.unwrap(REPOSITORY, &unlock), Ok(ring));
             assert_eq!(slot.unwrap(REPOSITORY, &wrong), Err(Error::Mac));
-            assert_eq!(
-                slot.unwrap(REPOSITORY, &Unlock::Clear),
-                Err(Error::OtherKind)
-            );
+            assert_eq!(slot.unwrap(REPOSITORY, &Unlock::Clear), Err(Error::OtherKind));
             let foreign = slot.unwrap(RepositoryId([8; 16]), &unlock);
             assert_eq!(foreign, Err(Error::OtherRepository));
         }
@@ -422,10 +410,7 @@ mod tests {
         let (unlock, _) = Unlock::generate_key_file(&SeededEntropy::new(5));
         let (slot, ring) = wrap(&unlock);
         let bytes = slot.encode();
-        assert_eq!(
-            Slot::decode(&bytes).unwrap().unwrap(REPOSITORY, &unlock),
-            Ok(ring)
-        );
+        assert_eq!(Slot::decode(&bytes).unwrap().unwrap(REPOSITORY, &unlock), Ok(ring));
         for at in 0..bytes.len() {
             for flip in [1, 0x20, 0x80] {
                 let mut changed = bytes.clone();
@@ -444,11 +429,24 @@ mod tests {
             let text = String::from_utf8(slot.encode()).unwrap();
             let changed = text.replace("\"cost\":14", &format!("\"cost\":{cost}"));
             let wrong = Slot::decode(changed.as_bytes()).unwrap_err();
-            assert!(
-                matches!(wrong, Error::Slot { member: "cost", .. }),
-                "{wrong}"
-            );
+            assert!(matches!(wrong, Error::Slot { member: "cost", .. }), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_newer_slot_says_so_whatever_else_it_holds() {
+        let newer = br#"{"format":"pgkeep key slot","version":2,"kind":"tpm","handle":7}"#;
+        assert_eq!(Slot::decode(newer), Err(Error::NewerSlot { version: 2 }));
+        let foreign = br#"{"format":"other","version":2}"#;
+        assert!(matches!(Slot::decode(foreign), Err(Error::Slot { member: "text", .. })));
+    }
+
+    #[test]
+    fn a_slot_names_the_keys_that_it_holds() {
+        let (slot, ring) = wrap(&Unlock::Clear);
+        let ids: Vec<String> = ring.keys().iter().map(|key| key.id.to_string()).collect();
+        assert_eq!(slot.key_ids().collect::<Vec<_>>(), ids);
+        assert!(slot.is_of(REPOSITORY) && !slot.is_of(RepositoryId([8; 16])));
     }
 
     #[test]
