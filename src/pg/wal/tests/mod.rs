@@ -1,0 +1,9 @@
+//! Tests of the WAL reader against samples of real servers (`tests/fixtures/WAL.md`).
+
+mod damage;
+mod forge;
+mod header;
+mod limits;
+mod records;
+mod sample;
+mod segments;
