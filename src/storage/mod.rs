@@ -6,11 +6,26 @@
 //!
 //! This room knows nothing of backups, manifests or encryption.
 
+#[doc(hidden)]
+pub mod conformance;
+pub mod error;
+pub mod faulty;
 pub mod key;
+pub mod local;
+pub mod memory;
+pub mod meter;
+pub mod readonly;
+mod shared;
 
 use std::fmt::Debug;
 
+pub use error::{Error, Result};
+pub use faulty::FaultyStore;
 pub use key::{InvalidKey, ObjectKey};
+pub use local::LocalStore;
+pub use memory::MemoryStore;
+pub use meter::MeteredStore;
+pub use readonly::ReadOnlyStore;
 
 /// What a store says about one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,105 +36,29 @@ pub struct ObjectMeta {
     pub size: u64,
 }
 
-/// Why a store refused or failed. A variant is what a caller branches on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The store itself said that there is no such object: proof of absence, never a guess.
-    #[error("{key}: no such object")]
-    NotFound {
-        /// The name that was asked for.
-        key: ObjectKey,
-    },
-    /// Put-if-absent found the name taken.
-    #[error("{key}: the object exists already")]
-    AlreadyExists {
-        /// The name that is taken.
-        key: ObjectKey,
-    },
-    /// The object ends before the range that was asked for.
-    #[error("{key}: {wanted_end} bytes were expected, the object has {size}")]
-    Short {
-        /// The object.
-        key: ObjectKey,
-        /// Where the range was to end.
-        wanted_end: u64,
-        /// How long the object is.
-        size: u64,
-    },
-    /// The store was opened for reading only.
-    #[error("{operation} {key}: this store is opened for reading only")]
-    ReadOnly {
-        /// What was tried.
-        operation: &'static str,
-        /// On which object.
-        key: ObjectKey,
-    },
-    /// Not allowed, now and in every later attempt with the same rights.
-    #[error("{operation} {key}: permission denied")]
-    Denied {
-        /// What was tried.
-        operation: &'static str,
-        /// On which object (or prefix).
-        key: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The store as a whole is not there (missing root folder, unknown bucket).
-    #[error("{location}: there is no repository folder here")]
-    NoStore {
-        /// Where it was looked for.
-        location: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Everything else: whether the operation took effect is unknown.
-    #[error("{operation} {key}: {source}")]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On which object (or prefix).
-        key: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-impl Error {
-    /// Whether the store proved that the object is not there.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound { .. })
-    }
-
-    /// Whether a put-if-absent found the name taken.
-    #[must_use]
-    pub fn is_already_exists(&self) -> bool {
-        matches!(self, Self::AlreadyExists { .. })
-    }
-}
-
-/// The result of a store's call.
-pub type Result<T> = std::result::Result<T, Error>;
-
 /// A place that holds objects.
 ///
 /// Obligations of every implementation:
 /// - **Whole or nothing.** An object is visible under its name only when all of its bytes are
 ///   there and durable; a writer that dies or is dropped leaves no object.
 /// - **Durable on return.** When a put returns `Ok`, the object survives a power cut.
+/// - **A taken name is durable.** [`Error::AlreadyExists`] is returned only when the object that
+///   holds the name would survive a power cut too: its writer may have died between naming it and
+///   making the name durable, and an `archive-push` that meets its own earlier work answers
+///   "archived" on the strength of this error. A get, list or head makes no such promise.
 /// - **Absence is proof.** [`Error::NotFound`] is returned only when the store itself said so,
 ///   never for a lost mount, a denied permission or an unreachable server.
 /// - **Read your writes.** A get, head or list that begins after a put returned shows the object.
 /// - **Names cannot escape** the root of the store: [`ObjectKey`] admits no such name.
+///
+/// Obligation of the callers: no name is both an object and, up to a slash, the beginning of
+/// another. Folders cannot hold such a pair; [`MemoryStore`] refuses it so that tests notice.
 pub trait ObjectStore: Send + Sync + Debug {
     /// Where this store is, for messages; holds no secrets.
     fn location(&self) -> String;
 
-    /// Stores a whole object and replaces what was there. For names that are unique by their making.
+    /// Stores a whole object and replaces what was there. For names that are unique by their
+    /// making.
     ///
     /// # Errors
     /// Any but `NotFound` and `AlreadyExists`.
@@ -152,8 +91,8 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// [`Error::NotFound`]; [`Error::Short`] when the object ends before the range does.
     fn read_range(&self, key: &ObjectKey, offset: u64, buffer: &mut [u8]) -> Result<()>;
 
-    /// Reads from `offset` on, at most `length_max` bytes, fewer at the end of the object (none when
-    /// `offset` is at or past it). One request.
+    /// Reads from `offset` on, at most `length_max` bytes, fewer at the end of the object (none
+    /// when `offset` is at or past it). One request.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -212,9 +151,7 @@ pub fn list_all(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<ObjectMeta>
     const PAGE: usize = 1000;
     let mut found = Vec::new();
     loop {
-        let after = found
-            .last()
-            .map(|meta: &ObjectMeta| meta.key.as_str().to_owned());
+        let after = found.last().map(|meta: &ObjectMeta| meta.key.as_str().to_owned());
         let page = store.list(prefix, after.as_deref(), PAGE)?;
         let end = page.len() < PAGE;
         found.extend(page);

@@ -1,0 +1,102 @@
+//! A guard for dry runs and for commands that only read: every change is refused.
+//!
+//! It protects against our own mistakes, not against other writers of the same store.
+
+use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result};
+
+/// A store whose mutating calls all fail with [`Error::ReadOnly`] and never reach the inner store.
+#[derive(Debug, Clone)]
+pub struct ReadOnlyStore<S>(S);
+
+impl<S: ObjectStore> ReadOnlyStore<S> {
+    /// Guards a store.
+    pub fn new(inner: S) -> Self {
+        Self(inner)
+    }
+}
+
+fn refused<T>(operation: &'static str, key: &ObjectKey) -> Result<T> {
+    Err(Error::ReadOnly { operation, key: key.clone() })
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<S: ObjectStore> ObjectStore for ReadOnlyStore<S> {
+    fn location(&self) -> String {
+        self.0.location()
+    }
+
+    fn put(&self, key: &ObjectKey, _body: &[u8]) -> Result<()> {
+        refused("put", key)
+    }
+
+    fn put_if_absent(&self, key: &ObjectKey, _body: &[u8]) -> Result<()> {
+        refused("put", key)
+    }
+
+    fn put_stream(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
+        refused("put", key)
+    }
+
+    fn get(&self, key: &ObjectKey) -> Result<Vec<u8>> {
+        self.0.get(key)
+    }
+
+    fn read_range(&self, key: &ObjectKey, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.0.read_range(key, offset, buffer)
+    }
+
+    fn read_up_to(&self, key: &ObjectKey, offset: u64, length_max: usize) -> Result<Vec<u8>> {
+        self.0.read_up_to(key, offset, length_max)
+    }
+
+    fn head(&self, key: &ObjectKey) -> Result<ObjectMeta> {
+        self.0.head(key)
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>> {
+        self.0.list(prefix, after, count_max)
+    }
+
+    fn delete(&self, key: &ObjectKey) -> Result<()> {
+        refused("delete", key)
+    }
+
+    // To remove nothing changes nothing: there is no name to refuse.
+    fn delete_many(&self, keys: &[ObjectKey]) -> Result<()> {
+        keys.first().map_or(Ok(()), |key| refused("delete", key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{MemoryStore, list_all};
+
+    #[test]
+    fn refuses_every_change_and_passes_every_read() {
+        let inner = MemoryStore::new();
+        let key = ObjectKey::new("a/b").unwrap();
+        inner.put(&key, b"abc").unwrap();
+        let store = ReadOnlyStore::new(inner.clone());
+        let new = ObjectKey::new("a/c").unwrap();
+        let refusals = [
+            store.put(&new, b"x"),
+            store.put_if_absent(&new, b"x"),
+            store.put_stream(&new).map(drop),
+            store.delete(&key),
+            store.delete_many(&[key.clone(), new.clone()]),
+        ];
+        for refusal in refusals {
+            assert!(matches!(refusal, Err(Error::ReadOnly { .. })));
+        }
+        store.delete_many(&[]).unwrap();
+        assert_eq!(list_all(&store, "").unwrap(), list_all(&inner, "").unwrap());
+        assert_eq!(store.get(&key).unwrap(), b"abc");
+        assert_eq!(store.read_up_to(&key, 1, 9).unwrap(), b"bc");
+        let mut byte = [0];
+        store.read_range(&key, 2, &mut byte).unwrap();
+        assert_eq!(&byte, b"c");
+        assert_eq!(store.head(&key).unwrap().size, 3);
+        assert_eq!(store.location(), "memory");
+    }
+}
