@@ -1,1 +1,41 @@
-//! (this room is being furnished)
+#![doc = include_str!("FORMAT.md")]
+//!
+//! ---
+//! This room turns what pgkeep keeps into sealed objects and back. It knows what an object means,
+//! never why it is stored: no policy, no schedule, no printing.
+
+#![warn(clippy::indexing_slicing)]
+
+pub mod catalog;
+pub mod descriptor;
+mod error;
+pub mod file_table;
+mod found;
+pub mod frame;
+pub mod header;
+pub mod layout;
+pub mod manifest;
+mod opened;
+mod pack_writer;
+pub mod records;
+mod repository;
+pub mod sealed;
+mod text;
+mod wal_object;
+
+#[cfg(test)]
+mod tests;
+
+pub use catalog::Backups;
+pub use descriptor::{CipherChoice, Descriptor};
+pub use error::{Error, Result, SlotSummary};
+pub use file_table::{FileTableReader, FileTableWriter, Layer, Row, RowKind, Source, StatIdentity};
+pub use found::{Cut, Found, FoundRestorePoint};
+pub use layout::{BackupId, BackupType, Kind, Place};
+pub use manifest::{Manifest, ObjectRecord, Summary};
+pub use opened::{OpenedBackup, PackReader};
+pub use pack_writer::{ContentSource, PackPlan, PackWriter};
+pub use records::{Begin, HashScheme, Registration};
+pub use repository::{InitOptions, Repository};
+pub use sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
+pub use wal_object::{WalFacts, WalPut};

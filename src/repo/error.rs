@@ -1,0 +1,146 @@
+//! What can be wrong with a repository, by what a caller does about it.
+
+use crate::base::Cancelled;
+use crate::crypt::{self, SlotKind};
+use crate::storage::{self, ObjectKey};
+
+/// One key slot, for messages and `key list`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SlotSummary {
+    /// Its name: 16 hexadecimal digits.
+    pub slot: String,
+    /// What opens it.
+    pub kind: SlotKind,
+    /// What the operator called it.
+    pub label: String,
+    /// Of a key file, what identifies it.
+    pub fingerprint: String,
+    /// When it was made.
+    pub created: String,
+    /// Whether the secret at hand opens it; `None` when it was not tried.
+    pub opened: Option<bool>,
+}
+
+/// Why the repository could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// Stored bytes are not what was sealed: damaged, cut, swapped, replaced or forged.
+    #[error("{object}: {place}: {why}")]
+    Corrupt {
+        /// The object's name.
+        object: String,
+        /// Where in it: `header`, `frame 7`, `line 3`.
+        place: String,
+        /// What was found.
+        why: String,
+    },
+    /// Written by a newer version of pgkeep.
+    #[error("{object}: {what} {found} is not known to this version of pgkeep")]
+    Newer {
+        /// The object's name.
+        object: String,
+        /// Which member.
+        what: &'static str,
+        /// Its value.
+        found: String,
+    },
+    /// There is no descriptor.
+    #[error("there is no pgkeep repository in {location}")]
+    NoRepository {
+        /// Where it was looked for.
+        location: String,
+    },
+    /// No slot opens with the secret at hand.
+    #[error("the {given} at hand opens no key slot of this repository")]
+    WrongKey {
+        /// The kind of secret that was tried.
+        given: SlotKind,
+        /// The slots that exist.
+        slots: Vec<SlotSummary>,
+    },
+    /// Configuration and descriptor name different ciphers.
+    #[error("the repository's cipher is {stored}, the configuration says {configured}")]
+    Cipher {
+        /// By the descriptor.
+        stored: String,
+        /// By the configuration.
+        configured: String,
+    },
+    /// An object sealed with a master key that the secret at hand does not give.
+    #[error("{object}: it is sealed with key {key}, which the slots that opened do not hold")]
+    UnknownKey {
+        /// The object's name.
+        object: String,
+        /// The master key's id.
+        key: String,
+    },
+    /// The cluster is not registered here.
+    #[error(
+        "cluster {cluster} with system identifier {system} is not registered in this repository"
+    )]
+    NoCluster {
+        /// The configured name.
+        cluster: String,
+        /// The system identifier that was looked for.
+        system: u64,
+    },
+    /// There is no such backup, or it was never completed.
+    #[error("there is no backup {id}")]
+    NoBackup {
+        /// Its id.
+        id: String,
+    },
+    /// The backup's name was taken by a record that it was given up.
+    #[error("backup {id} was given up: {why}")]
+    Abandoned {
+        /// Its id.
+        id: String,
+        /// What the record says.
+        why: String,
+    },
+    /// First write wins: the name holds other content.
+    #[error("{object} exists with other content")]
+    Conflict {
+        /// The object's name.
+        object: ObjectKey,
+        /// The digest that is stored.
+        stored: String,
+        /// The digest of what was to be stored.
+        given: String,
+    },
+    /// The last slot cannot be removed, a slot is unknown, and the like.
+    #[error("{0}")]
+    Keys(String),
+    /// What is to be stored breaks a limit of the format.
+    #[error("{0}")]
+    Limit(String),
+    /// A key slot could not be made.
+    #[error(transparent)]
+    Crypt(#[from] crypt::Error),
+    /// The work was interrupted.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// The result of a call on the repository.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(super) fn corrupt(
+        object: &ObjectKey,
+        place: impl Into<String>,
+        why: impl ToString,
+    ) -> Self {
+        Self::Corrupt { object: object.to_string(), place: place.into(), why: why.to_string() }
+    }
+
+    /// Whether the store proved that an object is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_not_found())
+    }
+}

@@ -1,0 +1,144 @@
+//! What a pass over a segment's records found, as it is stored (FORMAT.md, section 7).
+
+use serde::{Deserialize, Serialize};
+
+use super::layout;
+use crate::base::Timestamp;
+use crate::pg::Lsn;
+use crate::pg::wal::{Ending, Findings};
+
+/// A named restore point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundRestorePoint {
+    /// Its name.
+    pub name: String,
+    /// Where its record ends.
+    pub lsn: Lsn,
+    /// When it was made.
+    #[serde(default, with = "optional_time", skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+}
+
+/// A record that begins in this segment and ends in the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Where it begins.
+    pub lsn: Lsn,
+    /// Its transaction, where its header lies in this segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xid: Option<u32>,
+    /// Its resource manager, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rmgr: Option<u8>,
+}
+
+/// What one pass over a segment found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Whether the WAL's version was known and records were read.
+    pub read: bool,
+    /// Transactions that committed.
+    #[serde(default)]
+    pub commits: u64,
+    /// Transactions that were rolled back.
+    #[serde(default)]
+    pub aborts: u64,
+    /// The earliest time in a commit or abort record.
+    #[serde(default, with = "optional_time", skip_serializing_if = "Option::is_none")]
+    pub earliest: Option<Timestamp>,
+    /// The latest one.
+    #[serde(default, with = "optional_time", skip_serializing_if = "Option::is_none")]
+    pub latest: Option<Timestamp>,
+    /// The oldest transaction that ended, in circular order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xid_min: Option<u32>,
+    /// The newest one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xid_max: Option<u32>,
+    /// Restore points, the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restore_points: Vec<FoundRestorePoint>,
+    /// How many more there were.
+    #[serde(default)]
+    pub restore_points_more: u64,
+    /// The time of the last checkpoint record.
+    #[serde(default, with = "optional_time", skip_serializing_if = "Option::is_none")]
+    pub last_checkpoint: Option<Timestamp>,
+    /// Where that record begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_checkpoint_lsn: Option<Lsn>,
+    /// Where valid records end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Lsn>,
+    /// `full`, `switched`, `partial`, or `unread`.
+    pub ending: String,
+    /// The record that goes on in the next segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Cut>,
+}
+
+mod optional_time {
+    use super::{Timestamp, layout};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub fn serialize<S: Serializer>(
+        value: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(time) => serializer.serialize_str(&layout::time_text(*time)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else {
+            return Ok(None);
+        };
+        let time = layout::parse_time(&text);
+        time.map(Some).ok_or_else(|| D::Error::custom(format!("{text:?} is not a time")))
+    }
+}
+
+impl From<&Findings> for Found {
+    fn from(findings: &Findings) -> Self {
+        let read = !matches!(findings.ending, Ending::NotRead);
+        let ending = match findings.ending {
+            Ending::Full | Ending::Cut(_) | Ending::Within => "full",
+            Ending::Switched => "switched",
+            Ending::Partial(_) => "partial",
+            Ending::NotRead => "unread",
+        };
+        let cut = match findings.ending {
+            Ending::Cut(cut) => Some(Cut {
+                lsn: Lsn(cut.lsn),
+                xid: cut.header.map(|header| header.xid),
+                rmgr: cut.header.map(|header| header.resource_manager),
+            }),
+            _ => None,
+        };
+        let points = findings.restore_points.items.iter().map(|point| FoundRestorePoint {
+            name: point.name().into_owned(),
+            lsn: Lsn(point.end_lsn),
+            time: point.time,
+        });
+        Self {
+            read,
+            commits: findings.commits,
+            aborts: findings.aborts,
+            earliest: findings.earliest,
+            latest: findings.latest,
+            xid_min: findings.xids.map(|xids| xids.smallest),
+            xid_max: findings.xids.map(|xids| xids.largest),
+            restore_points: points.collect(),
+            restore_points_more: findings.restore_points.omitted,
+            last_checkpoint: findings.last_checkpoint.as_ref().and_then(|point| point.time),
+            last_checkpoint_lsn: findings.last_checkpoint.as_ref().map(|point| Lsn(point.lsn)),
+            end: read.then_some(Lsn(findings.end)),
+            ending: ending.into(),
+            cut,
+        }
+    }
+}

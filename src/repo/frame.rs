@@ -1,0 +1,279 @@
+//! Frames: compress, encrypt, authenticate, and the way back (FORMAT.md, section 4).
+//!
+//! Sealing works on batches, so that the CBC chains of a batch run side by side while their bytes
+//! are still in the cache. Opening believes nothing before the MAC was checked.
+
+use std::sync::Arc;
+
+use super::error::{Error, Result};
+use super::header::{Header, Suite};
+use crate::base::Entropy;
+use crate::codec::{Compressor, compressed_size_max, decompress_exact};
+use crate::crypt::cbc::{Chain, pad, padded_size};
+use crate::crypt::{IV_SIZE, MAC_SIZE, ObjectCipher};
+use crate::storage::ObjectKey;
+
+/// Bytes of a frame before its ciphertext: lengths, flags, IV.
+pub const FRAME_HEAD: usize = 8 + IV_SIZE;
+
+/// Bytes of a frame besides its ciphertext.
+pub const FRAME_OVERHEAD: usize = FRAME_HEAD + MAC_SIZE;
+
+/// How many frames are sealed together at most: 1 MiB of raw data stays in the processor's cache.
+pub const BATCH: usize = 16;
+
+const STORED_RAW: u8 = 1;
+const LAST: u8 = 2;
+
+/// The stored size of a frame whose payload has `payload` bytes.
+#[must_use]
+pub const fn stored_size(suite: Suite, payload: usize) -> usize {
+    FRAME_OVERHEAD
+        + match suite {
+            Suite::AesCbc => padded_size(payload),
+            Suite::Clear => payload,
+        }
+}
+
+/// Content for one frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw<'a> {
+    /// At most a frame size of bytes.
+    pub bytes: &'a [u8],
+    /// Whether to try LZ4; content that is known not to compress, or whose place must be
+    /// computable, is stored as it is.
+    pub compress: bool,
+}
+
+/// Seals the frames of one object, in order.
+pub struct FrameSealer {
+    cipher: ObjectCipher,
+    entropy: Arc<dyn Entropy>,
+    suite: Suite,
+    frame_size: usize,
+    next: u64,
+    compressor: Compressor,
+    buffer: Vec<u8>,
+}
+
+struct Placed {
+    start: usize,
+    cipher_size: usize,
+}
+
+impl FrameSealer {
+    pub(super) fn new(header: &Header, cipher: ObjectCipher, entropy: Arc<dyn Entropy>) -> Self {
+        Self {
+            cipher,
+            entropy,
+            suite: header.suite,
+            frame_size: header.frame_size(),
+            next: 0,
+            compressor: Compressor::default(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The number of the next frame: how many were sealed.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.next
+    }
+
+    /// Seals `raws` as the next frames and returns their bytes, ready to be stored; the stored
+    /// length of each is appended to `lengths`. With `last`, the last of them ends the object.
+    ///
+    /// # Panics
+    /// When a content is longer than a frame: every caller cuts at the frame size.
+    pub fn seal(&mut self, raws: &[Raw<'_>], last: bool, lengths: &mut Vec<u32>) -> &[u8] {
+        let need: usize =
+            raws.iter().map(|raw| FRAME_OVERHEAD + 16 + compressed_size_max(raw.bytes.len())).sum();
+        if self.buffer.len() < need {
+            self.buffer.resize(need, 0);
+        }
+        let mut ivs = vec![0u8; raws.len() * IV_SIZE];
+        if self.suite == Suite::AesCbc {
+            self.entropy.fill(&mut ivs);
+        }
+        let mut placed = Vec::with_capacity(raws.len());
+        let mut start = 0;
+        for (i, (raw, iv)) in raws.iter().zip(ivs.chunks_exact(IV_SIZE)).enumerate() {
+            let is_last = last && i + 1 == raws.len();
+            let cipher_size = self.place(start, *raw, iv, is_last);
+            placed.push(Placed { start, cipher_size });
+            start += FRAME_OVERHEAD + cipher_size;
+        }
+        let (sealed, _) = self.buffer.split_at_mut(start);
+        encrypt(&self.cipher, sealed, &placed);
+        for frame in &placed {
+            let (_, rest) = sealed.split_at_mut(frame.start);
+            let (covered, rest) = rest.split_at_mut(FRAME_HEAD + frame.cipher_size);
+            let mac = self.cipher.mac(&[&self.next.to_le_bytes(), covered]);
+            rest.split_at_mut(MAC_SIZE).0.copy_from_slice(&mac);
+            self.next += 1;
+            let stored = FRAME_OVERHEAD + frame.cipher_size;
+            lengths.push(u32::try_from(stored).expect("a frame is shorter than 4 GiB"));
+        }
+        sealed
+    }
+
+    /// Writes head and padded payload of a frame at `start`; returns the ciphertext's size.
+    fn place(&mut self, start: usize, raw: Raw<'_>, iv: &[u8], last: bool) -> usize {
+        assert!(raw.bytes.len() <= self.frame_size, "a frame holds at most its size");
+        let (_, frame) = self.buffer.split_at_mut(start);
+        let (head, body) = frame.split_at_mut(FRAME_HEAD);
+        let compressed =
+            if raw.compress { self.compressor.compress(raw.bytes, body) } else { None };
+        let payload = compressed.unwrap_or(raw.bytes.len());
+        if compressed.is_none() {
+            body.split_at_mut(payload).0.copy_from_slice(raw.bytes);
+        }
+        let cipher_size = match self.suite {
+            Suite::AesCbc => padded_size(payload),
+            Suite::Clear => payload,
+        };
+        if self.suite == Suite::AesCbc {
+            pad(body.split_at_mut(cipher_size).0, payload);
+        }
+        let flags = if compressed.is_none() { STORED_RAW } else { 0 } | if last { LAST } else { 0 };
+        let size = u32::try_from(cipher_size).expect("a frame is shorter than 4 GiB");
+        let raw_size = u32::try_from(raw.bytes.len()).expect("a frame is shorter than 16 MiB");
+        let (lengths, iv_place) = head.split_at_mut(8);
+        lengths.split_at_mut(4).0.copy_from_slice(&size.to_le_bytes());
+        let word = raw_size | u32::from(flags) << 24;
+        lengths.split_at_mut(4).1.copy_from_slice(&word.to_le_bytes());
+        iv_place.copy_from_slice(iv);
+        cipher_size
+    }
+}
+
+/// Hands every frame's ciphertext place to the lanes as a chain of its own.
+fn encrypt(cipher: &ObjectCipher, sealed: &mut [u8], placed: &[Placed]) {
+    if !cipher.encrypts() {
+        return;
+    }
+    let mut chains = Vec::with_capacity(placed.len());
+    let mut rest = sealed;
+    for frame in placed {
+        let (head, tail) = rest.split_at_mut(FRAME_HEAD);
+        let (buffer, tail) = tail.split_at_mut(frame.cipher_size);
+        let iv = head.last_chunk::<IV_SIZE>().expect("a head ends with the IV");
+        chains.push(Chain { iv: *iv, buffer });
+        rest = tail.split_at_mut(MAC_SIZE).1;
+    }
+    cipher.encrypt(chains);
+}
+
+/// What a frame's first eight bytes claim, bounded but not yet believed.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameHead {
+    cipher_size: usize,
+    raw_size: usize,
+    flags: u8,
+}
+
+impl FrameHead {
+    /// The size of the whole frame, by its own claim.
+    #[must_use]
+    pub fn stored_size(&self) -> usize {
+        FRAME_OVERHEAD + self.cipher_size
+    }
+}
+
+/// Opens frames of one object.
+#[derive(Debug, Clone)]
+pub struct FrameOpener {
+    object: ObjectKey,
+    cipher: ObjectCipher,
+    suite: Suite,
+    frame_size: usize,
+}
+
+impl FrameOpener {
+    pub(super) fn new(object: ObjectKey, header: &Header, cipher: ObjectCipher) -> Self {
+        Self { object, cipher, suite: header.suite, frame_size: header.frame_size() }
+    }
+
+    /// The object whose frames these are.
+    #[must_use]
+    pub fn object(&self) -> &ObjectKey {
+        &self.object
+    }
+
+    /// How the object is sealed.
+    #[must_use]
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// The largest frame that this object may hold.
+    #[must_use]
+    pub fn stored_size_max(&self) -> usize {
+        stored_size(self.suite, self.frame_size)
+    }
+
+    /// An error about frame `number`.
+    #[must_use]
+    pub fn corrupt(&self, number: u64, why: impl ToString) -> Error {
+        Error::corrupt(&self.object, format!("frame {number}"), why)
+    }
+
+    /// Reads a frame's lengths and bounds them, so that a reader knows how much to read.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when they cannot be those of a frame.
+    pub fn head(&self, number: u64, bytes: &[u8; 8]) -> Result<FrameHead> {
+        let &[a, b, c, d, r0, r1, r2, flags] = bytes;
+        let cipher_size = u32::from_le_bytes([a, b, c, d]) as usize;
+        let raw_size = u32::from_le_bytes([r0, r1, r2, 0]) as usize;
+        let possible = match self.suite {
+            Suite::AesCbc => {
+                cipher_size.is_multiple_of(16)
+                    && (16..=padded_size(self.frame_size)).contains(&cipher_size)
+            }
+            Suite::Clear => cipher_size <= self.frame_size,
+        };
+        if possible && raw_size <= self.frame_size && flags & !(STORED_RAW | LAST) == 0 {
+            Ok(FrameHead { cipher_size, raw_size, flags })
+        } else {
+            Err(self.corrupt(number, "its lengths or flags cannot be a frame's"))
+        }
+    }
+
+    /// Opens the frame that `stored` holds exactly: checks the MAC, decrypts in place, decompresses
+    /// onto the end of `out`. Returns whether it is the object's last frame. After an error `out`
+    /// holds what it held before.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn open(&self, number: u64, stored: &mut [u8], out: &mut Vec<u8>) -> Result<bool> {
+        let short = || self.corrupt(number, "it is shorter than its lengths say");
+        let head = self.head(number, stored.first_chunk::<8>().ok_or_else(short)?)?;
+        if stored.len() != head.stored_size() {
+            return Err(self.corrupt(number, "its length is not the one that was expected"));
+        }
+        let (covered, mac) = stored.split_at_mut(FRAME_HEAD + head.cipher_size);
+        self.cipher
+            .verify(&[&number.to_le_bytes(), covered], mac)
+            .map_err(|_| self.corrupt(number, "its authentication code does not match"))?;
+        let (front, body) = covered.split_at_mut(FRAME_HEAD);
+        let iv = front.last_chunk::<IV_SIZE>().ok_or_else(short)?;
+        let payload = self.cipher.decrypt(iv, body).map_err(|error| self.corrupt(number, error))?;
+        let payload = body.get(..payload).ok_or_else(short)?;
+        let before = out.len();
+        if head.flags & STORED_RAW != 0 {
+            if payload.len() != head.raw_size {
+                return Err(self.corrupt(number, "its content is not as long as it says"));
+            }
+            out.extend_from_slice(payload);
+        } else {
+            out.resize(before + head.raw_size, 0);
+            let target = out.get_mut(before..).unwrap_or_default();
+            if let Err(error) = decompress_exact(payload, target) {
+                out.truncate(before);
+                return Err(self.corrupt(number, error));
+            }
+        }
+        Ok(head.flags & LAST != 0)
+    }
+}

@@ -1,0 +1,472 @@
+//! The only place that spells the names of objects (FORMAT.md, section 2).
+
+use std::fmt;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::base::Timestamp;
+use crate::crypt::Class;
+use crate::storage::ObjectKey;
+
+/// What an object is; part of its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Registration of a cluster.
+    Cluster = 1,
+    /// A backup has begun.
+    Begin = 2,
+    /// Manifest.
+    Manifest = 3,
+    /// File table.
+    Files = 4,
+    /// File content.
+    Pack = 5,
+    /// What a pack holds.
+    Meta = 6,
+    /// Hashes of a pack's blocks.
+    Hash = 7,
+    /// WAL segment.
+    Wal = 8,
+    /// Timeline history file.
+    History = 9,
+    /// Backup history file.
+    Label = 10,
+    /// Partial WAL segment.
+    Partial = 11,
+}
+
+impl Kind {
+    /// The class of roots that seals this kind (section 3).
+    #[must_use]
+    pub fn class(self) -> Class {
+        match self {
+            Self::Pack => Class::Data,
+            Self::Wal | Self::History | Self::Label | Self::Partial => Class::Wal,
+            _ => Class::Meta,
+        }
+    }
+}
+
+/// The descriptor's name.
+#[must_use]
+pub fn descriptor() -> ObjectKey {
+    trusted("pgkeep.json".into())
+}
+
+/// What every key slot's name begins with.
+pub const SLOT_PREFIX: &str = "key/";
+
+/// A key slot's name.
+#[must_use]
+pub fn slot(slot: &str) -> Option<ObjectKey> {
+    ObjectKey::new(format!("{SLOT_PREFIX}{slot}")).ok()
+}
+
+/// What the names of every cluster begin with.
+pub const CLUSTERS_PREFIX: &str = "c/";
+
+/// The text is not a name that a cluster may have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a cluster name: 1 to 64 of A-Z a-z 0-9 . _ - are allowed, first a letter or digit"
+)]
+pub struct InvalidClusterName(pub String);
+
+/// Where the objects of one history of one cluster lie: configured name, system identifier, epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    cluster: String,
+    system: u64,
+    epoch: u32,
+}
+
+impl Place {
+    /// The place of a cluster.
+    ///
+    /// # Errors
+    /// When the name is not allowed.
+    pub fn new(cluster: &str, system: u64, epoch: u32) -> Result<Self, InvalidClusterName> {
+        let first = cluster.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+        let rest = cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if first && rest && cluster.len() <= 64 {
+            Ok(Self { cluster: cluster.into(), system, epoch })
+        } else {
+            Err(InvalidClusterName(cluster.into()))
+        }
+    }
+
+    /// The configured name.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// The system identifier.
+    #[must_use]
+    pub fn system(&self) -> u64 {
+        self.system
+    }
+
+    /// Which of several histories with this system identifier.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// What the names of all epochs of a system identifier begin with.
+    #[must_use]
+    pub fn epochs_prefix(cluster: &str, system: u64) -> String {
+        format!("{CLUSTERS_PREFIX}{cluster}/{system}-")
+    }
+
+    /// Reads the place out of any name below it.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix(CLUSTERS_PREFIX)?.split('/');
+        let cluster = parts.next()?;
+        let (system, epoch) = parts.next()?.split_once('-')?;
+        parts.next()?;
+        let place = Self::new(cluster, system.parse().ok()?, epoch.parse().ok()?).ok()?;
+        (name.starts_with(&place.prefix())).then_some(place)
+    }
+
+    /// What the names below this place begin with, slash included.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        format!("{CLUSTERS_PREFIX}{}/{}-{}/", self.cluster, self.system, self.epoch)
+    }
+
+    fn name(&self, tail: fmt::Arguments<'_>) -> ObjectKey {
+        trusted(format!("{}{tail}", self.prefix()))
+    }
+
+    /// The registration.
+    #[must_use]
+    pub fn registration(&self) -> ObjectKey {
+        self.name(format_args!("cluster"))
+    }
+
+    /// The record that a backup has begun.
+    #[must_use]
+    pub fn begin(&self, id: &BackupId) -> ObjectKey {
+        self.name(format_args!("begin/{id}"))
+    }
+
+    /// What the names of all begin records begin with.
+    #[must_use]
+    pub fn begins_prefix(&self) -> String {
+        format!("{}begin/", self.prefix())
+    }
+
+    /// A backup's manifest.
+    #[must_use]
+    pub fn manifest(&self, id: &BackupId) -> ObjectKey {
+        self.name(format_args!("backup/{id}"))
+    }
+
+    /// What the names of all manifests begin with.
+    #[must_use]
+    pub fn manifests_prefix(&self) -> String {
+        format!("{}backup/", self.prefix())
+    }
+
+    /// An object of a backup by its name within the backup: `files`, or `data/000000`.
+    ///
+    /// `None` when the inner name is none of these.
+    #[must_use]
+    pub fn of_backup(&self, id: &BackupId, inner: &str) -> Option<ObjectKey> {
+        match inner.split_once('/') {
+            None if inner == "files" => Some(self.files(id)),
+            Some((family @ ("data" | "meta" | "hash"), number))
+                if number.len() >= 6 && number.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                Some(self.name(format_args!("{family}/{id}/{number}")))
+            }
+            _ => None,
+        }
+    }
+
+    /// A backup's file table.
+    #[must_use]
+    pub fn files(&self, id: &BackupId) -> ObjectKey {
+        self.name(format_args!("files/{id}"))
+    }
+
+    /// A pack.
+    #[must_use]
+    pub fn pack(&self, id: &BackupId, number: u32) -> ObjectKey {
+        self.name(format_args!("data/{id}/{number:06}"))
+    }
+
+    /// What a pack holds.
+    #[must_use]
+    pub fn meta(&self, id: &BackupId, number: u32) -> ObjectKey {
+        self.name(format_args!("meta/{id}/{number:06}"))
+    }
+
+    /// Hashes of a pack's blocks.
+    #[must_use]
+    pub fn hash(&self, id: &BackupId, number: u32) -> ObjectKey {
+        self.name(format_args!("hash/{id}/{number:06}"))
+    }
+
+    /// What the names of a backup's objects begin with, for each family of them.
+    #[must_use]
+    pub fn backup_prefixes(&self, id: &BackupId) -> [String; 3] {
+        ["data", "meta", "hash"].map(|family| format!("{}{family}/{id}/", self.prefix()))
+    }
+
+    /// A WAL segment by its 24-digit name.
+    ///
+    /// `None` when the text is not such a name.
+    #[must_use]
+    pub fn wal(&self, segment: &str) -> Option<ObjectKey> {
+        let timeline = segment.get(..8)?;
+        let log = segment.get(8..16)?;
+        is_upper_hex(segment, 24).then(|| self.name(format_args!("wal/{timeline}/{log}/{segment}")))
+    }
+
+    /// What the names of a timeline's segments begin with.
+    #[must_use]
+    pub fn wal_prefix(&self, timeline: u32) -> String {
+        format!("{}wal/{timeline:08X}/", self.prefix())
+    }
+
+    /// What the names of all segments begin with.
+    #[must_use]
+    pub fn all_wal_prefix(&self) -> String {
+        format!("{}wal/", self.prefix())
+    }
+
+    /// A timeline history file.
+    #[must_use]
+    pub fn history(&self, timeline: u32) -> ObjectKey {
+        self.name(format_args!("history/{timeline:08X}"))
+    }
+
+    /// What the names of all history files begin with.
+    #[must_use]
+    pub fn histories_prefix(&self) -> String {
+        format!("{}history/", self.prefix())
+    }
+
+    /// A backup history file by PostgreSQL's name for it.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<ObjectKey> {
+        ObjectKey::new(format!("{}label/{name}", self.prefix())).ok()
+    }
+
+    /// A partial segment, by the segment's name and the end of its valid records.
+    #[must_use]
+    pub fn partial(&self, segment: &str, end: u64) -> Option<ObjectKey> {
+        is_upper_hex(segment, 24).then(|| self.name(format_args!("partial/{segment}.{end:016X}")))
+    }
+
+    /// What the names of a segment's partial versions begin with.
+    #[must_use]
+    pub fn partials_prefix(&self, segment: &str) -> String {
+        format!("{}partial/{segment}.", self.prefix())
+    }
+}
+
+fn is_upper_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
+}
+
+/// A name made of parts that were checked.
+fn trusted(name: String) -> ObjectKey {
+    ObjectKey::new(name).expect("its parts are checked and shorter than a name may be")
+}
+
+/// How a backup relates to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupType {
+    /// Stands alone.
+    Full,
+    /// Against the last full.
+    #[serde(rename = "diff")]
+    Differential,
+    /// Against the last backup of any type.
+    #[serde(rename = "incr")]
+    Incremental,
+}
+
+impl BackupType {
+    fn letter(self) -> char {
+        match self {
+            Self::Full => 'F',
+            Self::Differential => 'D',
+            Self::Incremental => 'I',
+        }
+    }
+}
+
+impl fmt::Display for BackupType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Differential => "diff",
+            Self::Incremental => "incr",
+        })
+    }
+}
+
+/// The name of a backup: `20261120-020000F`, `20261120-020000F_20261120-083000D`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackupId(String);
+
+/// The text is not the name of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the name of a backup; such names look like 20261120-020000F")]
+pub struct InvalidBackupId(pub String);
+
+const STAMP: &str = "%Y%m%d-%H%M%S";
+
+impl BackupId {
+    /// The id of a full backup that begins at `time`.
+    #[must_use]
+    pub fn full(time: Timestamp) -> Self {
+        Self(format!("{}F", time.format(STAMP)))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The full at the root of the chain: itself for a full.
+    #[must_use]
+    pub fn root(&self) -> Self {
+        Self(self.0.split('_').next().unwrap_or_default().to_owned())
+    }
+
+    /// The type that the name tells.
+    #[must_use]
+    pub fn backup_type(&self) -> BackupType {
+        match self.0.as_bytes().last() {
+            Some(b'D') => BackupType::Differential,
+            Some(b'I') => BackupType::Incremental,
+            _ => BackupType::Full,
+        }
+    }
+}
+
+fn is_stamp(text: &str, letters: &[BackupType]) -> bool {
+    let Some((stamp, letter)) = text.split_at_checked(15) else {
+        return false;
+    };
+    // Formatting back refuses what the parser would forgive (signs, missing zeros).
+    NaiveDateTime::parse_from_str(stamp, STAMP).is_ok_and(|t| t.format(STAMP).to_string() == stamp)
+        && letters.iter().any(|t| letter.chars().eq([t.letter()]))
+}
+
+impl std::str::FromStr for BackupId {
+    type Err = InvalidBackupId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBackupId> {
+        use BackupType::{Differential, Full, Incremental};
+        let valid = match text.split_once('_') {
+            None => is_stamp(text, &[Full]),
+            Some((root, own)) => {
+                is_stamp(root, &[Full]) && is_stamp(own, &[Differential, Incremental])
+            }
+        };
+        if valid { Ok(Self(text.into())) } else { Err(InvalidBackupId(text.into())) }
+    }
+}
+
+impl TryFrom<String> for BackupId {
+    type Error = InvalidBackupId;
+
+    fn try_from(text: String) -> Result<Self, InvalidBackupId> {
+        text.parse()
+    }
+}
+
+impl From<BackupId> for String {
+    fn from(id: BackupId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A time as the format spells it.
+#[must_use]
+pub fn time_text(time: Timestamp) -> String {
+    time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
+}
+
+/// Reads a time as the format spells it.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<Timestamp> {
+    DateTime::parse_from_rfc3339(text).ok().map(|time| time.with_timezone(&Utc))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_backups() {
+        for good in [
+            "20261120-020000F",
+            "20261120-020000F_20261120-083000D",
+            "20240229-235959F_20240301-000000I",
+        ] {
+            assert_eq!(good.parse::<BackupId>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "",
+            "20261120-020000",
+            "20261120-020000D",
+            "20261320-020000F",
+            "20261120-020000F_",
+            "latest",
+            "20261120-020000F_20261120-083000F",
+            "20261120-020000F/..",
+            "+0261120-020000F",
+            "20261120-020000Fé",
+        ] {
+            assert!(bad.parse::<BackupId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_clusters_cannot_leave_their_place() {
+        for good in ["main", "a", "prod.eu-1_x"] {
+            assert!(Place::new(good, 1, 1).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", ".a", "-a", "a/b", "a b", "ä", &"a".repeat(65)] {
+            assert!(Place::new(bad, 1, 1).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_read_back_from_its_names() {
+        let place = Place::new("main", 7_312_000_000_000_000_001, 2).unwrap();
+        let wal = place.wal("00000001000000A2000000FE").unwrap();
+        assert_eq!(
+            wal.as_str(),
+            "c/main/7312000000000000001-2/wal/00000001/000000A2/00000001000000A2000000FE"
+        );
+        assert_eq!(Place::of_name(wal.as_str()), Some(place.clone()));
+        for other in
+            ["c/main", "c/main/1-1", "c/main/01-1/x", "c/main/1-01/x", "c/main/x-1/y", "key/1"]
+        {
+            assert_eq!(Place::of_name(other), None, "{other}");
+        }
+        assert_eq!(place.wal("00000001000000a2000000fe"), None);
+        assert_eq!(place.wal("00000001000000A2000000FE.partial"), None);
+        assert_eq!(place.of_backup(&BackupId::full(Timestamp::UNIX_EPOCH), "data/../x"), None);
+    }
+}

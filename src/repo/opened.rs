@@ -1,0 +1,280 @@
+//! An opened backup: its rows in order, any file by path, any block in two ranged reads, runs of
+//! frames for restores.
+//!
+//! Salts come from the manifest: an object of another attempt, or an older one, fails its MAC.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use super::error::{Error, Result};
+use super::file_table::{self, FileTableReader, Layer, Row, RowKind, RowParser, Source};
+use super::frame::stored_size;
+use super::header::{FRAME_SIZE, HEADER_SIZE};
+use super::layout::{BackupId, Kind, Place};
+use super::manifest::{Manifest, ObjectRecord};
+use super::pack_writer::{PACK_SUMMARY_SIZE, PAGE_FRAMES, PAGE_SIZE};
+use super::repository::Repository;
+use super::sealed::SealedRandom;
+
+/// A backup whose manifest was read and authenticated.
+#[derive(Debug)]
+pub struct OpenedBackup {
+    repository: Repository,
+    place: Place,
+    manifest: Manifest,
+    packs: Mutex<HashMap<u32, Arc<PackReader>>>,
+}
+
+impl Repository {
+    /// Opens a backup: reads its manifest.
+    ///
+    /// # Errors
+    /// [`Error::NoBackup`], [`Error::Abandoned`], [`Error::Corrupt`].
+    pub fn open_backup(&self, place: &Place, id: &BackupId) -> Result<OpenedBackup> {
+        let manifest = self.manifest(place, id)?;
+        let packs = Mutex::default();
+        Ok(OpenedBackup { repository: self.clone(), place: place.clone(), manifest, packs })
+    }
+}
+
+impl OpenedBackup {
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn record(&self, name: &str) -> Result<&ObjectRecord> {
+        self.manifest.find_object(name).ok_or_else(|| {
+            let key = self.place.manifest(&self.manifest.summary.id);
+            Error::corrupt(&key, "objects", format!("{name} is not among them"))
+        })
+    }
+
+    fn random(&self, kind: Kind, name: &str) -> Result<SealedRandom> {
+        let id = &self.manifest.summary.id;
+        let record = self.record(name)?;
+        let wrong = || Error::corrupt(&self.place.manifest(id), "objects", "a record is wrong");
+        let key = self.place.of_backup(id, name).ok_or_else(wrong)?;
+        self.repository.random(kind, &key, record.key().ok_or_else(wrong)?, record.salt)
+    }
+
+    /// Reads every row in order.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], also when the table is not the one that the manifest names.
+    pub fn rows(&self) -> Result<FileTableReader> {
+        let key = self.place.files(&self.manifest.summary.id);
+        let reader = self.repository.read(Kind::Files, &key)?;
+        if reader.header().salt != self.record("files")?.salt {
+            return Err(Error::corrupt(&key, "header", "it is not the table of this manifest"));
+        }
+        Ok(FileTableReader::new(key, reader))
+    }
+
+    /// The row of a path. One ranged read where the row lies in one frame of the table.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Storage`].
+    pub fn find_row(&self, path: &[u8]) -> Result<Option<Row>> {
+        let table = self.random(Kind::Files, "files")?;
+        let mut parser = RowParser::new(table.opener().object().clone());
+        let Some(first) = file_table::search(&self.manifest.index, path) else {
+            return Ok(None);
+        };
+        for entry in self.manifest.index.get(first..).unwrap_or_default() {
+            if entry.path.as_slice() > path {
+                break;
+            }
+            let frame = table.frame(entry.frame, entry.offset, entry.length as usize)?;
+            parser.frame(&frame)?;
+            while let Some(row) = parser.ready.pop_front() {
+                if row.path == path {
+                    return Ok(Some(row));
+                }
+            }
+        }
+        Ok(parser.take_pending().filter(|row| row.path == path))
+    }
+
+    /// One block of a file whose row is known: at most two ranged reads, one of about 6 KB in the
+    /// pack's meta object and one frame of the pack. The last block of a file is as long as the file
+    /// goes.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a block that the file does not have; [`Error::Corrupt`].
+    pub fn read_block(&self, row: &Row, block: u32) -> Result<Vec<u8>> {
+        let size = u64::from(self.manifest.summary.server.block_size);
+        let begin = u64::from(block) * size;
+        if row.kind != RowKind::File || begin >= row.size {
+            let path = String::from_utf8_lossy(&row.path);
+            return Err(Error::Limit(format!("{path} has no block {block}")));
+        }
+        let length = usize::try_from(size.min(row.size - begin)).unwrap_or_default();
+        let layer = self.layer_of(row, block)?;
+        match layer.source {
+            Source::Zeros => Ok(vec![0; length]),
+            Source::Pack { base: None, pack, raw } => {
+                let raw = u64::from(raw) + u64::from(block - layer.block);
+                self.pack(pack)?.read_raw(raw * size, length)
+            }
+            Source::Pack { base: Some(_), .. } => Err(self.no_bases(row)),
+        }
+    }
+
+    fn layer_of(&self, row: &Row, block: u32) -> Result<Layer> {
+        let after = row.layers.partition_point(|layer| layer.block <= block);
+        let layer = after.checked_sub(1).and_then(|i| row.layers.get(i)).copied();
+        layer.filter(|layer| block - layer.block < layer.count).ok_or_else(|| {
+            let key = self.place.files(&self.manifest.summary.id);
+            let path = String::from_utf8_lossy(&row.path);
+            Error::corrupt(&key, format!("row {path}"), format!("nothing covers block {block}"))
+        })
+    }
+
+    /// An error for rows that refer to other backups, which this version does not write.
+    #[must_use]
+    pub fn no_bases(&self, row: &Row) -> Error {
+        Error::Newer {
+            object: self.place.files(&self.manifest.summary.id).to_string(),
+            what: "a layer in another backup, of",
+            found: String::from_utf8_lossy(&row.path).into_owned(),
+        }
+    }
+
+    /// A pack of this backup.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the manifest does not name it. Makes no request.
+    pub fn pack(&self, number: u32) -> Result<Arc<PackReader>> {
+        let mut packs = self.packs.lock().expect("no holder of this lock panics");
+        if let Some(pack) = packs.get(&number) {
+            return Ok(Arc::clone(pack));
+        }
+        let record = self.record(&format!("data/{number:06}"))?;
+        let pack = Arc::new(PackReader {
+            data: self.random(Kind::Pack, &format!("data/{number:06}"))?,
+            meta: self.random(Kind::Meta, &format!("meta/{number:06}"))?,
+            frames: record.frames,
+            page: Mutex::default(),
+        });
+        packs.insert(number, Arc::clone(&pack));
+        Ok(pack)
+    }
+}
+
+/// Where the frames of a page lie.
+#[derive(Debug)]
+struct Page {
+    number: u64,
+    /// Offset of each frame, and of the end of the last.
+    offsets: Vec<u64>,
+}
+
+/// Reads a pack at any frame.
+#[derive(Debug)]
+pub struct PackReader {
+    data: SealedRandom,
+    meta: SealedRandom,
+    frames: u64,
+    /// The page that was used last: neighbours ask for the same.
+    page: Mutex<Option<Arc<Page>>>,
+}
+
+impl PackReader {
+    fn page_of(&self, frame: u64) -> Result<Arc<Page>> {
+        let opener = self.data.opener();
+        if frame >= self.frames {
+            return Err(opener.corrupt(frame, format!("the pack has {} frames", self.frames)));
+        }
+        let number = frame / PAGE_FRAMES as u64;
+        let mut cached = self.page.lock().expect("no holder of this lock panics");
+        if let Some(page) = cached.as_ref().filter(|page| page.number == number) {
+            return Ok(Arc::clone(page));
+        }
+        let suite = self.meta.opener().suite();
+        let stored = stored_size(suite, PAGE_SIZE);
+        let offset =
+            (HEADER_SIZE + stored_size(suite, PACK_SUMMARY_SIZE)) as u64 + number * stored as u64;
+        let raw = self.meta.frame(number + 1, offset, stored)?;
+        let wrong = || self.meta.opener().corrupt(number + 1, "it is not a page of lengths");
+        let (first, lengths) = raw.split_first_chunk::<8>().ok_or_else(wrong)?;
+        let mut end = u64::from_le_bytes(*first);
+        let mut offsets = vec![end];
+        let (lengths, _) = lengths.as_chunks::<3>();
+        for &[a, b, c] in lengths {
+            end = end.checked_add(u64::from(u32::from_le_bytes([a, b, c, 0]))).ok_or_else(wrong)?;
+            offsets.push(end);
+        }
+        let page = Arc::new(Page { number, offsets });
+        *cached = Some(Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// Where frames `range` of one page lie in the pack: offsets of each and of the end.
+    fn offsets(&self, range: &Range<u64>) -> Result<Vec<u64>> {
+        let page = self.page_of(range.start)?;
+        let first = usize::try_from(range.start % PAGE_FRAMES as u64).unwrap_or_default();
+        let count = usize::try_from(range.end - range.start).unwrap_or_default();
+        let offsets = page.offsets.get(first..=first + count).unwrap_or_default();
+        Ok(offsets.to_vec())
+    }
+
+    /// Bytes of the raw stream that lie in one frame.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn read_raw(&self, begin: u64, length: usize) -> Result<Vec<u8>> {
+        let frame = begin / FRAME_SIZE as u64;
+        let mut raw = Vec::new();
+        self.read_frames(frame..frame + 1, &mut Vec::new(), &mut raw)?;
+        let at = usize::try_from(begin % FRAME_SIZE as u64).unwrap_or_default();
+        let bytes = raw.get(at..at + length);
+        bytes.map(<[u8]>::to_vec).ok_or_else(|| {
+            self.data.opener().corrupt(frame, "it is shorter than the row that points into it")
+        })
+    }
+
+    /// Appends the content of a run of frames to `raw`; one ranged read for each page that the run
+    /// touches. `stored` is scratch space.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Storage`].
+    pub fn read_frames(
+        &self,
+        range: Range<u64>,
+        stored: &mut Vec<u8>,
+        raw: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut next = range.start;
+        while next < range.end {
+            let page_end = (next / PAGE_FRAMES as u64 + 1) * PAGE_FRAMES as u64;
+            let part = next..range.end.min(page_end);
+            let offsets = self.offsets(&part)?;
+            let (Some(&begin), Some(&end)) = (offsets.first(), offsets.last()) else {
+                return Err(self.data.opener().corrupt(next, "its page does not list it"));
+            };
+            let size = usize::try_from(end - begin).unwrap_or(usize::MAX);
+            let largest = self.data.opener().stored_size_max();
+            let count = offsets.len() - 1;
+            if count as u64 != part.end - part.start || size > count * largest {
+                return Err(self.data.opener().corrupt(next, "its page lists impossible lengths"));
+            }
+            stored.resize(size, 0);
+            self.data.read(begin, stored)?;
+            let mut rest = stored.as_mut_slice();
+            for (number, pair) in part.clone().zip(offsets.windows(2)) {
+                let length = match pair {
+                    [a, b] => usize::try_from(b - a).unwrap_or_default(),
+                    _ => 0,
+                };
+                let (frame, tail) = rest.split_at_mut(length);
+                self.data.opener().open(number, frame, raw)?;
+                rest = tail;
+            }
+            next = part.end;
+        }
+        Ok(())
+    }
+}

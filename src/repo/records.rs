@@ -1,0 +1,176 @@
+//! Small objects of one line: the registration of a cluster, the record that a backup has begun.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::layout::{self, BackupId, BackupType, Kind, Place};
+use super::repository::Repository;
+use super::text::{hex_array, time_text, u64_text};
+use crate::base::{Ctx, Timestamp};
+use crate::pg::Lsn;
+
+/// What a cluster is known by; written once by `init`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The configured name.
+    pub cluster: String,
+    /// The system identifier.
+    #[serde(with = "u64_text")]
+    pub system: u64,
+    /// Which of several histories with this system identifier.
+    pub epoch: u32,
+    /// When it was registered.
+    #[serde(with = "time_text")]
+    pub created: Timestamp,
+    /// The server's major version then.
+    pub major: u32,
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// Bytes of a WAL block.
+    pub wal_block_size: u32,
+    /// Bytes of a WAL segment.
+    pub wal_segment_size: u32,
+    /// Blocks of a relation's file before the next begins.
+    pub relation_segment_blocks: u32,
+}
+
+/// How block hashes of a backup are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashScheme {
+    /// `highway64`.
+    pub algorithm: String,
+    /// The key; random for a full, inherited by its children.
+    #[serde(with = "hex_array")]
+    pub key: [u8; 32],
+}
+
+/// The record that reserves an id before any data is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// The id.
+    pub id: BackupId,
+    /// The type.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// The backup that it builds on.
+    pub parent: Option<BackupId>,
+    /// Read before pg_backup_start is called.
+    #[serde(with = "time_text")]
+    pub started: Timestamp,
+    /// Where it runs.
+    pub host: String,
+    /// As which process.
+    pub pid: u32,
+    /// The version of pgkeep.
+    pub tool: String,
+    /// The timeline at the beginning.
+    pub timeline: u32,
+    /// WAL from here on is kept while this backup may still be committed.
+    pub wal_from: Lsn,
+    /// How its blocks are hashed.
+    pub hash: HashScheme,
+}
+
+impl Repository {
+    /// Registers a cluster; the same registration again is success, whoever made it.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn register(&self, ctx: &Ctx, registration: &Registration) -> Result<Place> {
+        let place = Place::new(&registration.cluster, registration.system, registration.epoch)
+            .map_err(|error| Error::Limit(error.to_string()))?;
+        match self.put_line(ctx, Kind::Cluster, &place.registration(), registration) {
+            Err(Error::Storage(error)) if error.is_already_exists() => {}
+            other => {
+                other?;
+            }
+        }
+        Ok(place)
+    }
+
+    /// Finds the newest epoch of a cluster that is registered here, and its registration. What this
+    /// returns has been authenticated: "absent" may be believed below it.
+    ///
+    /// # Errors
+    /// [`Error::NoCluster`].
+    pub fn find_cluster(&self, cluster: &str, system: u64) -> Result<(Place, Registration)> {
+        let none = || Error::NoCluster { cluster: cluster.into(), system };
+        let prefix = Place::epochs_prefix(cluster, system);
+        let mut newest: Option<Place> = None;
+        let mut after: Option<String> = None;
+        // One name per epoch is read; `~` sorts behind everything that a name may hold, so each
+        // step jumps over all the objects of an epoch.
+        loop {
+            let page = self.store().list(&prefix, after.as_deref(), 1)?;
+            let Some(first) = page.first() else { break };
+            match Place::of_name(first.key.as_str()) {
+                Some(place) => {
+                    after = Some(format!("{}~", place.prefix()));
+                    if newest.as_ref().is_none_or(|known| known.epoch() < place.epoch()) {
+                        newest = Some(place);
+                    }
+                }
+                None => after = Some(first.key.to_string()),
+            }
+        }
+        let place = newest.ok_or_else(none)?;
+        let registration = self.registration(&place)?;
+        Ok((place, registration))
+    }
+
+    /// Reads the registration at a place.
+    ///
+    /// # Errors
+    /// [`Error::NoCluster`] when there is none.
+    pub fn registration(&self, place: &Place) -> Result<Registration> {
+        let read = self.read_line::<Registration>(Kind::Cluster, &place.registration());
+        let registration = match read {
+            Err(error) if error.is_not_found() => {
+                return Err(Error::NoCluster {
+                    cluster: place.cluster().into(),
+                    system: place.system(),
+                });
+            }
+            other => other?,
+        };
+        Ok(registration)
+    }
+
+    /// Every place in the repository, by registration names.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn places(&self) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.store().list(layout::CLUSTERS_PREFIX, after.as_deref(), 1)?;
+            let Some(first) = page.first() else {
+                return Ok(places);
+            };
+            match Place::of_name(first.key.as_str()) {
+                Some(place) => {
+                    after = Some(format!("{}~", place.prefix()));
+                    places.push(place);
+                }
+                None => after = Some(first.key.to_string()),
+            }
+        }
+    }
+
+    /// Reserves a backup's id.
+    ///
+    /// # Errors
+    /// [`crate::storage::Error::AlreadyExists`] when it is taken.
+    pub fn put_begin(&self, ctx: &Ctx, place: &Place, begin: &Begin) -> Result<()> {
+        self.put_line(ctx, Kind::Begin, &place.begin(&begin.id), begin).map(drop)
+    }
+
+    /// Reads the record that a backup has begun.
+    ///
+    /// # Errors
+    /// As [`Repository::read`].
+    pub fn get_begin(&self, place: &Place, id: &BackupId) -> Result<Begin> {
+        self.read_line(Kind::Begin, &place.begin(id))
+    }
+}

@@ -1,0 +1,534 @@
+//! An open repository: descriptor, keyring and store; every sealed object goes through here.
+
+use std::sync::Arc;
+
+use super::descriptor::{CipherChoice, Descriptor};
+use super::error::{Error, Result, SlotSummary};
+use super::frame::{FrameOpener, FrameSealer};
+use super::header::{FRAME_LOG2, HEADER_SIZE, Header};
+use super::layout::{self, Kind};
+use super::sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
+use crate::base::{Ctx, entropy};
+use crate::crypt::{
+    self, Class, KeyId, Keyring, MasterKey, ObjectCipher, RepositoryId, Slot, SlotKind, Unlock, Use,
+};
+use crate::storage::{self, ObjectKey, ObjectStore, ObjectWriter};
+
+/// Whole objects that are read into memory at once are no longer than this (a manifest of 100 TB).
+const WHOLE_OBJECT_MAX: usize = 1 << 30;
+
+/// How much a reader asks for first: header and, in most objects, the first frame.
+const FIRST_READ: usize = 72 * 1024;
+
+/// An open, authenticated repository.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    store: Arc<dyn ObjectStore>,
+    descriptor: Descriptor,
+    keyring: Keyring,
+}
+
+/// What `init` is told.
+#[derive(Debug)]
+pub struct InitOptions<'a> {
+    /// How to encrypt.
+    pub cipher: CipherChoice,
+    /// The first slot's secret; ignored (clear) when the cipher is none.
+    pub unlock: &'a Unlock,
+    /// The first slot's label.
+    pub label: &'a str,
+    /// log2 of scrypt's N for a passphrase.
+    pub cost: u8,
+}
+
+impl Repository {
+    /// Makes a repository in an empty store.
+    ///
+    /// The slot is written before the descriptor: a repository exists when its descriptor does, so
+    /// a crash in between leaves a slot that belongs to no repository and opens nothing.
+    ///
+    /// # Errors
+    /// [`storage::Error::AlreadyExists`] when there is one; [`Error::Keys`] for a cipher without a
+    /// secret.
+    pub fn init(ctx: &Ctx, store: Arc<dyn ObjectStore>, options: &InitOptions<'_>) -> Result<Self> {
+        require_secret(options.cipher, options.unlock)?;
+        let key = layout::descriptor();
+        match store.head(&key) {
+            Err(error) if error.is_not_found() => {}
+            Ok(_) => return Err(storage::Error::AlreadyExists { key }.into()),
+            Err(error) => return Err(error.into()),
+        }
+        let repository = RepositoryId(entropy::random(ctx.entropy.as_ref()));
+        let first = MasterKey::generate(ctx.entropy.as_ref(), 1);
+        let created = layout::time_text(ctx.clock.now());
+        let descriptor = Descriptor {
+            repository,
+            created: created.clone(),
+            cipher: options.cipher,
+            conditional_put: true,
+            key: first.id,
+        };
+        let keyring = Keyring::new(first);
+        let clear = Unlock::Clear;
+        let unlock = if options.cipher == CipherChoice::None { &clear } else { options.unlock };
+        let slot = Slot::wrap(
+            ctx.entropy.as_ref(),
+            repository,
+            created,
+            options.label,
+            unlock,
+            options.cost,
+            &keyring,
+        )?;
+        let slot_key = slot_key(&slot.slot)?;
+        store.put_if_absent(&slot_key, &slot.encode())?;
+        let bytes = descriptor.encode(keyring.first());
+        match store.put_if_absent(&key, &bytes) {
+            // An earlier try of this very call may have taken effect: then the name is ours.
+            Err(error) if error.is_already_exists() && store.get(&key)? != bytes => {
+                store.delete(&slot_key)?;
+                Err(error.into())
+            }
+            Err(error) if !error.is_already_exists() => Err(error.into()),
+            _ => Ok(Self { store, descriptor, keyring }),
+        }
+    }
+
+    /// Opens a repository with the secret at hand and authenticates its descriptor.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Corrupt`], [`Error::Newer`].
+    pub fn open(store: Arc<dyn ObjectStore>, unlock: &Unlock) -> Result<Self> {
+        let bytes = match store.get(&layout::descriptor()) {
+            Err(error) if error.is_not_found() => {
+                return Err(Error::NoRepository { location: store.location() });
+            }
+            other => other?,
+        };
+        let descriptor = Descriptor::decode(&bytes)?;
+        let (keyring, slots) = open_slots(store.as_ref(), &descriptor, unlock)?;
+        let Some(keyring) = keyring else {
+            return Err(Error::WrongKey { given: unlock.kind(), slots });
+        };
+        Descriptor::verify(&bytes, &keyring)?;
+        Ok(Self { store, descriptor, keyring })
+    }
+
+    /// Refuses a repository whose cipher is not the configured one.
+    ///
+    /// # Errors
+    /// [`Error::Cipher`].
+    pub fn require_cipher(&self, configured: CipherChoice) -> Result<()> {
+        if self.descriptor.cipher == configured {
+            return Ok(());
+        }
+        Err(Error::Cipher {
+            stored: self.descriptor.cipher.name().into(),
+            configured: configured.name().into(),
+        })
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// What the descriptor says.
+    #[must_use]
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// The keyring that the secret at hand gave.
+    #[must_use]
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// The slots, and which of them the secret opens (without trying any when there is none).
+    ///
+    /// # Errors
+    /// As the store's; [`Error::Corrupt`] for a slot that cannot be read.
+    pub fn slots(&self, unlock: Option<&Unlock>) -> Result<Vec<SlotSummary>> {
+        let mut summaries = Vec::new();
+        for (_, slot) in read_slots(self.store.as_ref())? {
+            let opened = unlock
+                .filter(|unlock| unlock.kind() == slot.kind)
+                .map(|unlock| slot.unwrap(self.descriptor.repository, unlock).is_ok());
+            summaries.push(summary(&slot, opened));
+        }
+        Ok(summaries)
+    }
+
+    /// Adds a slot that holds every key this repository was opened with.
+    ///
+    /// # Errors
+    /// [`Error::Keys`] for a repository without a cipher.
+    pub fn add_slot(&self, ctx: &Ctx, unlock: &Unlock, label: &str, cost: u8) -> Result<String> {
+        self.put_slot(ctx, unlock, label, cost, &self.keyring)
+    }
+
+    fn put_slot(
+        &self,
+        ctx: &Ctx,
+        unlock: &Unlock,
+        label: &str,
+        cost: u8,
+        keyring: &Keyring,
+    ) -> Result<String> {
+        if self.descriptor.cipher == CipherChoice::None {
+            return Err(Error::Keys("a repository with cipher none has no secrets".into()));
+        }
+        require_secret(self.descriptor.cipher, unlock)?;
+        if keyring.keys().len() > 255 {
+            return Err(Error::Limit("a slot holds at most 255 master keys".into()));
+        }
+        let created = layout::time_text(ctx.clock.now());
+        let repository = self.descriptor.repository;
+        let entropy = ctx.entropy.as_ref();
+        let slot = Slot::wrap(entropy, repository, created, label, unlock, cost, keyring)?;
+        self.store.put_if_absent(&slot_key(&slot.slot)?, &slot.encode())?;
+        Ok(slot.slot)
+    }
+
+    /// Removes a slot, never the last one that holds some master key. Slots of other repositories
+    /// (left by an `init` that died) do not count, and can be removed.
+    ///
+    /// # Errors
+    /// [`Error::Keys`] when there is no such slot, or no other that holds all its keys.
+    pub fn remove_slot(&self, name: &str) -> Result<()> {
+        let slots = read_slots(self.store.as_ref())?;
+        let Some((key, slot)) = slots.iter().find(|(_, slot)| slot.slot == name) else {
+            return Err(Error::Keys(format!("there is no key slot {name}")));
+        };
+        let ours = |slot: &Slot| slot.is_of(self.descriptor.repository);
+        if ours(slot) {
+            let others = slots.iter().map(|(_, other)| other);
+            let others: Vec<_> = others.filter(|other| ours(other) && other.slot != name).collect();
+            if others.is_empty() {
+                return Err(Error::Keys(format!(
+                    "{name} is the last key slot: without it nobody can open the backups"
+                )));
+            }
+            let held = |id: &str| others.iter().any(|other| other.key_ids().any(|held| held == id));
+            if let Some(lost) = slot.key_ids().find(|id| !held(id)) {
+                return Err(Error::Keys(format!(
+                    "{name} is the last key slot that holds master key {lost}: without it nobody \
+                     can open what was stored under that key"
+                )));
+            }
+        }
+        Ok(self.store.delete(key)?)
+    }
+
+    /// Makes a new master key for new objects, in a new slot for `unlock`; the slots that `unlock`
+    /// opened until now are removed after the new one is durable. Returns the new slot's name and
+    /// the slots of other secrets, whose holders can read old objects only.
+    ///
+    /// # Errors
+    /// [`Error::Keys`], or as the store's.
+    pub fn rotate(
+        &mut self,
+        ctx: &Ctx,
+        unlock: &Unlock,
+        label: Option<&str>,
+        cost: u8,
+    ) -> Result<(String, Vec<SlotSummary>)> {
+        let slots = read_slots(self.store.as_ref())?;
+        let opens = |slot: &Slot| {
+            slot.kind == unlock.kind() && slot.unwrap(self.descriptor.repository, unlock).is_ok()
+        };
+        let (own, others): (Vec<_>, Vec<_>) = slots.into_iter().partition(|(_, slot)| opens(slot));
+        let label = label.or(own.last().map(|(_, slot)| slot.label.as_str())).unwrap_or_default();
+        let rotated = self.keyring.clone().rotated(ctx.entropy.as_ref());
+        let name = self.put_slot(ctx, unlock, label, cost, &rotated)?;
+        for (key, _) in &own {
+            self.store.delete(key)?;
+        }
+        self.keyring = rotated;
+        Ok((name, others.iter().map(|(_, slot)| summary(slot, Some(false))).collect()))
+    }
+
+    /// The digest of a WAL content, the same for every key generation.
+    #[must_use]
+    pub fn content_digest(&self, content: &[u8]) -> String {
+        let root = self.keyring.first().root(self.descriptor.repository, Class::Wal, Use::Digest);
+        crypt::content_digest(root.expose(), content)
+    }
+
+    fn cipher(&self, object: &ObjectKey, header: &Header) -> Result<ObjectCipher> {
+        let master = self.keyring.find(header.key).ok_or_else(|| Error::UnknownKey {
+            object: object.to_string(),
+            key: header.key.to_string(),
+        })?;
+        Ok(ObjectCipher::derive(
+            master,
+            self.descriptor.repository,
+            header.kind.class(),
+            self.descriptor.cipher == CipherChoice::Aes256Cbc,
+            &header.salt,
+            &[&header.encode(), object.as_str().as_bytes()],
+        ))
+    }
+
+    fn sealer(&self, ctx: &Ctx, kind: Kind, object: &ObjectKey) -> Result<(Header, FrameSealer)> {
+        let header = Header {
+            kind,
+            suite: self.descriptor.cipher.suite(),
+            frame_log2: FRAME_LOG2,
+            key: self.keyring.current().id,
+            salt: entropy::random(ctx.entropy.as_ref()),
+        };
+        let cipher = self.cipher(object, &header)?;
+        let sealer = FrameSealer::new(&header, cipher, Arc::clone(&ctx.entropy));
+        Ok((header, sealer))
+    }
+
+    /// Begins an object that is sealed in memory and put whole by [`Repository::put_if_absent`].
+    ///
+    /// # Errors
+    /// None in practice; as [`Repository::stream`].
+    pub fn buffer(
+        &self,
+        ctx: &Ctx,
+        kind: Kind,
+        object: &ObjectKey,
+    ) -> Result<SealedWriter<Vec<u8>>> {
+        let (header, sealer) = self.sealer(ctx, kind, object)?;
+        SealedWriter::new(object.clone(), header, sealer, Vec::new())
+    }
+
+    /// Begins an object that is sealed piece by piece into the store.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn stream(
+        &self,
+        ctx: &Ctx,
+        kind: Kind,
+        object: &ObjectKey,
+    ) -> Result<SealedWriter<Box<dyn ObjectWriter>>> {
+        let (header, sealer) = self.sealer(ctx, kind, object)?;
+        let sink = self.store.put_stream(object)?;
+        SealedWriter::new(object.clone(), header, sealer, sink)
+    }
+
+    /// Puts an object that was sealed in memory, unless the name is taken. A call that failed
+    /// without telling whether it took effect is settled by reading back: our own bytes under the
+    /// name are success, because a salt of 32 random bytes is not made twice.
+    ///
+    /// # Errors
+    /// [`storage::Error::AlreadyExists`] when somebody else's object is there.
+    pub fn put_if_absent(&self, object: &ObjectKey, bytes: &[u8]) -> Result<()> {
+        match self.store.put_if_absent(object, bytes) {
+            Err(error @ storage::Error::AlreadyExists { .. }) => {
+                let mut head = [0; HEADER_SIZE];
+                let ours = self.store.read_range(object, 0, &mut head).is_ok()
+                    && bytes.starts_with(&head)
+                    && self.store.head(object).is_ok_and(|meta| meta.size == bytes.len() as u64);
+                if ours { Ok(()) } else { Err(error.into()) }
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Puts an object of a single line, unless the name is taken.
+    ///
+    /// # Errors
+    /// As [`Repository::put_if_absent`].
+    pub fn put_line(
+        &self,
+        ctx: &Ctx,
+        kind: Kind,
+        object: &ObjectKey,
+        line: &impl serde::Serialize,
+    ) -> Result<SealedSummary> {
+        let mut writer = self.buffer(ctx, kind, object)?;
+        writer.line(line)?;
+        let (bytes, summary) = writer.finish_lines()?;
+        self.put_if_absent(object, &bytes)?;
+        Ok(summary)
+    }
+
+    /// Opens an object for reading in order. One request.
+    ///
+    /// # Errors
+    /// [`storage::Error::NotFound`], [`Error::Corrupt`], [`Error::Newer`], [`Error::UnknownKey`].
+    pub fn read(&self, kind: Kind, object: &ObjectKey) -> Result<SealedReader> {
+        let window = self.store.read_up_to(object, 0, FIRST_READ)?;
+        // A short answer is the whole object.
+        let whole = window.len() < FIRST_READ;
+        self.reader(kind, object, window, whole)
+    }
+
+    /// Reads an object into memory, by one request, and opens it for reading in order.
+    ///
+    /// # Errors
+    /// As [`Repository::read`].
+    pub fn read_whole(&self, kind: Kind, object: &ObjectKey) -> Result<SealedReader> {
+        let window = self.store.get(object)?;
+        self.reader(kind, object, window, true)
+    }
+
+    fn reader(
+        &self,
+        kind: Kind,
+        object: &ObjectKey,
+        window: Vec<u8>,
+        whole: bool,
+    ) -> Result<SealedReader> {
+        let head = window.first_chunk::<HEADER_SIZE>().ok_or_else(|| {
+            Error::corrupt(object, "header", format!("the object has {} bytes", window.len()))
+        })?;
+        let header = Header::decode(object, head, kind, self.descriptor.cipher.suite())?;
+        let cipher = self.cipher(object, &header)?;
+        let opener = FrameOpener::new(object.clone(), &header, cipher);
+        Ok(SealedReader::new(Arc::clone(&self.store), opener, header, window, whole))
+    }
+
+    /// Reads an object of a single line.
+    ///
+    /// # Errors
+    /// As [`Repository::read`].
+    pub fn read_line<T: serde::de::DeserializeOwned>(
+        &self,
+        kind: Kind,
+        object: &ObjectKey,
+    ) -> Result<T> {
+        let mut text = Vec::new();
+        self.read(kind, object)?.rest(WHOLE_OBJECT_MAX, &mut text)?;
+        parse_line(object, 0, &text)
+    }
+
+    /// Opens an object at any frame; its key and salt are known from a manifest, so that an older
+    /// object under the same name is refused.
+    ///
+    /// # Errors
+    /// [`Error::UnknownKey`]. Makes no request.
+    pub fn random(
+        &self,
+        kind: Kind,
+        object: &ObjectKey,
+        key: KeyId,
+        salt: [u8; 32],
+    ) -> Result<SealedRandom> {
+        let suite = self.descriptor.cipher.suite();
+        let header = Header { kind, suite, frame_log2: FRAME_LOG2, key, salt };
+        let cipher = self.cipher(object, &header)?;
+        let opener = FrameOpener::new(object.clone(), &header, cipher);
+        Ok(SealedRandom::new(Arc::clone(&self.store), opener))
+    }
+}
+
+/// Parses one JSON line of an object.
+pub(super) fn parse_line<T: serde::de::DeserializeOwned>(
+    object: &ObjectKey,
+    number: usize,
+    line: &[u8],
+) -> Result<T> {
+    serde_json::from_slice(line)
+        .map_err(|error| Error::corrupt(object, format!("line {number}"), error))
+}
+
+/// With a cipher, the keys are never stored in the clear.
+fn require_secret(cipher: CipherChoice, unlock: &Unlock) -> Result<()> {
+    if cipher == CipherChoice::Aes256Cbc && unlock.kind() == SlotKind::Clear {
+        return Err(Error::Keys("a cipher wants a passphrase or a key file".into()));
+    }
+    Ok(())
+}
+
+fn slot_key(name: &str) -> Result<ObjectKey> {
+    layout::slot(name).ok_or_else(|| Error::Keys(format!("{name:?} is not a slot's name")))
+}
+
+fn summary(slot: &Slot, opened: Option<bool>) -> SlotSummary {
+    SlotSummary {
+        slot: slot.slot.clone(),
+        kind: slot.kind,
+        label: slot.label.clone(),
+        fingerprint: slot.fingerprint.clone(),
+        created: slot.created.clone(),
+        opened,
+    }
+}
+
+fn read_slots(store: &dyn ObjectStore) -> Result<Vec<(ObjectKey, Slot)>> {
+    let mut slots = Vec::new();
+    for meta in storage::list_all(store, layout::SLOT_PREFIX)? {
+        slots.push((meta.key.clone(), read_slot(store, &meta.key)?));
+    }
+    slots.sort_by(|(_, a), (_, b)| (&a.created, &a.slot).cmp(&(&b.created, &b.slot)));
+    Ok(slots)
+}
+
+fn read_slot(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Slot> {
+    let slot = Slot::decode(&store.get(key)?).map_err(|error| match error {
+        crypt::Error::NewerSlot { version } => Error::Newer {
+            object: key.to_string(),
+            what: "format version",
+            found: version.to_string(),
+        },
+        other => Error::corrupt(key, "text", other),
+    })?;
+    if key.last_component() == slot.slot {
+        Ok(slot)
+    } else {
+        Err(Error::corrupt(key, "text", format!("it names itself {}", slot.slot)))
+    }
+}
+
+/// Tries every slot of the right kind; what opens is joined, so that a rotation that stopped half
+/// way costs nothing. A slot that is damaged, or newer, counts only when no other opens.
+fn open_slots(
+    store: &dyn ObjectStore,
+    descriptor: &Descriptor,
+    unlock: &Unlock,
+) -> Result<(Option<Keyring>, Vec<SlotSummary>)> {
+    let mut keyring: Option<Keyring> = None;
+    let mut summaries = Vec::new();
+    let mut damaged = None;
+    for meta in storage::list_all(store, layout::SLOT_PREFIX)? {
+        let slot = match read_slot(store, &meta.key) {
+            Ok(slot) => slot,
+            Err(error @ (Error::Corrupt { .. } | Error::Newer { .. })) => {
+                damaged = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let mut opened = None;
+        let tried = slot.kind == unlock.kind()
+            && (slot.kind != SlotKind::Clear || descriptor.cipher == CipherChoice::None);
+        if tried {
+            match slot.unwrap(descriptor.repository, unlock) {
+                Ok(ring) => {
+                    keyring = Some(match keyring.take() {
+                        Some(before) => before.union(ring),
+                        None => ring,
+                    });
+                    opened = Some(true);
+                }
+                // A key file's own slot that does not open was changed.
+                Err(crypt::Error::Mac)
+                    if slot.kind == SlotKind::KeyFile
+                        && slot.fingerprint == unlock.fingerprint() =>
+                {
+                    damaged = Some(Error::corrupt(&meta.key, "text", "it was changed"));
+                    opened = Some(false);
+                }
+                Err(crypt::Error::Mac | crypt::Error::OtherRepository) => opened = Some(false),
+                Err(error) => {
+                    damaged = Some(Error::corrupt(&meta.key, "text", error));
+                    opened = Some(false);
+                }
+            }
+        }
+        summaries.push(summary(&slot, opened));
+    }
+    match (keyring, damaged) {
+        (None, Some(error)) => Err(error),
+        (keyring, _) => Ok((keyring, summaries)),
+    }
+}

@@ -1,0 +1,119 @@
+//! What archiving stores: WAL segments, partial segments, timeline histories, backup histories.
+//!
+//! First write wins: a name is put if absent; the same content again is success, other content is
+//! an error and the first stays.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::found::Found;
+use super::layout::Kind;
+use super::repository::{Repository, parse_line};
+use super::text::u64_text;
+use crate::base::Ctx;
+use crate::pg::Lsn;
+use crate::storage::ObjectKey;
+
+/// The facts in an archived file's first frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalFacts {
+    /// The file's name as PostgreSQL gave it.
+    pub name: String,
+    /// The system identifier.
+    #[serde(with = "u64_text")]
+    pub system: u64,
+    /// Bytes of the content.
+    #[serde(with = "u64_text")]
+    pub size: u64,
+    /// Tells contents apart; see [`Repository::content_digest`].
+    pub digest: String,
+    /// Of a segment, the timeline of its first page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<u32>,
+    /// Of a segment, the position of its first byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Lsn>,
+    /// Of a segment, what a pass over its records found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Found>,
+}
+
+/// How a put ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalPut {
+    /// The content is stored now.
+    Stored,
+    /// It was stored before, the same content.
+    Same,
+}
+
+/// Contents of archived files are no longer than this: the greatest segment.
+const CONTENT_MAX: usize = 1 << 30;
+
+impl Repository {
+    /// Stores an archived file under `key`, first write wins. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the name holds other content.
+    pub fn put_wal(
+        &self,
+        ctx: &Ctx,
+        kind: Kind,
+        key: &ObjectKey,
+        facts: &WalFacts,
+        content: &[u8],
+    ) -> Result<WalPut> {
+        assert_eq!(facts.size, content.len() as u64, "the facts are this content's");
+        let mut writer = self.buffer(ctx, kind, key)?;
+        writer.line(facts)?;
+        writer.end_frame()?;
+        writer.content(content, true, true)?;
+        let (bytes, _) = writer.into_parts();
+        match self.store().put_if_absent(key, &bytes) {
+            Ok(()) => Ok(WalPut::Stored),
+            Err(error) if error.is_already_exists() => self.same_or_conflict(kind, key, facts),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn same_or_conflict(&self, kind: Kind, key: &ObjectKey, given: &WalFacts) -> Result<WalPut> {
+        let stored = self.wal_facts(kind, key)?;
+        if stored.digest == given.digest && stored.size == given.size {
+            return Ok(WalPut::Same);
+        }
+        Err(Error::Conflict {
+            object: key.clone(),
+            stored: stored.digest,
+            given: given.digest.clone(),
+        })
+    }
+
+    /// An archived file's facts. One small request.
+    ///
+    /// # Errors
+    /// [`crate::storage::Error::NotFound`], [`Error::Corrupt`].
+    pub fn wal_facts(&self, kind: Kind, key: &ObjectKey) -> Result<WalFacts> {
+        let mut frame = Vec::new();
+        self.read(kind, key)?.next_frame(&mut frame)?;
+        parse_line(key, 0, &frame)
+    }
+
+    /// An archived file, whole and authenticated. One request.
+    ///
+    /// # Errors
+    /// [`crate::storage::Error::NotFound`], [`Error::Corrupt`].
+    pub fn get_wal(&self, kind: Kind, key: &ObjectKey) -> Result<(WalFacts, Vec<u8>)> {
+        let mut reader = self.read_whole(kind, key)?;
+        let mut frame = Vec::new();
+        reader.next_frame(&mut frame)?;
+        let facts: WalFacts = parse_line(key, 0, &frame)?;
+        let size = usize::try_from(facts.size).unwrap_or(usize::MAX);
+        let mut content = Vec::with_capacity(size.min(CONTENT_MAX));
+        reader.rest(CONTENT_MAX, &mut content)?;
+        if content.len() != size {
+            let why = format!("{} bytes of content, {size} in its facts", content.len());
+            return Err(Error::corrupt(key, "content", why));
+        }
+        Ok((facts, content))
+    }
+}
