@@ -1,0 +1,74 @@
+//! Why a file was not archived, or could not be told to be there or absent.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::base::Cancelled;
+use crate::pg;
+use crate::repo;
+
+/// Why a file of WAL was neither stored nor fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name is not one that PostgreSQL gives to files of WAL.
+    #[error("{name:?} is not the name of a WAL file")]
+    Name {
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: pg::Error,
+    },
+    /// A local file could not be read or written.
+    #[error("{action} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A local file does not hold what it should.
+    #[error("{}: {why}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The data directory is a restored copy that must not archive.
+    #[error("{} is a restored copy: it does not archive", data_directory.display())]
+    Copy {
+        /// The directory.
+        data_directory: PathBuf,
+    },
+    /// A repository refused or failed.
+    #[error("repository {repository}: {source}")]
+    Repository {
+        /// Its name in the configuration.
+        repository: String,
+        /// What it said.
+        #[source]
+        source: repo::Error,
+    },
+    /// The file is absent although something shows that it is needed: WAL is missing.
+    #[error("{name} is missing from the archive although {evidence}")]
+    Hole {
+        /// The file.
+        name: String,
+        /// What shows that it is needed.
+        evidence: String,
+    },
+    /// No repository was given.
+    #[error("no repository is configured for WAL")]
+    NoRepository,
+    /// The work was interrupted.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// The result of a call in this room.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,294 @@
+//! One file out of the archive, or proof that it is not there.
+//!
+//! PostgreSQL takes "absent" for the end of the WAL and promotes. So absence is said only when every
+//! repository was asked and answered, nothing later shows that the file is needed, and the restore's
+//! plan did not count on it. Every other answer is an error.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::Destination;
+use super::error::{Error, Result};
+use crate::base::{Ctx, durable};
+use crate::pg::wal::{Expected, SegmentHeader};
+use crate::pg::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFileName};
+use crate::repo::{self, Kind, WalFacts};
+use crate::storage::ObjectKey;
+
+/// What the caller may choose.
+#[derive(Debug, Default)]
+pub struct GetOptions {
+    /// The restore's plan saw WAL up to here: within it, absence is an error.
+    pub through: Option<Lsn>,
+}
+
+/// How a fetch ended without a doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Got {
+    /// The file is at the destination: whole, authenticated, durable.
+    Delivered {
+        /// From which repository.
+        repository: String,
+        /// From which object.
+        object: ObjectKey,
+    },
+    /// Proven: no repository has it, and nothing shows that it is needed.
+    Absent,
+}
+
+/// Fetches the file that PostgreSQL calls `name` to `destination`.
+///
+/// # Errors
+/// Every doubt. Nothing is at `destination` then.
+pub fn get(
+    ctx: &Ctx,
+    destinations: &[Destination],
+    options: &GetOptions,
+    name: &str,
+    destination: &Path,
+) -> Result<Got> {
+    if destinations.is_empty() {
+        return Err(Error::NoRepository);
+    }
+    let parsed = WalFileName::parse(name.as_bytes())
+        .map_err(|source| Error::Name { name: name.into(), source })?;
+    let mut doubt = None;
+    for from in destinations {
+        ctx.cancel.check()?;
+        let Some((kind, object)) = object_of(from, &parsed) else { continue };
+        match from.repository.get_wal(kind, &object) {
+            Ok((facts, content)) => match check(from, &parsed, &object, &facts, &content) {
+                Ok(()) => {
+                    check_goes_on(from, options, &parsed, &facts)?;
+                    deliver(destination, &content)?;
+                    return Ok(Got::Delivered { repository: from.name.clone(), object });
+                }
+                Err(error) => drop(doubt.get_or_insert(error)),
+            },
+            Err(error) if error.is_not_found() => {}
+            // Another repository may still have it whole; absence is out of the question now.
+            Err(source) => {
+                let repository = from.name.clone();
+                doubt.get_or_insert(Error::Repository { repository, source });
+            }
+        }
+    }
+    match doubt {
+        Some(error) => Err(error),
+        None => prove_absence(ctx, destinations, options, &parsed),
+    }
+}
+
+/// The object of a file; partial segments are never given under a full name, and not by recovery.
+fn object_of(from: &Destination, name: &WalFileName) -> Option<(Kind, ObjectKey)> {
+    match name {
+        WalFileName::Segment(segment) => Some((Kind::Wal, from.place.wal(&segment.to_string())?)),
+        WalFileName::History(timeline) => Some((Kind::History, from.place.history(timeline.get()))),
+        WalFileName::BackupHistory { .. } => {
+            Some((Kind::Label, from.place.label(&name.to_string())?))
+        }
+        WalFileName::Partial(_) => None,
+    }
+}
+
+/// Authentic bytes can still be the wrong ones: sealed by a faulty writer.
+fn check(
+    from: &Destination,
+    name: &WalFileName,
+    object: &ObjectKey,
+    facts: &WalFacts,
+    content: &[u8],
+) -> Result<()> {
+    let wrong = |why: String| Error::Repository {
+        repository: from.name.clone(),
+        source: repo::Error::Corrupt { object: object.to_string(), place: "content".into(), why },
+    };
+    if facts.name != name.to_string() || facts.system != from.place.system() {
+        return Err(wrong(format!("it is {} of system {}", facts.name, facts.system)));
+    }
+    let WalFileName::Segment(segment) = name else { return Ok(()) };
+    let header = SegmentHeader::parse(content).map_err(|error| wrong(error.to_string()))?;
+    let size = segment_size(from, &header)?;
+    let begin = segment.number(size).ok().and_then(|number| number.begin(size));
+    let expected = Expected {
+        system_id: Some(from.place.system()),
+        address: begin.map_or(u64::MAX, |begin| begin.0),
+        segment_bytes: size.bytes(),
+        timeline: segment.timeline().get(),
+        ancestors: &[header.timeline],
+        accept_unknown_magic: true,
+    };
+    header.check(&expected, content.len() as u64).map_err(|error| wrong(error.to_string()))
+}
+
+/// A segment whose records stop early, and WAL that goes on all the same: recovery would take the last
+/// record for the end of the WAL and promote.
+fn check_goes_on(
+    from: &Destination,
+    options: &GetOptions,
+    name: &WalFileName,
+    facts: &WalFacts,
+) -> Result<()> {
+    let (WalFileName::Segment(segment), Some(found)) = (name, &facts.found) else { return Ok(()) };
+    let Some(end) = found.end.filter(|_| found.ending == "partial") else { return Ok(()) };
+    let evidence = match options.through {
+        Some(through) if end < through => Some("the restore's plan counts on more".to_owned()),
+        _ => needed_segment(from, &GetOptions::default(), *segment)?,
+    };
+    match evidence {
+        None => Ok(()),
+        Some(evidence) => {
+            Err(Error::Hole { name: format!("what follows {end} in {segment}"), evidence })
+        }
+    }
+}
+
+fn segment_size(from: &Destination, header: &SegmentHeader) -> Result<SegmentSize> {
+    SegmentSize::new(header.segment_bytes.into()).map_err(|error| Error::Repository {
+        repository: from.name.clone(),
+        source: repo::Error::Corrupt {
+            object: from.place.all_wal_prefix(),
+            place: "content".into(),
+            why: error.to_string(),
+        },
+    })
+}
+
+/// Temporary file beside the destination, fsync, rename, fsync of the folder: what a crash leaves is
+/// never mistaken for a segment, and the next call overwrites it.
+fn deliver(destination: &Path, content: &[u8]) -> Result<()> {
+    let failed = |action, path: &Path| {
+        let path = path.to_path_buf();
+        move |source: io::Error| Error::File { action, path, source }
+    };
+    let mut temporary: PathBuf = destination.to_path_buf();
+    let mut name = destination.file_name().unwrap_or_default().to_owned();
+    name.push(".pgkeep-tmp");
+    temporary.set_file_name(name);
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed("create", &temporary))?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    let renamed = written.map_err(failed("write", &temporary)).and_then(|()| {
+        durable::rename(&temporary, destination).map_err(failed("rename", destination))
+    });
+    if renamed.is_err() {
+        std::fs::remove_file(&temporary).ok();
+    }
+    renamed
+}
+
+/// Every repository said that it does not have the file. Does anything show that it is needed?
+fn prove_absence(
+    ctx: &Ctx,
+    destinations: &[Destination],
+    options: &GetOptions,
+    name: &WalFileName,
+) -> Result<Got> {
+    for from in destinations {
+        ctx.cancel.check()?;
+        let evidence = match name {
+            WalFileName::Segment(segment) => needed_segment(from, options, *segment)?,
+            // The first timeline has no history, ever; a server that leaves it asks all the same.
+            WalFileName::History(TimelineId::FIRST) => None,
+            WalFileName::History(timeline) => later_history(from, *timeline)?,
+            WalFileName::BackupHistory { .. } | WalFileName::Partial(_) => None,
+        };
+        if let Some(evidence) = evidence {
+            return Err(Error::Hole { name: name.to_string(), evidence });
+        }
+    }
+    Ok(Got::Absent)
+}
+
+fn needed_segment(
+    from: &Destination,
+    options: &GetOptions,
+    segment: SegmentName,
+) -> Result<Option<String>> {
+    let failed = |source: repo::Error| Error::Repository { repository: from.name.clone(), source };
+    let size = SegmentSize::new(from.registration.wal_segment_size.into());
+    let bounds = size.ok().and_then(|size| {
+        let number = segment.number(size).ok()?;
+        Some((number.begin(size)?, number.end(size)?))
+    });
+    let Some((begin, end)) = bounds else {
+        let why = "its name does not fit the cluster's segment size".to_owned();
+        return Ok(Some(why));
+    };
+    let histories = from.repository.histories(&from.place).map_err(failed)?;
+    if options.through.is_some_and(|through| begin < through)
+        && !is_in_ancestor(from, &histories, segment, (begin, end)).map_err(failed)?
+    {
+        return Ok(Some("the restore's plan counts on it".into()));
+    }
+    let own = from.place.wal(&segment.to_string()).expect("a segment's name is 24 digits");
+    let prefix = from.place.wal_prefix(segment.timeline().get());
+    let later = from.repository.store().list(&prefix, Some(own.as_str()), 1);
+    if let Some(later) = later.map_err(|error| failed(error.into()))?.first() {
+        return Ok(Some(format!("{} is there", later.key)));
+    }
+    // A later timeline that left this one after the segment needs all of it. Where the switch lies
+    // inside the segment, the descendant has a copy under its own name.
+    for (timeline, content) in histories {
+        let Some(id) = TimelineId::new(timeline).filter(|id| *id > segment.timeline()) else {
+            continue;
+        };
+        let history = History::parse(id, &content).map_err(|error| {
+            failed(repo::Error::Corrupt {
+                object: from.place.history(timeline).to_string(),
+                place: "content".into(),
+                why: error.to_string(),
+            })
+        })?;
+        if history.switch_point(segment.timeline()).is_some_and(|switch| switch >= end) {
+            return Ok(Some(format!("timeline {timeline} left this one after it")));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a timeline begins in this segment, and the ancestor's own copy of it is in the archive:
+/// recovery asks for the newest timeline's name first, and takes the older one.
+fn is_in_ancestor(
+    from: &Destination,
+    histories: &BTreeMap<u32, Vec<u8>>,
+    segment: SegmentName,
+    (begin, end): (Lsn, Lsn),
+) -> repo::Result<bool> {
+    let timeline = segment.timeline();
+    let Some(content) = histories.get(&timeline.get()) else { return Ok(false) };
+    let Ok(history) = History::parse(timeline, content) else { return Ok(false) };
+    if !history.begin(timeline).is_some_and(|lsn| begin <= lsn && lsn < end) {
+        return Ok(false);
+    }
+    let digits = segment.to_string();
+    let Some(number) = digits.get(8..) else { return Ok(false) };
+    for ancestor in history.ancestors() {
+        let name = format!("{}{number}", ancestor.timeline.hex());
+        let Some(key) = from.place.wal(&name) else { continue };
+        match from.repository.store().head(&key) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+fn later_history(from: &Destination, timeline: TimelineId) -> Result<Option<String>> {
+    let own = from.place.history(timeline.get());
+    let later = from.repository.store().list(&from.place.histories_prefix(), Some(own.as_str()), 1);
+    let later = later.map_err(|error| Error::Repository {
+        repository: from.name.clone(),
+        source: error.into(),
+    })?;
+    Ok(later.first().map(|later| format!("{} is there", later.key)))
+}

@@ -1,0 +1,369 @@
+//! One file into the archive.
+//!
+//! The file is read once, checked against the cluster, looked through, sealed and put, first write
+//! wins, into every repository. A history file goes before the first segment of its timeline.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Destination;
+use super::error::{Error, Result};
+use crate::base::Ctx;
+use crate::pg::control_file::ClusterState;
+use crate::pg::wal::{Ending, Expected, Findings, SegmentHeader, scan_segment};
+use crate::pg::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
+use crate::repo::{self, Found, Kind, Place, WalFacts, WalPut};
+use crate::storage::ObjectKey;
+
+/// A file in a restored data directory that must not archive: a copy never acts as its source.
+pub const MARKER: &str = "pgkeep_restored.json";
+
+/// What the caller may choose.
+#[derive(Debug)]
+pub struct PushOptions {
+    /// The server's data directory, whose `global/pg_control` says which cluster this is.
+    pub data_directory: PathBuf,
+    /// Archive segments of a WAL version that this program does not know, unread: so that `pg_wal`
+    /// does not fill on the day after an upgrade.
+    pub accept_unknown_wal: bool,
+}
+
+/// Under which name a file was stored, and whether it was there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The repository.
+    pub repository: String,
+    /// The object.
+    pub object: ObjectKey,
+    /// Stored now, or the same content before.
+    pub put: WalPut,
+}
+
+/// What [`push`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// One for each repository.
+    pub stored: Vec<Stored>,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Archives the file at `path` under its own name. `Ok` means durable in every repository.
+///
+/// # Errors
+/// Any; nothing was promised then. [`repo::Error::Conflict`] inside [`Error::Repository`] when the
+/// name holds other content, which stays.
+pub fn push(
+    ctx: &Ctx,
+    destinations: &[Destination],
+    options: &PushOptions,
+    path: &Path,
+) -> Result<Pushed> {
+    if destinations.is_empty() {
+        return Err(Error::NoRepository);
+    }
+    let marker = options.data_directory.join(MARKER);
+    match marker.try_exists() {
+        Ok(false) => {}
+        Ok(true) => return Err(Error::Copy { data_directory: options.data_directory.clone() }),
+        Err(source) => return Err(Error::File { action: "look for", path: marker, source }),
+    }
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let name = WalFileName::parse(name).map_err(|source| Error::Name {
+        name: String::from_utf8_lossy(name).into_owned(),
+        source,
+    })?;
+    let content = std::fs::read(path).map_err(|source| Error::File {
+        action: "read",
+        path: path.into(),
+        source,
+    })?;
+    let control = read_control_file(&options.data_directory)?;
+    for destination in destinations {
+        if destination.place.system() != control.system_identifier {
+            let why = format!(
+                "it belongs to system {}, repository {} keeps {} under this name",
+                control.system_identifier,
+                destination.name,
+                destination.place.system()
+            );
+            return Err(Error::Content { path: path.into(), why });
+        }
+    }
+    match name {
+        WalFileName::History(timeline) => {
+            check_history(timeline, path, &content)?;
+            put_small(ctx, destinations, &name, &content)
+        }
+        WalFileName::BackupHistory { .. } => put_small(ctx, destinations, &name, &content),
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
+            let pushing = Pushing { ctx, destinations, options, path, name, segment, control };
+            pushing.push(&content)
+        }
+    }
+}
+
+/// Reads a data directory's control file.
+///
+/// # Errors
+/// [`Error::File`], [`Error::Content`].
+pub fn read_control_file(data_directory: &Path) -> Result<ControlFile> {
+    let path = data_directory.join("global/pg_control");
+    let bytes = std::fs::read(&path).map_err(|source| Error::File {
+        action: "read",
+        path: path.clone(),
+        source,
+    })?;
+    ControlFile::parse(&bytes).map_err(|error| Error::Content { path, why: error.to_string() })
+}
+
+fn check_history(timeline: TimelineId, path: &Path, content: &[u8]) -> Result<()> {
+    // PostgreSQL reads an empty file as a history without ancestors; nobody writes one.
+    if content.is_empty() {
+        return Err(Error::Content { path: path.into(), why: "it is empty".into() });
+    }
+    History::parse(timeline, content)
+        .map(drop)
+        .map_err(|error| Error::Content { path: path.into(), why: error.to_string() })
+}
+
+fn at<T>(destination: &Destination, result: repo::Result<T>) -> Result<T> {
+    result.map_err(|source| Error::Repository { repository: destination.name.clone(), source })
+}
+
+/// Stores a history or label file: small, without a header of its own.
+fn put_small(
+    ctx: &Ctx,
+    destinations: &[Destination],
+    name: &WalFileName,
+    content: &[u8],
+) -> Result<Pushed> {
+    let push = |destination: &Destination| {
+        let place = &destination.place;
+        let (kind, object) = match name {
+            WalFileName::History(timeline) => (Kind::History, place.history(timeline.get())),
+            _ => (Kind::Label, place.label(&name.to_string()).expect("a WAL file's name")),
+        };
+        let facts = facts(destination, name, content);
+        let put =
+            at(destination, destination.repository.put_wal(ctx, kind, &object, &facts, content))?;
+        Ok(Stored { repository: destination.name.clone(), object, put })
+    };
+    Ok(Pushed { stored: to_each(destinations, push)?, warnings: Vec::new() })
+}
+
+/// Tries every repository, so that one that is full does not starve the others; the first failure
+/// is the answer all the same.
+fn to_each(
+    destinations: &[Destination],
+    push: impl Fn(&Destination) -> Result<Stored>,
+) -> Result<Vec<Stored>> {
+    let tried: Vec<Result<Stored>> = destinations.iter().map(push).collect();
+    tried.into_iter().collect()
+}
+
+fn facts(destination: &Destination, name: &WalFileName, content: &[u8]) -> WalFacts {
+    WalFacts {
+        name: name.to_string(),
+        system: destination.place.system(),
+        size: content.len() as u64,
+        digest: destination.repository.content_digest(content),
+        timeline: None,
+        address: None,
+        found: None,
+    }
+}
+
+struct Pushing<'a> {
+    ctx: &'a Ctx,
+    destinations: &'a [Destination],
+    options: &'a PushOptions,
+    path: &'a Path,
+    name: WalFileName,
+    segment: SegmentName,
+    control: ControlFile,
+}
+
+impl Pushing<'_> {
+    fn push(&self, content: &[u8]) -> Result<Pushed> {
+        let mut warnings = Vec::new();
+        let header = self.check(content)?;
+        let findings = scan_segment(content, &header, self.segment.timeline().get());
+        let partial = self.is_partial(&findings, &mut warnings);
+        let stored = to_each(self.destinations, |destination| {
+            if self.segment.timeline().get() > 1 {
+                self.history_first(destination)?;
+            }
+            let facts = WalFacts {
+                timeline: Some(header.timeline),
+                address: Some(Lsn(header.address)),
+                found: Some(Found::from(&findings)),
+                ..facts(destination, &self.name, content)
+            };
+            let (kind, object) = object_of(&destination.place, &self.segment, &findings, partial);
+            let repository = &destination.repository;
+            let put =
+                at(destination, repository.put_wal(self.ctx, kind, &object, &facts, content))?;
+            Ok(Stored { repository: destination.name.clone(), object, put })
+        })?;
+        Ok(Pushed { stored, warnings })
+    }
+
+    /// Whether these bytes are this cluster's segment of that name.
+    fn check(&self, content: &[u8]) -> Result<SegmentHeader> {
+        let wrong = |why: String| Error::Content { path: self.path.into(), why };
+        let header = SegmentHeader::parse(content).map_err(|error| wrong(error.to_string()))?;
+        let size = self.control.wal_segment_size;
+        let begin = self
+            .segment
+            .number(size)
+            .map_err(|error| wrong(error.to_string()))?
+            .begin(size)
+            .ok_or_else(|| wrong("its position is past the end of the log".into()))?;
+        let ancestor = self.ancestor_at(&header, begin)?;
+        let expected = Expected {
+            system_id: Some(self.control.system_identifier),
+            address: begin.0,
+            segment_bytes: size.bytes(),
+            timeline: self.segment.timeline().get(),
+            ancestors: &ancestor,
+            accept_unknown_magic: self.options.accept_unknown_wal,
+        };
+        header.check(&expected, content.len() as u64).map_err(|error| wrong(error.to_string()))?;
+        Ok(header)
+    }
+
+    /// In the switch segment the first page is an ancestor's; which one, the history file beside
+    /// the segment says (or the repository's, when `pg_wal` has lost it).
+    fn ancestor_at(&self, header: &SegmentHeader, begin: Lsn) -> Result<Vec<u32>> {
+        if header.timeline == self.segment.timeline().get() {
+            return Ok(Vec::new());
+        }
+        let timeline = self.segment.timeline();
+        let content = match self.local_history(timeline)? {
+            Some(content) => content,
+            None => match self.destinations.first() {
+                Some(destination) => {
+                    let key = destination.place.history(timeline.get());
+                    match destination.repository.get_wal(Kind::History, &key) {
+                        Err(error) if error.is_not_found() => return Err(self.no_history()),
+                        read => at(destination, read)?.1,
+                    }
+                }
+                None => return Err(Error::NoRepository),
+            },
+        };
+        let history = History::parse(timeline, &content).map_err(|error| Error::Content {
+            path: self.history_path(timeline),
+            why: error.to_string(),
+        })?;
+        Ok(vec![history.timeline_of(begin).get()])
+    }
+
+    fn history_path(&self, timeline: TimelineId) -> PathBuf {
+        self.path.with_file_name(timeline.history_file_name())
+    }
+
+    fn no_history(&self) -> Error {
+        let path = self.history_path(self.segment.timeline());
+        let why = "neither the repository nor pg_wal has it, and no segment of a timeline is \
+                   archived without its history";
+        Error::Content { path, why: why.into() }
+    }
+
+    fn local_history(&self, timeline: TimelineId) -> Result<Option<Vec<u8>>> {
+        let path = self.history_path(timeline);
+        match std::fs::read(&path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::File { action: "read", path, source }),
+        }
+    }
+
+    /// No segment of a timeline without its history: recovery would end on the older timeline.
+    fn history_first(&self, destination: &Destination) -> Result<()> {
+        let timeline = self.segment.timeline();
+        let object = destination.place.history(timeline.get());
+        match destination.repository.store().head(&object) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return at(destination, Err(error.into())),
+        }
+        let Some(content) = self.local_history(timeline)? else {
+            return Err(self.no_history());
+        };
+        check_history(timeline, &self.history_path(timeline), &content)?;
+        let facts = facts(destination, &WalFileName::History(timeline), &content);
+        let put =
+            destination.repository.put_wal(self.ctx, Kind::History, &object, &facts, &content);
+        at(destination, put).map(drop)
+    }
+
+    /// Whether the server no longer writes, or never wrote, this segment's timeline: it has moved on,
+    /// it is a standby, or a history file beside the segment says that the timeline was left. Right
+    /// after a promotion the control file still names the old timeline.
+    fn timeline_was_left(&self) -> bool {
+        let timeline = self.segment.timeline();
+        let standby = [ClusterState::InArchiveRecovery, ClusterState::ShutDownInRecovery];
+        if self.control.checkpoint.timeline > timeline || standby.contains(&self.control.state) {
+            return true;
+        }
+        let beside = self.path.parent().map(std::fs::read_dir);
+        let Some(Ok(entries)) = beside else { return false };
+        entries.flatten().any(|entry| {
+            let name = WalFileName::parse(entry.file_name().as_encoded_bytes());
+            let Ok(WalFileName::History(later)) = name else { return false };
+            let content = std::fs::read(entry.path()).unwrap_or_default();
+            later > timeline
+                && History::parse(later, &content).is_ok_and(|history| history.includes(timeline))
+        })
+    }
+
+    /// A segment whose records stop early was never completed, whatever its name: a standby that
+    /// archives pushes the old timeline's last one under its full name. It is stored as partial, so
+    /// that the old primary's complete one may still come.
+    ///
+    /// On the timeline that the server itself writes, the same sight is damage: such a segment is all
+    /// there is, and it is stored under its name, with a warning.
+    fn is_partial(&self, findings: &Findings, warnings: &mut Vec<String>) -> bool {
+        if matches!(self.name, WalFileName::Partial(_)) {
+            return true;
+        }
+        let Ending::Partial(why) = findings.ending else {
+            if findings.ending == Ending::NotRead {
+                warnings.push(format!(
+                    "{}: its WAL version is not known: stored without looking into it",
+                    self.name
+                ));
+            }
+            return false;
+        };
+        let end = Lsn(findings.end);
+        if self.timeline_was_left() {
+            warnings.push(format!(
+                "{}: its records end at {end} ({why}), on a timeline that was left: stored as a \
+                 partial segment",
+                self.name
+            ));
+            return true;
+        }
+        warnings.push(format!(
+            "{}: its records end at {end} ({why}), before the end of the segment: recovery cannot \
+             go past this point; take a full backup and check the server's disk",
+            self.name
+        ));
+        false
+    }
+}
+
+fn object_of(
+    place: &Place,
+    segment: &SegmentName,
+    findings: &Findings,
+    partial: bool,
+) -> (Kind, ObjectKey) {
+    let name = segment.to_string();
+    let object = if partial { place.partial(&name, findings.end) } else { place.wal(&name) };
+    let kind = if partial { Kind::Partial } else { Kind::Wal };
+    (kind, object.expect("a segment's name is 24 digits"))
+}
