@@ -1,1 +1,21 @@
-//! (this room is being furnished)
+//! Taking a backup: plan, then execute.
+//!
+//! The data directory is read by a few workers, each with a pack of its own: read, check pages, hash,
+//! compress, seal, store, without handing blocks from thread to thread. Rows come back in the order
+//! of the walk. The manifest is put last, when every WAL segment that the backup needs is in the
+//! repository: until then nothing is visible.
+
+mod copy;
+mod error;
+mod execute;
+mod options;
+mod plan;
+mod pump;
+mod read;
+mod scan;
+mod throttle;
+
+pub use error::{Error, Result};
+pub use execute::{Finished, execute};
+pub use options::Options;
+pub use plan::{Plan, plan};

@@ -1,0 +1,507 @@
+//! Taking the backup.
+//!
+//! Order: prove the server, reserve the id, start, prove that the directory has reached the start,
+//! copy, prove again, control file, stop, file table, wait for WAL, manifest. Whatever fails before
+//! the manifest leaves nothing visible, and the server ends the backup with the session.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::Duration as TimeDelta;
+
+use super::copy::{Job, Shared, Worker, read_control_file};
+use super::error::{Error, Result};
+use super::options::Options;
+use super::plan::{Plan, check_server};
+use super::pump::{Copied, copy_all};
+use super::read::Uncached;
+use super::throttle::Throttle;
+use crate::base::{Ctx, Event, Stage, entropy};
+use crate::crypt::BlockHasher;
+use crate::pg::{
+    ControlFile, History, Layout, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId,
+};
+use crate::pgconn::{BackupSession, Known, ServerFacts, Session, StartOptions, StoppedBackup};
+use crate::repo::file_table::RowSpill;
+use crate::repo::manifest::{Counts, ServerRecord, Totals};
+use crate::repo::{
+    self, BackupId, Begin, FileTableWriter, HashScheme, Kind, Manifest, ObjectRecord, PackPlan,
+    Place, Registration, Repository, Row, Summary,
+};
+
+/// Where `global/pg_control` stands among the rows.
+const CONTROL_PATH: &[u8] = b"global/pg_control";
+
+/// How many seconds an id may move on when its name is taken.
+const ID_TRIES: i64 = 60;
+
+/// A backup that exists.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its summary, as it is in the manifest.
+    pub summary: Summary,
+    /// Pages that were invalid, listed.
+    pub damage: Vec<repo::manifest::Damage>,
+}
+
+/// Takes the backup that was planned.
+///
+/// # Errors
+/// Any; nothing is visible then.
+pub fn execute(
+    ctx: &Ctx,
+    plan: &Plan,
+    options: &Options,
+    repository: &Repository,
+    place: &Place,
+    registration: &Registration,
+) -> Result<Finished> {
+    // A failing worker stops its siblings without stopping the program.
+    let ctx = &ctx.with_child_cancel();
+    let control_path = options.data_directory.join(std::str::from_utf8(CONTROL_PATH).unwrap_or(""));
+    let (_, _, control) = read_control_file(ctx, &control_path)?;
+    let session = Session::connect(ctx, &options.connection)?;
+    let facts = ServerFacts::read(ctx, &session)?;
+    let layout = check_server(&facts, &control, place, registration)?;
+    session.prove_not_pooled(ctx)?;
+    prove_directory(ctx, &session, &options.data_directory)?;
+    let begin = reserve(ctx, options, repository, place, &facts)?;
+    ctx.observer.event(Event::Begin {
+        stage: Stage::StartCheckpoint,
+        bytes_total: 0,
+        files_total: 0,
+    });
+    let start =
+        StartOptions { fast: options.fast_checkpoint, ..StartOptions::new(begin.id.as_str()) };
+    let held = BackupSession::start(ctx, session, start)?;
+    ctx.observer.event(Event::End { stage: Stage::StartCheckpoint });
+    let (bytes_total, files_total) = (plan.bytes, plan.files);
+    ctx.observer.event(Event::Begin { stage: Stage::Copy, bytes_total, files_total });
+    let taking =
+        Taking { ctx, options, repository, place, begin: &begin, facts: &facts, layout: &layout };
+    match taking.copy(&held, &control_path) {
+        Ok(copied) => taking.finish(held, copied),
+        Err(error) => {
+            // An orderly end; without it the server ends the backup with the session.
+            if let Err(abort) = held.abort() {
+                ctx.note(format!("the server was not told that the backup is given up: {abort}"));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn prove_directory(ctx: &Ctx, session: &Session, data_directory: &Path) -> Result<()> {
+    let path = data_directory.join("postmaster.pid");
+    let local = std::fs::read(&path).map_err(Error::file("read", &path))?;
+    Ok(session.prove_directory(ctx, &local)?)
+}
+
+/// Puts the begin record: the id is ours from here on.
+fn reserve(
+    ctx: &Ctx,
+    options: &Options,
+    repository: &Repository,
+    place: &Place,
+    facts: &ServerFacts,
+) -> Result<Begin> {
+    let started = ctx.clock.now();
+    let key = entropy::random(ctx.entropy.as_ref());
+    let mut begin = Begin {
+        id: BackupId::full(started),
+        backup_type: options.backup_type,
+        parent: None,
+        started,
+        host: options.host.clone(),
+        pid: options.pid,
+        tool: env!("CARGO_PKG_VERSION").into(),
+        timeline: facts.checkpoint_timeline,
+        wal_from: Lsn(facts.redo_lsn),
+        hash: HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key },
+    };
+    for later in 0..ID_TRIES {
+        begin.id = BackupId::full(started + TimeDelta::seconds(later));
+        match repository.put_begin(ctx, place, &begin) {
+            Err(repo::Error::Storage(error)) if error.is_already_exists() => {}
+            other => {
+                other?;
+                return Ok(begin);
+            }
+        }
+    }
+    Err(Error::Refused { what: "sixty backups began within this minute".into() })
+}
+
+struct Taking<'a> {
+    ctx: &'a Ctx,
+    options: &'a Options,
+    repository: &'a Repository,
+    place: &'a Place,
+    begin: &'a Begin,
+    facts: &'a ServerFacts,
+    layout: &'a Layout,
+}
+
+/// Everything that was read, before the stop.
+struct Content {
+    spill: RowSpill,
+    control_row: Row,
+    control: ControlFile,
+    manifest: Parts,
+}
+
+struct Parts {
+    objects: Vec<ObjectRecord>,
+    tablespaces: Vec<repo::manifest::TablespaceRecord>,
+    damage: Vec<repo::manifest::Damage>,
+    totals: Totals,
+}
+
+impl Taking<'_> {
+    fn copy(&self, held: &BackupSession, control_path: &Path) -> Result<Content> {
+        self.check_start(held, control_path)?;
+        let plan = PackPlan::new(
+            self.place.clone(),
+            self.begin.id.clone(),
+            self.facts.block_size as usize,
+            BlockHasher::new(&self.begin.hash.key),
+        );
+        let shared = Shared {
+            session: held,
+            block_size: plan.block_size,
+            relation_segment_blocks: self.facts.blocks_per_segment,
+            checksums: self.facts.data_checksums,
+            uncached: Uncached::default(),
+            throttle: Throttle::new(self.options.max_rate),
+            damage: Mutex::default(),
+            damaged_pages: AtomicU64::new(0),
+        };
+        let directory = &self.options.data_directory;
+        let (ctx, jobs) = (self.ctx, self.options.jobs);
+        let copied = copy_all(ctx, self.repository, &plan, &shared, directory, self.layout, jobs)?;
+        self.check_tablespaces(held, &copied.tablespaces)?;
+        // The server is asked again, now that everything was read from this directory.
+        prove_directory(ctx, held.session(), directory)?;
+        let content = self.control_last(&shared, copied, control_path)?;
+        held.check_alive(ctx)?;
+        Ok(content)
+    }
+
+    /// A tablespace that the server had all the time and the walk did not meet is not "vanished": its
+    /// file system is not mounted here.
+    fn check_tablespaces(
+        &self,
+        held: &BackupSession,
+        copied: &[repo::manifest::TablespaceRecord],
+    ) -> Result<()> {
+        for now in held.session().tablespaces(self.ctx)? {
+            let is_link = Path::new(&now.location).is_absolute();
+            let was_there = self.facts.tablespaces.iter().any(|before| before.oid == now.oid);
+            let is_copied = copied.iter().any(|copied| copied.oid == now.oid);
+            if is_link && was_there && !is_copied {
+                let (name, location) = (now.name, now.location);
+                return Err(Error::Refused {
+                    what: format!("tablespace {name} was not found in {location}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory that was copied with its `postmaster.pid` looks like the server's; but its control
+    /// file does not follow the server's checkpoints.
+    fn check_start(&self, held: &BackupSession, control_path: &Path) -> Result<()> {
+        for _ in 0..50 {
+            let (_, _, control) = read_control_file(self.ctx, control_path)?;
+            if control.checkpoint.redo.0 >= held.start_lsn() {
+                return Ok(());
+            }
+            // pg_control is written right after the checkpoint that the start waited for.
+            self.ctx.clock.sleep(Duration::from_millis(100));
+        }
+        Err(Error::Refused {
+            what: format!(
+                "{} does not follow the server's checkpoints: the server runs on another directory",
+                self.options.data_directory.display()
+            ),
+        })
+    }
+
+    fn control_last(
+        &self,
+        shared: &Shared<'_>,
+        copied: Copied<'_>,
+        control_path: &Path,
+    ) -> Result<Content> {
+        let Copied { spill, tablespaces, files, others, bytes, packs } = copied;
+        let (content, stat, control) = read_control_file(self.ctx, control_path)?;
+        let mut packs = packs.into_iter();
+        let Some(first) = packs.next() else {
+            return Err(Error::Cancelled(crate::base::Cancelled));
+        };
+        let job = Job { sequence: 0, path: CONTROL_PATH.to_vec(), source: control_path.into() };
+        let mut worker = Worker { ctx: self.ctx, shared, packs: first };
+        let control_row = worker.bytes(&job, &stat, &content)?;
+        let mut objects = Vec::new();
+        let mut zeros = 0;
+        for packs in std::iter::once(worker.packs).chain(packs) {
+            zeros += packs.zeros();
+            objects.extend(packs.finish()?);
+        }
+        let totals = Totals {
+            files: files + 1,
+            others,
+            bytes: bytes + content.len() as u64,
+            zeros,
+            stored: 0,
+            invalid_pages: shared.damaged_pages.load(Ordering::SeqCst),
+        };
+        let mut damage =
+            std::mem::take(&mut *shared.damage.lock().expect("no holder of this lock panics"));
+        damage.sort_by(|a, b| (&a.path, a.block).cmp(&(&b.path, b.block)));
+        let manifest = Parts { objects, tablespaces, damage, totals };
+        Ok(Content { spill, control_row, control, manifest })
+    }
+
+    fn finish(&self, held: BackupSession, content: Content) -> Result<Finished> {
+        let stopped = held.stop(self.ctx)?;
+        let Content { spill, control_row, control, manifest: mut parts } = content;
+        self.ctx.observer.event(Event::End { stage: Stage::Copy });
+        let (table, index) = self.file_table(spill, control_row)?;
+        parts.objects.push(table);
+        let (wal_first, wal_last) = self.wait_for_wal(&stopped)?;
+        let summary = self.summary(&stopped, &control, parts.totals, wal_first, wal_last);
+        let mut manifest = Manifest {
+            summary,
+            objects: parts.objects,
+            bases: Vec::new(),
+            tablespaces: parts.tablespaces,
+            damage: parts.damage,
+            index,
+        };
+        // The commit: until here nothing is visible.
+        self.repository.commit(self.ctx, self.place, &mut manifest)?;
+        Ok(Finished { summary: manifest.summary, damage: manifest.damage })
+    }
+
+    fn file_table(
+        &self,
+        spill: RowSpill,
+        control_row: Row,
+    ) -> Result<(ObjectRecord, Vec<repo::file_table::IndexEntry>)> {
+        let key = self.place.files(&self.begin.id);
+        let mut table =
+            FileTableWriter::new(self.repository.stream(self.ctx, Kind::Files, &key)?);
+        let mut control_row = Some(control_row);
+        let failed = |error| Error::file("read back rows from", std::env::temp_dir())(error);
+        spill.drain(failed, |row| {
+            if let Some(control) = control_row.take_if(|control| control.path < row.path) {
+                table.push(&control)?;
+            }
+            Ok(table.push(&row)?)
+        })?;
+        if let Some(control) = control_row {
+            table.push(&control)?;
+        }
+        let (sink, summary, index, _) = table.finish()?;
+        sink.finish().map_err(repo::Error::from)?;
+        Ok((ObjectRecord::new("files", &summary), index))
+    }
+
+    fn summary(
+        &self,
+        stopped: &StoppedBackup,
+        control: &ControlFile,
+        totals: Totals,
+        wal_first: String,
+        wal_last: String,
+    ) -> Summary {
+        let facts = self.facts;
+        let known = |value: &Known<String>| value.value().cloned().unwrap_or_default();
+        Summary {
+            id: self.begin.id.clone(),
+            backup_type: self.options.backup_type,
+            parent: None,
+            cluster: self.place.cluster().into(),
+            system: self.place.system(),
+            epoch: self.place.epoch(),
+            started: self.begin.started,
+            finished: stopped.stopped_at,
+            timeline: stopped.start_timeline,
+            timeline_stop: stopped.stop_timeline,
+            start_lsn: Lsn(stopped.start_lsn),
+            stop_lsn: Lsn(stopped.stop_lsn),
+            wal_first,
+            wal_last,
+            backup_label: String::from_utf8_lossy(&stopped.backup_label).into_owned(),
+            server: ServerRecord {
+                version_num: u32::try_from(facts.server_version).unwrap_or_default(),
+                catalog_version: control.catalog_version,
+                block_size: facts.block_size,
+                wal_block_size: facts.wal_block_size,
+                wal_segment_size: facts.wal_segment_size,
+                relation_segment_blocks: facts.blocks_per_segment,
+                checksums: facts.data_checksums,
+                standby: stopped.in_recovery,
+                data_directory: self.options.data_directory.display().to_string(),
+                host: self.options.host.clone(),
+                preload_libraries: known(&facts.shared_preload_libraries),
+                logical_slots: facts.logical_slots.clone(),
+            },
+            hash: self.begin.hash.clone(),
+            totals,
+            counts: Counts::default(),
+            tool: self.begin.tool.clone(),
+        }
+    }
+
+    /// Every segment from start to stop, in the repository, within the deadline; and it is this
+    /// server's own WAL that is there, not another history's under the same names.
+    fn wait_for_wal(&self, stopped: &StoppedBackup) -> Result<(String, String)> {
+        let event = Event::Begin { stage: Stage::WaitForWal, bytes_total: 0, files_total: 0 };
+        self.ctx.observer.event(event);
+        let begun = self.ctx.clock.monotonic();
+        let mut found: Option<(String, String)> = None;
+        for candidates in self.segments(stopped)? {
+            let name = self.wait_for_segment(&candidates, stopped, begun)?;
+            found = Some(match found {
+                None => (name.clone(), name),
+                Some((first, _)) => (first, name),
+            });
+        }
+        self.ctx.observer.event(Event::End { stage: Stage::WaitForWal });
+        found.ok_or_else(|| Error::Refused {
+            what: "the backup's stop lies before its start".into(),
+        })
+    }
+
+    fn wait_for_segment(
+        &self,
+        candidates: &[String],
+        stopped: &StoppedBackup,
+        begun: Duration,
+    ) -> Result<String> {
+        let mut told = false;
+        loop {
+            self.ctx.cancel.check()?;
+            for name in candidates {
+                let key = self.place.wal(name).expect("a segment's name is 24 digits");
+                match self.repository.wal_facts(Kind::Wal, &key) {
+                    Ok(facts) => {
+                        self.check_own(name, &facts, stopped)?;
+                        return Ok(name.clone());
+                    }
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let waited = self.ctx.clock.monotonic().saturating_sub(begun);
+            let segment = candidates.first().cloned().unwrap_or_default();
+            if waited >= self.options.wal_wait {
+                let archiver = self.archiver();
+                return Err(Error::WalMissing { segment, waited, archiver });
+            }
+            if waited > Duration::from_secs(10) && !told {
+                self.ctx.note(format!("waiting for {segment} in the repository"));
+                told = true;
+            }
+            self.ctx.clock.sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// After a disk was rolled back the repository holds these names from the lost future: replaying
+    /// that WAL over these files would ruin them.
+    fn check_own(&self, name: &str, facts: &repo::WalFacts, stopped: &StoppedBackup) -> Result<()> {
+        let refused = |why: &str| Err(Error::Refused { what: format!("{name} {why}") });
+        if facts.system != self.place.system() {
+            return refused("in the repository belongs to another system");
+        }
+        let end = facts.address.map_or(u64::MAX, |begin| begin.0.saturating_add(facts.size));
+        let needed = end.min(stopped.stop_lsn);
+        let short = facts.found.as_ref().is_some_and(|found| {
+            found.ending == "partial" && found.end.is_some_and(|end| end.0 < needed)
+        });
+        if short {
+            return refused("in the repository ends before the backup's stop");
+        }
+        // On a primary pg_backup_stop has completed these segments; a standby still receives.
+        if stopped.in_recovery {
+            return Ok(());
+        }
+        let path = self.options.data_directory.join("pg_wal").join(name);
+        match std::fs::read(&path) {
+            Ok(local) if self.repository.content_digest(&local) != facts.digest => refused(
+                "in the repository has other content than the server's own: history has forked under \
+                 one name, and a new epoch with a new full backup is the way out",
+            ),
+            // Archived and recycled: the server had an answer for it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.map(drop).map_err(Error::file("read", &path)),
+        }
+    }
+
+    /// The names of the segments from start to stop: for each those that may hold it, newest timeline
+    /// first. The segment of a timeline switch exists under both timelines' names, or under the new
+    /// one's only.
+    fn segments(&self, stopped: &StoppedBackup) -> Result<Vec<Vec<String>>> {
+        let refused = |what: String| Error::Refused { what };
+        let size = SegmentSize::new(self.facts.wal_segment_size.into())
+            .map_err(|error| refused(error.to_string()))?;
+        let timeline = TimelineId::new(stopped.stop_timeline)
+            .ok_or_else(|| refused("the server gave timeline 0".into()))?;
+        let history = if stopped.start_timeline == stopped.stop_timeline {
+            History::without_ancestors(timeline)
+        } else {
+            let key = self.place.history(timeline.get());
+            let (_, content) = self.repository.get_wal(Kind::History, &key)?;
+            History::parse(timeline, &content).map_err(|error| refused(error.to_string()))?
+        };
+        let first = SegmentNo::of(Lsn(stopped.start_lsn), size);
+        let last = SegmentNo::of_end(Lsn(stopped.stop_lsn), size)
+            .ok_or_else(|| refused("the server gave no stop position".into()))?;
+        let mut segments = Vec::new();
+        for number in first.0..=last.0 {
+            let begin = SegmentNo(number).begin(size).unwrap_or_default();
+            let end = SegmentNo(number).end(size).unwrap_or(Lsn(u64::MAX));
+            let until = Lsn(end.0.min(stopped.stop_lsn).saturating_sub(1));
+            let mut timelines = vec![history.timeline_of(until)];
+            let older = history.timeline_of(begin.max(Lsn(stopped.start_lsn)));
+            if !timelines.contains(&older) {
+                timelines.push(older);
+            }
+            let names = timelines.into_iter().map(|timeline| {
+                SegmentName::new(timeline, SegmentNo(number), size)
+                    .map(|name| name.to_string())
+                    .map_err(|error| refused(error.to_string()))
+            });
+            segments.push(names.collect::<Result<Vec<String>>>()?);
+        }
+        Ok(segments)
+    }
+
+    /// What the server says about its archiver, for the message when WAL does not come.
+    fn archiver(&self) -> String {
+        let asked = Session::connect(self.ctx, &self.options.connection)
+            .and_then(|session| session.archiver(self.ctx));
+        match asked {
+            Err(error) => format!("the server could not be asked about its archiver: {error}"),
+            Ok(archiver) => {
+                let text = |name: Option<String>, time: Option<crate::base::Timestamp>| match name {
+                    None => "none".into(),
+                    Some(name) => match time {
+                        None => name,
+                        Some(time) => format!("{name} at {}", time.format("%Y-%m-%d %H:%M:%SZ")),
+                    },
+                };
+                format!(
+                    "the server's archiver: last archived {}; {} attempts failed, the last for {}",
+                    text(archiver.last_archived, archiver.last_archived_time),
+                    archiver.failed_count,
+                    text(archiver.last_failed, archiver.last_failed_time),
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What the caller may choose about a backup.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::pgconn::ConnectOptions;
+use crate::repo::BackupType;
+
+/// What the caller may choose.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Full is the only type that this version takes.
+    pub backup_type: BackupType,
+    /// The data directory that is read.
+    pub data_directory: PathBuf,
+    /// How to reach its server.
+    pub connection: ConnectOptions,
+    /// How many workers copy.
+    pub jobs: usize,
+    /// Bytes of the data directory read in a second, all workers together.
+    pub max_rate: Option<u64>,
+    /// Checkpoint at once rather than spread.
+    pub fast_checkpoint: bool,
+    /// How long to wait for the last WAL segment in the repository.
+    pub wal_wait: Duration,
+    /// Identifies this host in records.
+    pub host: String,
+    /// Identifies this process in records.
+    pub pid: u32,
+}

@@ -1,0 +1,179 @@
+//! What a backup will do, as a value: printed by `--dry-run`, then executed.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::copy::read_control_file;
+use super::error::{Error, Result};
+use super::options::Options;
+use super::scan::{Found, walk};
+use crate::base::{ByteSize, Ctx};
+use crate::pg::{ControlFile, Layout, MajorVersion};
+use crate::pgconn::{ServerFacts, Session};
+use crate::repo::{BackupType, Place, Registration};
+
+/// What a backup will do.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Plan {
+    /// The type.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// The cluster's configured name.
+    pub cluster: String,
+    /// The system identifier.
+    pub system: String,
+    /// The server's version, such as 150018.
+    pub server_version: i32,
+    /// Whether it is a standby.
+    pub standby: bool,
+    /// The data directory that will be read.
+    pub data_directory: PathBuf,
+    /// Files in it now that will be copied.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Tablespaces outside the data directory: oid and location.
+    pub tablespaces: Vec<(u32, String)>,
+    /// Whether page checksums will be checked.
+    pub checksums: bool,
+    /// Workers.
+    pub jobs: usize,
+    /// What the operator should know first.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at server, directory and registration and says what a backup would do. Changes nothing.
+///
+/// # Errors
+/// What would make the backup fail and can be seen now.
+pub fn plan(
+    ctx: &Ctx,
+    options: &Options,
+    place: &Place,
+    registration: &Registration,
+) -> Result<Plan> {
+    if options.backup_type != BackupType::Full {
+        return Err(Error::Refused {
+            what: format!("backups of type {} are not there yet: take a full", options.backup_type),
+        });
+    }
+    let control = options.data_directory.join("global/pg_control");
+    let (_, _, control) = read_control_file(ctx, &control)?;
+    let session = Session::connect(ctx, &options.connection)?;
+    let facts = ServerFacts::read(ctx, &session)?;
+    let layout = check_server(&facts, &control, place, registration)?;
+    let (mut files, mut bytes, mut tablespaces) = (0, 0, Vec::new());
+    walk(ctx, &options.data_directory, &layout, &mut |entry| {
+        match entry.what {
+            Found::File | Found::ControlFile => {
+                files += 1;
+                bytes += entry.metadata.len();
+            }
+            Found::Tablespace { oid, location } => {
+                tablespaces.push((oid, String::from_utf8_lossy(&location).into_owned()));
+            }
+            Found::Directory => {}
+        }
+        Ok(())
+    })?;
+    Ok(Plan {
+        backup_type: options.backup_type,
+        cluster: place.cluster().into(),
+        system: place.system().to_string(),
+        server_version: facts.server_version,
+        standby: facts.in_recovery,
+        data_directory: options.data_directory.clone(),
+        files,
+        bytes,
+        tablespaces,
+        checksums: facts.data_checksums,
+        jobs: options.jobs,
+        warnings: warnings(&facts),
+    })
+}
+
+/// Refuses what cannot become a good backup; returns the rules of what is copied.
+pub(super) fn check_server(
+    facts: &ServerFacts,
+    control: &ControlFile,
+    place: &Place,
+    registration: &Registration,
+) -> Result<Layout> {
+    let refuse = |what: String| Err(Error::Refused { what });
+    if facts.system_identifier != place.system() {
+        return refuse(format!(
+            "the server's system identifier is {}, the repository's cluster {} is {}",
+            facts.system_identifier,
+            place.cluster(),
+            place.system()
+        ));
+    }
+    if control.system_identifier != place.system() {
+        return refuse(format!(
+            "the data directory's system identifier is {}, the server's is {}",
+            control.system_identifier, facts.system_identifier
+        ));
+    }
+    if (facts.block_size, facts.wal_segment_size)
+        != (registration.block_size, registration.wal_segment_size)
+    {
+        return refuse(format!(
+            "the server has blocks of {} and WAL segments of {} bytes, it was registered with {} \
+             and {}",
+            facts.block_size,
+            facts.wal_segment_size,
+            registration.block_size,
+            registration.wal_segment_size
+        ));
+    }
+    let mode = facts.archive_mode.as_str();
+    if mode == "off" {
+        return refuse(format!(
+            "archive_mode is {mode}: without archived WAL a backup cannot be restored"
+        ));
+    }
+    if facts.archive_library.as_deref().is_some_and(|library| !library.is_empty()) {
+        return refuse("archive_library is set, so archive_command is never run".into());
+    }
+    let version = u32::try_from(facts.server_version).unwrap_or_default();
+    let major = MajorVersion::from_server_version_num(version)
+        .map_err(|error| Error::Refused { what: error.to_string() })?;
+    Ok(Layout::new(major, control.catalog_version))
+}
+
+fn warnings(facts: &ServerFacts) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !facts.data_checksums {
+        warnings.push("data checksums are off: damaged pages cannot be told from good ones".into());
+    }
+    if !facts.logical_slots.is_empty() {
+        let slots = facts.logical_slots.join(", ");
+        warnings.push(format!("logical replication slots are not part of a backup: {slots}"));
+    }
+    if facts.archive_timeout == 0 {
+        warnings.push(
+            "archive_timeout is 0: on a quiet cluster the newest changes stay unarchived".into(),
+        );
+    }
+    warnings
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = if self.standby { "standby" } else { "primary" };
+        writeln!(
+            f,
+            "{} backup of cluster {} (system {})",
+            self.backup_type, self.cluster, self.system
+        )?;
+        writeln!(f, "  server        PostgreSQL {}, {role}", self.server_version / 10_000)?;
+        writeln!(f, "  reads         {}", self.data_directory.display())?;
+        for (oid, location) in &self.tablespaces {
+            writeln!(f, "  tablespace    {oid} in {location}")?;
+        }
+        writeln!(f, "  size          {} files, {}", self.files, ByteSize(self.bytes))?;
+        let checksums = if self.checksums { "checked" } else { "off" };
+        writeln!(f, "  checksums     {checksums}")?;
+        write!(f, "  workers       {}", self.jobs)
+    }
+}

@@ -1,0 +1,391 @@
+//! The walk of the data directory, in the byte order of full paths, one directory in memory at a
+//! time.
+//!
+//! Order: a directory's own path comes at its name, what is inside it at its name and a slash:
+//! between the two come its siblings like `log.1` beside `log`. What vanishes meanwhile is normal.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, FileType, Metadata};
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::{Error, Result};
+use crate::base::Ctx;
+use crate::pg::layout::is_unlogged_data;
+use crate::pg::{EntryKind, Fork, Layout, RelationFile, Rule};
+
+/// How long a link without its tablespace may be one that DROP TABLESPACE is about to remove.
+const DROP_TRIES: u32 = 20;
+const DROP_PAUSE: Duration = Duration::from_millis(50);
+
+/// One thing that the walk found.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Relative to the data directory; empty for the directory itself.
+    pub(super) path: Vec<u8>,
+    /// Where it is read.
+    pub(super) source: PathBuf,
+    pub(super) what: Found,
+    pub(super) metadata: Metadata,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Directory,
+    File,
+    /// `global/pg_control`: copied after everything else.
+    ControlFile,
+    /// A tablespace's link and where it leads.
+    Tablespace {
+        oid: u32,
+        location: Vec<u8>,
+    },
+}
+
+/// Walks a data directory and hands each entry to `visit`.
+pub(super) fn walk(
+    ctx: &Ctx,
+    data_directory: &Path,
+    layout: &Layout,
+    visit: &mut dyn FnMut(Entry) -> Result<()>,
+) -> Result<()> {
+    let real = data_directory.canonicalize().map_err(Error::file("open", data_directory))?;
+    let mut walk = Walk { ctx, layout, real: &real, visit };
+    let metadata = fs::metadata(&real).map_err(Error::file("stat", &real))?;
+    (walk.visit)(Entry {
+        path: Vec::new(),
+        source: real.clone(),
+        what: Found::Directory,
+        metadata,
+    })?;
+    walk.directory(b"", &real)
+}
+
+struct Walk<'a> {
+    ctx: &'a Ctx,
+    layout: &'a Layout,
+    /// The data directory without links in its path.
+    real: &'a Path,
+    visit: &'a mut dyn FnMut(Entry) -> Result<()>,
+}
+
+struct Child {
+    name: Vec<u8>,
+    kind: EntryKind,
+}
+
+/// What is to be walked below an entry, later in the order.
+enum Inside {
+    Directory(PathBuf),
+    WalDirectories(PathBuf),
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, path: &[u8], source: &Path) -> Result<()> {
+        self.ctx.cancel.check()?;
+        let Some(children) = list(source)? else { return Ok(()) };
+        let init_forks = init_forks(path, &children);
+        let mut inside: Vec<Option<Inside>> = children.iter().map(|_| None).collect();
+        for (i, is_inside) in order(&children) {
+            let (Some(child), Some(below)) = (children.get(i), inside.get_mut(i)) else { continue };
+            let mut child_path = path.to_vec();
+            if !path.is_empty() {
+                child_path.push(b'/');
+            }
+            child_path.extend_from_slice(&child.name);
+            if is_inside {
+                if let Some(below) = below.take() {
+                    self.inside(&child_path, below)?;
+                }
+                continue;
+            }
+            let is_unlogged = !init_forks.is_empty()
+                && RelationFile::parse(&child_path)
+                    .is_some_and(|file| is_unlogged_data(&file, &init_forks));
+            if !is_unlogged {
+                let child_source = source.join(OsStr::from_bytes(&child.name));
+                *below = self.child(child_path, child_source, child.kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn inside(&mut self, path: &[u8], below: Inside) -> Result<()> {
+        match below {
+            Inside::Directory(source) => self.directory(path, &source),
+            Inside::WalDirectories(source) => self.wal_directories(&source),
+        }
+    }
+
+    fn child(&mut self, path: Vec<u8>, source: PathBuf, kind: EntryKind) -> Result<Option<Inside>> {
+        match self.layout.classify(&path, kind) {
+            Rule::Skip(_) => Ok(None),
+            Rule::Copy if kind == EntryKind::Directory => {
+                let there = self.emit(path, &source, Found::Directory)?;
+                Ok(there.then_some(Inside::Directory(source)))
+            }
+            Rule::Copy => self.emit(path, &source, Found::File).map(|_| None),
+            Rule::CopyLast => self.emit(path, &source, Found::ControlFile).map(|_| None),
+            Rule::DirectoryEmpty(_) => {
+                let is_wal = path == b"pg_wal";
+                let there = self.emit(path, &source, Found::Directory)?;
+                Ok((there && is_wal).then_some(Inside::WalDirectories(source)))
+            }
+            Rule::Tablespace { oid } => self.tablespace(path, &source, oid),
+            Rule::StrayLink => self.stray_link(path, source).map(|()| None),
+        }
+    }
+
+    /// Emits an entry with what stat says of it, links followed; `false` when it has vanished.
+    fn emit(&mut self, path: Vec<u8>, source: &Path, what: Found) -> Result<bool> {
+        match fs::metadata(source) {
+            Ok(metadata) => {
+                (self.visit)(Entry { path, source: source.into(), what, metadata })?;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::file("stat", source)(error)),
+        }
+    }
+
+    /// Of `pg_wal` some directories inside are made, empty.
+    fn wal_directories(&mut self, source: &Path) -> Result<()> {
+        for directory in self.layout.wal_directories() {
+            let metadata = fs::metadata(source).map_err(Error::file("stat", source))?;
+            (self.visit)(Entry {
+                path: directory.as_bytes().to_vec(),
+                source: source.into(),
+                what: Found::Directory,
+                metadata,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn tablespace(&mut self, path: Vec<u8>, source: &Path, oid: u32) -> Result<Option<Inside>> {
+        let location = match fs::read_link(source) {
+            Ok(location) => location,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file("read the link", source)(error)),
+        };
+        let real = match source.canonicalize() {
+            Ok(real) => real,
+            // Dropped since the link was read, or dangling: nothing is behind it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file("follow the link", source)(error)),
+        };
+        if real.starts_with(self.real) {
+            return Err(Error::TablespaceInside { oid, location });
+        }
+        // CREATE TABLESPACE makes this directory before the link: without it, the file system that
+        // belongs here is not mounted, and its tables would silently be missing from the backup.
+        let version = real.join(self.layout.version_directory());
+        if !self.is_mounted(&version, source)? {
+            return Err(Error::Refused {
+                what: format!("tablespace {oid}: {} is missing: not mounted?", version.display()),
+            });
+        }
+        let what = Found::Tablespace { oid, location: location.into_os_string().into_vec() };
+        let there = self.emit(path, source, what)?;
+        Ok(there.then_some(Inside::Directory(real)))
+    }
+
+    /// Whether a tablespace's directory is there, or its link is gone. DROP TABLESPACE removes the
+    /// directory just before the link, so between the two it gets a moment.
+    fn is_mounted(&self, version: &Path, link: &Path) -> Result<bool> {
+        for _ in 0..DROP_TRIES {
+            self.ctx.cancel.check()?;
+            if version.is_dir() || link.symlink_metadata().is_err() {
+                return Ok(true);
+            }
+            self.ctx.clock.sleep(DROP_PAUSE);
+        }
+        Ok(false)
+    }
+
+    /// The content of a file behind a link is stored in its place; a directory is refused.
+    fn stray_link(&mut self, path: Vec<u8>, source: PathBuf) -> Result<()> {
+        match fs::metadata(&source) {
+            Ok(metadata) if metadata.is_file() => self.emit(path, &source, Found::File).map(drop),
+            Ok(metadata) if metadata.is_dir() => Err(Error::StrayLink { path: source }),
+            Ok(_) => Ok(()),
+            // A dangling link points to nothing that could be lost.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::file("stat", source)(error)),
+        }
+    }
+}
+
+/// The entries of a directory; `None` when it has vanished.
+fn list(directory: &Path) -> Result<Option<Vec<Child>>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::file("list", directory)(error)),
+    };
+    let mut children = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::file("list", directory))?;
+        let kind = match entry.file_type() {
+            Ok(file_type) => kind_of(file_type),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::file("stat", entry.path())(error)),
+        };
+        children.push(Child { name: entry.file_name().into_vec(), kind });
+    }
+    // A file that is renamed over during the reading of its directory can be listed twice.
+    children.sort_by(|a, b| a.name.cmp(&b.name));
+    children.dedup_by(|a, b| a.name == b.name);
+    Ok(Some(children))
+}
+
+/// Each child's own place in the order, and that of what may be inside it: (index, inside).
+fn order(children: &[Child]) -> Vec<(usize, bool)> {
+    let mut order: Vec<(usize, bool)> = Vec::with_capacity(children.len());
+    for (i, child) in children.iter().enumerate() {
+        order.push((i, false));
+        if matches!(child.kind, EntryKind::Directory | EntryKind::Symlink) {
+            order.push((i, true));
+        }
+    }
+    let key = |&(i, inside): &(usize, bool)| {
+        let name = children.get(i).map_or(&[][..], |child| &child.name);
+        let slash: &[u8] = if inside { b"/" } else { b"" };
+        name.iter().chain(slash)
+    };
+    order.sort_by(|a, b| key(a).cmp(key(b)));
+    order
+}
+
+fn kind_of(file_type: FileType) -> EntryKind {
+    if file_type.is_file() {
+        EntryKind::File
+    } else if file_type.is_dir() {
+        EntryKind::Directory
+    } else if file_type.is_symlink() {
+        EntryKind::Symlink
+    } else {
+        debug_assert!(file_type.is_socket() || file_type.is_fifo() || !file_type.is_file());
+        EntryKind::Other
+    }
+}
+
+/// Numbers of the relations in this directory that have an init fork: those are unlogged.
+fn init_forks(directory: &[u8], children: &[Child]) -> HashSet<u32> {
+    let mut numbers = HashSet::new();
+    for child in children.iter().filter(|child| child.name.ends_with(b"_init")) {
+        let path = [directory, b"/", &child.name].concat();
+        if let Some(file) = RelationFile::parse(&path)
+            && file.fork == Fork::Init
+        {
+            numbers.insert(file.number);
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::{Clock, Timestamp};
+    use crate::pg::MajorVersion;
+
+    fn walked(files: &[&str]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::File::create(path).unwrap();
+        }
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let layout = Layout::new(MajorVersion::V15, 202_209_061);
+        let mut paths = Vec::new();
+        walk(&ctx, dir.path(), &layout, &mut |entry| {
+            paths.push(String::from_utf8(entry.path).unwrap());
+            Ok(())
+        })
+        .unwrap();
+        paths
+    }
+
+    #[test]
+    fn paths_come_in_byte_order_whatever_the_names() {
+        let paths = walked(&[
+            "log/a",
+            "log.1",
+            "log-2/x",
+            "log0",
+            "log/a.b/c",
+            "base/5/1259",
+            "base/5-old/x",
+            "base/5.1",
+            "pg_wal/000000010000000000000001",
+            "pg_wal-x",
+            "pg_wal.y",
+            "PG_VERSION",
+            "global/pg_control",
+        ]);
+        assert!(paths.is_sorted_by(|a, b| a.as_bytes() < b.as_bytes()), "{paths:#?}");
+        for path in ["", "log", "log.1", "log/a", "pg_wal", "pg_wal/archive_status", "base/5/1259"]
+        {
+            assert!(paths.iter().any(|found| found == path), "{path} in {paths:?}");
+        }
+        assert!(!paths.iter().any(|path| path.ends_with("0001")), "WAL is not copied");
+    }
+
+    #[test]
+    fn f058_a_tablespace_inside_the_data_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("pg_tblspc")).unwrap();
+        fs::create_dir_all(dir.path().join("inside")).unwrap();
+        let link = dir.path().join("pg_tblspc/16384");
+        std::os::unix::fs::symlink(dir.path().join("inside"), link).unwrap();
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let layout = Layout::new(MajorVersion::V15, 202_209_061);
+        let walked = walk(&ctx, dir.path(), &layout, &mut |_| Ok(()));
+        assert!(matches!(walked, Err(Error::TablespaceInside { oid: 16384, .. })), "{walked:?}");
+    }
+
+    /// A clock during whose first nap DROP TABLESPACE does its last step.
+    #[derive(Debug)]
+    struct Dropping(PathBuf);
+
+    impl Clock for Dropping {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn sleep(&self, _: Duration) {
+            fs::remove_file(&self.0).ok();
+        }
+    }
+
+    /// DROP TABLESPACE removes the directory, then the link; a walk between the two took the link for
+    /// a file system that is not mounted, and refused the backup.
+    #[test]
+    fn d20261120_a_tablespace_that_is_being_dropped_is_not_a_missing_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("pg_tblspc")).unwrap();
+        let link = dir.path().join("pg_tblspc/16384");
+        std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+        let layout = Layout::new(MajorVersion::V15, 202_209_061);
+        let mut ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let stays = walk(&ctx, dir.path(), &layout, &mut |_| Ok(()));
+        assert!(matches!(stays, Err(Error::Refused { .. })), "{stays:?}");
+        ctx.clock = Arc::new(Dropping(link));
+        walk(&ctx, dir.path(), &layout, &mut |entry| {
+            assert_ne!(entry.path, b"pg_tblspc/16384");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
