@@ -1,0 +1,105 @@
+//! Where a restore goes: directories that must be empty, tablespaces that go elsewhere, free space.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::error::{Error, Result};
+use super::options::Options;
+use crate::repo::OpenedBackup;
+
+/// Where each tablespace of the backup goes: oid, location in the backup, target.
+pub(super) fn tablespaces(
+    options: &Options,
+    opened: &OpenedBackup,
+) -> Result<Vec<(u32, String, PathBuf)>> {
+    let known = &opened.manifest().tablespaces;
+    for mapping in &options.tablespaces {
+        let is_known = known
+            .iter()
+            .any(|known| known.location == mapping.old || known.oid.to_string() == mapping.old);
+        if !is_known {
+            let places: Vec<String> =
+                known.iter().map(|known| format!("{} ({})", known.location, known.oid)).collect();
+            return Err(Error::Refused {
+                what: format!(
+                    "the backup has no tablespace {}; it has: {}",
+                    mapping.old,
+                    if places.is_empty() { "none".into() } else { places.join(", ") }
+                ),
+            });
+        }
+        if !mapping.new.is_absolute() {
+            return Err(Error::Refused {
+                what: format!("{} is not an absolute path", mapping.new.display()),
+            });
+        }
+    }
+    let data = place_of(&options.to)?;
+    let (mut result, mut places) = (Vec::new(), Vec::<PathBuf>::new());
+    for tablespace in known {
+        let mapped = options.tablespaces.iter().find(|mapping| {
+            mapping.old == tablespace.location || mapping.old == tablespace.oid.to_string()
+        });
+        let target = mapped
+            .map_or_else(|| PathBuf::from(&tablespace.location), |mapping| mapping.new.clone());
+        let place = place_of(&target)?;
+        let oid = tablespace.oid;
+        if place.starts_with(&data) {
+            let what = format!("tablespace {oid} would lie inside the data directory");
+            return Err(Error::Refused { what });
+        }
+        if data.starts_with(&place) {
+            let what = format!("the data directory would lie inside tablespace {oid}");
+            return Err(Error::Refused { what });
+        }
+        if places.iter().any(|other| place.starts_with(other) || other.starts_with(&place)) {
+            let what = format!("two tablespaces would lie in {}", target.display());
+            return Err(Error::Refused { what });
+        }
+        places.push(place);
+        result.push((oid, tablespace.location.clone(), target));
+    }
+    Ok(result)
+}
+
+/// Where a path leads: links and `..` followed as far as it exists, so that two names of one place
+/// are seen as one.
+fn place_of(path: &Path) -> Result<PathBuf> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
+    let rest = path.strip_prefix(existing).unwrap_or(path);
+    if rest.components().any(|part| part == Component::ParentDir) {
+        let what = format!("{}: \"..\" after a directory that is not there", path.display());
+        return Err(Error::Refused { what });
+    }
+    let existing = existing.canonicalize().map_err(Error::file("look at", existing))?;
+    Ok(if rest.as_os_str().is_empty() { existing } else { existing.join(rest) })
+}
+
+/// A directory that is to be made must not be there, or be empty.
+pub(super) fn check_empty(path: &Path) -> Result<()> {
+    let occupied = |why: &str| Err(Error::Occupied { path: path.into(), why: why.into() });
+    if !path.is_absolute() {
+        return Err(Error::Refused { what: format!("{} is not an absolute path", path.display()) });
+    }
+    match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            occupied("is not a directory")
+        }
+        Err(error) => Err(Error::file("list", path)(error)),
+        Ok(_) if path.join("postmaster.pid").exists() => {
+            occupied("belongs to a server that runs, or did not stop in order")
+        }
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => occupied("is not empty"),
+        },
+    }
+}
+
+/// Free bytes on the file system that the path will be on.
+pub(super) fn free_bytes(path: &Path) -> u64 {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    existing
+        .and_then(|existing| rustix::fs::statvfs(existing).ok())
+        .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}

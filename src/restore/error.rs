@@ -1,0 +1,88 @@
+//! Why a restore was refused, or failed.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::base::{Cancelled, Timestamp};
+use crate::{pg, repo};
+
+/// Why a restore was refused, or failed; the directory cannot be started then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The repository refused or failed.
+    #[error(transparent)]
+    Repository(#[from] repo::Error),
+    /// No backup and WAL lead to the target.
+    #[error("{what}")]
+    Unreachable {
+        /// What cannot be reached, and why.
+        what: String,
+        /// The nearest moments that can, before and after.
+        nearest: Vec<Timestamp>,
+    },
+    /// The place to restore to is not empty, or a server runs on it.
+    #[error("{} {why}", path.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// What is in the way.
+        why: String,
+    },
+    /// Options that contradict each other or the backup.
+    #[error("{what}")]
+    Refused {
+        /// What does not fit.
+        what: String,
+    },
+    /// A local file could not be written.
+    #[error("{action} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The backup's own records do not fit together: a faulty writer.
+    #[error("{}: {why}", String::from_utf8_lossy(path))]
+    Content {
+        /// The file in the backup.
+        path: Vec<u8>,
+        /// What does not fit.
+        why: String,
+    },
+    /// Something of PostgreSQL's cannot be read or written.
+    #[error("{what}: {source}")]
+    Postgres {
+        /// What.
+        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: pg::Error,
+    },
+    /// The work was interrupted.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// The result of a call in this room.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(super) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source }
+    }
+
+    /// Whether this is only the echo of a cancellation.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled(_) | Self::Repository(repo::Error::Cancelled(_)))
+    }
+}

@@ -1,0 +1,413 @@
+//! Carrying the plan out.
+//!
+//! Order of durability: directories, links and all files but `global/pg_control` are written; the
+//! settings, `backup_label`, signal file and manifest too; then every file system involved is synced;
+//! then `pg_control` is written, synced and named, last. A directory without it cannot be started.
+
+use std::fs::{self, File, Permissions};
+use std::io::{BufWriter, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use super::directory::check_empty;
+use super::error::{Error, Result};
+use super::fetch::{Batch, Batcher, Scratch, write_batch};
+use super::options::{Archiving, Options};
+use super::plan::Plan;
+use super::recovery::{MARKER, marker, settings, signal_file};
+use crate::base::{Ctx, Event, Stage, durable};
+use crate::pg::control_file::invalidate_checkpoint;
+use crate::pg::manifest::{ManifestWriter, Row as ManifestRow, WalRange};
+use crate::pg::{MajorVersion, TimelineId};
+use crate::repo::{OpenedBackup, Row, RowKind};
+
+const CONTROL_PATH: &[u8] = b"global/pg_control";
+const AUTO_CONF: &[u8] = b"postgresql.auto.conf";
+
+/// Batches in the queue between the table's reader and the workers.
+const QUEUE: usize = 4;
+
+/// What a restore made.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Restored {
+    /// The data directory.
+    pub data_directory: PathBuf,
+    /// Files written.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// Carries a plan out.
+///
+/// # Errors
+/// Any; without `global/pg_control` the directory cannot be started then.
+pub fn execute(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<Restored> {
+    let ctx = &ctx.with_child_cancel();
+    let begun = ctx.clock.monotonic();
+    check_empty(&plan.to)?;
+    durable::create_dir_all(&plan.to, 0o700).map_err(Error::file("create", &plan.to))?;
+    for (_, _, location) in &plan.tablespaces {
+        check_empty(location)?;
+        durable::create_dir_all(location, 0o700).map_err(Error::file("create", location))?;
+    }
+    // Opened before the first write: a write-back error is told to every handle that was open when
+    // it happened, and to none that came later (Linux 5.8 and newer; older kernels tell nobody).
+    let mut file_systems = Vec::new();
+    for directory in std::iter::once(&plan.to).chain(plan.tablespaces.iter().map(|t| &t.2)) {
+        let handle = File::open(directory).map_err(Error::file("open", directory))?;
+        file_systems.push((directory.clone(), handle));
+    }
+    let (bytes_total, files_total) = (plan.bytes, plan.files);
+    ctx.observer.event(Event::Begin { stage: Stage::Restore, bytes_total, files_total });
+    let mut writing = Writing::new(ctx, plan, options)?;
+    writing.all()?;
+    writing.recovery()?;
+    ctx.observer.event(Event::End { stage: Stage::Restore });
+    writing.make_durable(&file_systems)?;
+    let seconds = ctx.clock.monotonic().saturating_sub(begun).as_secs_f64();
+    let data_directory = plan.to.clone();
+    Ok(Restored { data_directory, files: writing.files, bytes: writing.bytes, seconds })
+}
+
+struct Writing<'a> {
+    ctx: &'a Ctx,
+    plan: &'a Plan,
+    options: &'a Options,
+    as_root: bool,
+    /// Of the data directory, for files that this restore makes itself.
+    owner: (u32, u32),
+    manifest: ManifestWriter,
+    manifest_file: BufWriter<File>,
+    manifest_text: Vec<u8>,
+    control: Option<(Vec<u8>, Row)>,
+    files: u64,
+    bytes: u64,
+}
+
+impl<'a> Writing<'a> {
+    fn new(ctx: &'a Ctx, plan: &'a Plan, options: &'a Options) -> Result<Self> {
+        let failed = |source| Error::Postgres { what: "the backup's server", source };
+        let version = plan.summary.server.version_num;
+        let major = MajorVersion::from_server_version_num(version).map_err(failed)?;
+        let mut manifest_text = Vec::new();
+        let manifest = ManifestWriter::begin(major, plan.summary.system, &mut manifest_text);
+        let path = plan.to.join("backup_manifest");
+        let file = create(&path, 0o600)?;
+        Ok(Self {
+            ctx,
+            plan,
+            options,
+            as_root: rustix::process::geteuid().is_root(),
+            owner: (u32::MAX, u32::MAX),
+            manifest,
+            manifest_file: BufWriter::new(file),
+            manifest_text,
+            control: None,
+            files: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Every row of the table; files by workers.
+    fn all(&mut self) -> Result<()> {
+        let opened = &self.plan.opened;
+        let ctx = self.ctx;
+        let (sender, receiver) = sync_channel::<Batch>(QUEUE);
+        let receiver = Mutex::new(receiver);
+        let failure = Mutex::new(None);
+        let fed = std::thread::scope(|scope| {
+            for _ in 0..self.options.jobs.max(1) {
+                scope.spawn(|| work(ctx, opened, &receiver, &failure));
+            }
+            let fed = self.feed(opened, &mut |batch| {
+                let hung_up = |_| Error::Cancelled(crate::base::Cancelled);
+                sender.send(batch).map_err(hung_up)
+            });
+            if fed.is_err() {
+                ctx.cancel.cancel();
+            }
+            drop(sender);
+            fed
+        });
+        let failure = failure.into_inner().expect("no holder of this lock panics");
+        match (failure, fed) {
+            (Some(error), _) if !error.is_cancelled() => Err(error),
+            (_, Err(error)) => Err(error),
+            (Some(error), Ok(())) => Err(error),
+            // After an interrupt the workers throw batches away.
+            (None, Ok(())) => Ok(ctx.cancel.check()?),
+        }
+    }
+
+    fn feed(
+        &mut self,
+        opened: &OpenedBackup,
+        send: &mut dyn FnMut(Batch) -> Result<()>,
+    ) -> Result<()> {
+        let mut rows = opened.rows()?;
+        let in_flight = QUEUE + self.options.jobs.max(1) + 1;
+        let mut batcher = Batcher::new(self.plan.summary.server.block_size, in_flight);
+        while let Some(row) = rows.next_row()? {
+            self.ctx.cancel.check()?;
+            let path = self.local(&row)?;
+            match row.kind {
+                RowKind::Directory => self.directory(&row, &path)?,
+                RowKind::Link => self.link(&row, &path)?,
+                RowKind::File if row.path == CONTROL_PATH => self.keep_control(row)?,
+                // The source was a copy itself; whether this one is, its own restore says.
+                RowKind::File if row.path == MARKER.as_bytes() => {}
+                RowKind::File => {
+                    let file = create(&path, row.mode)?;
+                    if self.as_root {
+                        rustix::fs::fchown(&file, owner(row.uid), group(row.gid)).map_err(
+                            |error| Error::file("set the owner of", &path)(error.into()),
+                        )?;
+                    }
+                    self.files += 1;
+                    self.bytes += row.size;
+                    if row.path != AUTO_CONF {
+                        self.note(&row.path, row.size, &row)?;
+                    }
+                    batcher.add(&row, file, send)?;
+                }
+            }
+        }
+        batcher.flush(send)
+    }
+
+    /// Where a row goes. Its path was authenticated, and still must not lead out of the directory.
+    fn local(&self, row: &Row) -> Result<PathBuf> {
+        let is_safe = row.path.is_empty()
+            || row.path.split(|&byte| byte == b'/').all(|part| {
+                !part.is_empty() && part != b"." && part != b".." && !part.contains(&0)
+            });
+        if is_safe {
+            Ok(self.plan.to.join(std::ffi::OsStr::from_bytes(&row.path)))
+        } else {
+            let why = "it leads out of the data directory".into();
+            Err(Error::Content { path: row.path.clone(), why })
+        }
+    }
+
+    fn directory(&mut self, row: &Row, path: &Path) -> Result<()> {
+        if row.path.is_empty() {
+            self.owner = (row.uid, row.gid);
+        } else {
+            match fs::create_dir(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                other => other.map_err(Error::file("create", path))?,
+            }
+        }
+        self.own(path, row.mode, row.uid, row.gid)
+    }
+
+    fn own(&self, path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
+        fs::set_permissions(path, Permissions::from_mode(mode))
+            .map_err(Error::file("set the mode of", path))?;
+        if self.as_root {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))
+                .map_err(Error::file("set the owner of", path))?;
+        }
+        Ok(())
+    }
+
+    /// A tablespace's link goes where the plan says, never where the source's went.
+    fn link(&self, row: &Row, path: &Path) -> Result<()> {
+        let wrong = |why: &str| Error::Content { path: row.path.clone(), why: why.into() };
+        let oid = row
+            .path
+            .strip_prefix(b"pg_tblspc/")
+            .and_then(|oid| std::str::from_utf8(oid).ok()?.parse::<u32>().ok())
+            .ok_or_else(|| wrong("a link that is no tablespace's"))?;
+        let planned = self.plan.tablespaces.iter().find(|(planned, ..)| *planned == oid);
+        let (_, _, location) = planned.ok_or_else(|| wrong("a tablespace outside the manifest"))?;
+        self.own(location, row.mode, row.uid, row.gid)?;
+        std::os::unix::fs::symlink(location, path).map_err(Error::file("link", path))
+    }
+
+    /// Reads the control file and keeps it for the end, with a checkpoint that cannot be used
+    /// without `backup_label`.
+    fn keep_control(&mut self, row: Row) -> Result<()> {
+        let mut content = Vec::new();
+        let block_size = u64::from(self.plan.summary.server.block_size);
+        for block in 0..u32::try_from(row.size.div_ceil(block_size)).unwrap_or(u32::MAX) {
+            content.extend(self.plan.opened.read_block(&row, block)?);
+        }
+        if row.crc != Some(crc32c::crc32c(&content)) {
+            let why = "its content does not have the checksum of its row".into();
+            return Err(Error::Content { path: row.path, why });
+        }
+        invalidate_checkpoint(&mut content)
+            .map_err(|source| Error::Postgres { what: "pg_control", source })?;
+        self.files += 1;
+        self.bytes += row.size;
+        let changed = Row { crc: Some(crc32c::crc32c(&content)), ..row };
+        self.note(CONTROL_PATH, changed.size, &changed)?;
+        self.control = Some((content, changed));
+        Ok(())
+    }
+
+    /// Adds a file to PostgreSQL's manifest.
+    fn note(&mut self, path: &[u8], size: u64, row: &Row) -> Result<()> {
+        let crc32c = row.crc.unwrap_or_default();
+        let modified = row.mtime;
+        self.manifest.row(&ManifestRow { path, size, modified, crc32c }, &mut self.manifest_text);
+        if self.manifest_text.len() >= 1 << 16 {
+            self.flush_manifest()?;
+        }
+        Ok(())
+    }
+
+    fn flush_manifest(&mut self) -> Result<()> {
+        let failed = Error::file("write", self.plan.to.join("backup_manifest"));
+        self.manifest_file.write_all(&self.manifest_text).map_err(failed)?;
+        self.manifest_text.clear();
+        Ok(())
+    }
+
+    /// The files that make the server recover. `tablespace_map` is never written: it would link the
+    /// tablespaces to the source's.
+    fn recovery(&mut self) -> Result<()> {
+        let label = self.plan.summary.backup_label.clone();
+        self.own_file("backup_label", label.as_bytes(), true)?;
+        if self.options.archiving == Archiving::Off {
+            self.own_file(MARKER, marker(self.ctx, self.plan).as_bytes(), true)?;
+        }
+        let settings = settings(self.ctx, self.plan, self.options)?;
+        let path = self.plan.to.join(std::ffi::OsStr::from_bytes(AUTO_CONF));
+        let mut file = File::options()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::file("open", &path))?;
+        file.write_all(settings.as_bytes()).map_err(Error::file("write", &path))?;
+        self.own(&path, 0o600, self.owner.0, self.owner.1)?;
+        self.own_file(signal_file(self.options), b"", false)?;
+        let ranges = self.wal_ranges();
+        let manifest = std::mem::replace(
+            &mut self.manifest,
+            ManifestWriter::begin(MajorVersion::V15, 0, &mut Vec::new()),
+        );
+        manifest.finish(&ranges, &mut self.manifest_text);
+        self.flush_manifest()?;
+        let path = self.plan.to.join("backup_manifest");
+        self.manifest_file.flush().map_err(Error::file("write", &path))?;
+        self.own(&path, 0o600, self.owner.0, self.owner.1)
+    }
+
+    fn wal_ranges(&self) -> Vec<WalRange> {
+        let summary = &self.plan.summary;
+        let timeline = TimelineId::new(summary.timeline_stop).unwrap_or(TimelineId::FIRST);
+        vec![WalRange { timeline, start: summary.start_lsn, end: summary.stop_lsn }]
+    }
+
+    /// Writes a file that is this restore's own.
+    fn own_file(&mut self, name: &str, content: &[u8], in_manifest: bool) -> Result<()> {
+        let path = self.plan.to.join(name);
+        let mut file = create(&path, 0o600)?;
+        file.write_all(content).map_err(Error::file("write", &path))?;
+        self.own(&path, 0o600, self.owner.0, self.owner.1)?;
+        if in_manifest {
+            let row = Row {
+                path: name.as_bytes().to_vec(),
+                kind: RowKind::File,
+                size: content.len() as u64,
+                mode: 0o600,
+                uid: self.owner.0,
+                gid: self.owner.1,
+                mtime: self.ctx.clock.now(),
+                identity: None,
+                crc: Some(crc32c::crc32c(content)),
+                target: None,
+                layers: Vec::new(),
+                gone: false,
+            };
+            self.note(name.as_bytes(), row.size, &row)?;
+        }
+        Ok(())
+    }
+
+    /// Everything else first, then the control file.
+    fn make_durable(&mut self, file_systems: &[(PathBuf, File)]) -> Result<()> {
+        let event = Event::Begin { stage: Stage::Sync, bytes_total: 0, files_total: 0 };
+        self.ctx.observer.event(event);
+        for (directory, handle) in file_systems {
+            // One call makes a whole file system durable: files, names, directories. The directory
+            // that holds the new one's name is on it too, or was synced when it was made.
+            rustix::fs::syncfs(handle)
+                .map_err(|error| Error::file("sync", directory)(error.into()))?;
+        }
+        let Some((content, row)) = self.control.take() else {
+            let why = "the backup does not hold it".into();
+            return Err(Error::Content { path: CONTROL_PATH.to_vec(), why });
+        };
+        let path = self.plan.to.join(std::ffi::OsStr::from_bytes(CONTROL_PATH));
+        let temporary = path.with_extension("pgkeep-tmp");
+        let mut file = create(&temporary, row.mode)?;
+        file.write_all(&content).map_err(Error::file("write", &temporary))?;
+        self.own(&temporary, row.mode, row.uid, row.gid)?;
+        file.sync_all().map_err(Error::file("sync", &temporary))?;
+        durable::rename(&temporary, &path).map_err(Error::file("rename", &path))?;
+        self.ctx.observer.event(Event::End { stage: Stage::Sync });
+        Ok(())
+    }
+}
+
+fn owner(uid: u32) -> Option<rustix::fs::Uid> {
+    Some(rustix::fs::Uid::from_raw(uid))
+}
+
+fn group(gid: u32) -> Option<rustix::fs::Gid> {
+    Some(rustix::fs::Gid::from_raw(gid))
+}
+
+/// A new file with exactly this mode, whatever the umask.
+fn create(path: &Path, mode: u32) -> Result<File> {
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::file("create", path))?;
+    file.set_permissions(Permissions::from_mode(mode))
+        .map_err(Error::file("set the mode of", path))?;
+    Ok(file)
+}
+
+fn work(
+    ctx: &Ctx,
+    opened: &OpenedBackup,
+    receiver: &Mutex<Receiver<Batch>>,
+    failure: &Mutex<Option<Error>>,
+) {
+    let mut scratch = Scratch::default();
+    loop {
+        let batch = receiver.lock().expect("no holder of this lock panics").recv();
+        let Ok(batch) = batch else { return };
+        // After a failure the queue is emptied, so that the reader of the table does not block.
+        if ctx.cancel.is_cancelled() {
+            continue;
+        }
+        // A panic must not leave the reader of the table waiting.
+        let written = AssertUnwindSafe(|| write_batch(ctx, opened, batch, &mut scratch));
+        let written = catch_unwind(written).unwrap_or_else(|_| {
+            let what = "an internal error stopped a worker (see the log)".into();
+            Err(Error::Refused { what })
+        });
+        if let Err(error) = written {
+            let mut first = failure.lock().expect("no holder of this lock panics");
+            if first.as_ref().is_none_or(|known: &Error| known.is_cancelled()) {
+                *first = Some(error);
+            }
+            ctx.cancel.cancel();
+        }
+    }
+}

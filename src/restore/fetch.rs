@@ -1,0 +1,306 @@
+//! Packs into files: batches of files, each batch's blocks read in the packs' order, so that every
+//! frame is opened once and neighbours share a request.
+//!
+//! A file is complete when all its pieces are written; then their checksums, put in order, must give
+//! the one in its row, whatever worker wrote which piece.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::error::{Error, Result};
+use crate::base::{Ctx, Event};
+use crate::repo::header::FRAME_SIZE;
+use crate::repo::{Layer, OpenedBackup, Row, Source};
+
+/// Frames that one read brings in: 4 MiB of content.
+const RUN_FRAMES: u64 = 64;
+
+/// Content of one batch.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Files of one batch at most: all may be open at once.
+const BATCH_FILES_MAX: usize = 128;
+
+/// Open files that the rest of the program may need.
+const FILES_SPARED: u64 = 128;
+
+/// A file being written.
+#[derive(Debug)]
+pub(super) struct Target {
+    path: Vec<u8>,
+    size: u64,
+    crc: u32,
+    file: File,
+    written: Mutex<Vec<Written>>,
+    pieces: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    offset: u64,
+    length: u64,
+    crc: u32,
+}
+
+/// Blocks of a file that lie together.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    target: Arc<Target>,
+    offset: u64,
+    length: u64,
+    source: PieceSource,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum PieceSource {
+    Zeros,
+    /// Pack and raw byte.
+    Pack(u32, u64),
+}
+
+/// Work for one worker.
+pub(super) type Batch = Vec<Piece>;
+
+/// Cuts files into pieces and pieces into batches.
+pub(super) struct Batcher {
+    block_size: u64,
+    batch: Batch,
+    bytes: u64,
+    files: usize,
+    files_max: usize,
+}
+
+/// Raises the limit of open files as far as it goes, and says what it is.
+fn open_files_max() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let (Some(soft), hard) = (limit.current, limit.maximum) else { return u64::MAX };
+    let raised = Rlimit { current: hard, maximum: hard };
+    if setrlimit(Resource::Nofile, raised).is_ok() { hard.unwrap_or(u64::MAX) } else { soft }
+}
+
+impl Batcher {
+    /// Of `in_flight` batches all files may be open at once.
+    pub(super) fn new(block_size: u32, in_flight: usize) -> Self {
+        let each = open_files_max().saturating_sub(FILES_SPARED) / in_flight.max(1) as u64;
+        let files_max = usize::try_from(each).unwrap_or(usize::MAX).clamp(1, BATCH_FILES_MAX);
+        Self { block_size: block_size.into(), batch: Vec::new(), bytes: 0, files: 0, files_max }
+    }
+
+    /// Adds a file whose target is open; hands full batches to `send`.
+    pub(super) fn add(
+        &mut self,
+        row: &Row,
+        file: File,
+        send: &mut dyn FnMut(Batch) -> Result<()>,
+    ) -> Result<()> {
+        let wrong = |why: &str| Error::Content { path: row.path.clone(), why: why.into() };
+        let block_size = u32::try_from(self.block_size).unwrap_or(u32::MAX);
+        if !row.is_covered(block_size) {
+            return Err(wrong("its layers do not cover each block once"));
+        }
+        let crc = row.crc.ok_or_else(|| wrong("it has no checksum"))?;
+        let cuts = self.cut(row).ok_or_else(|| wrong("it lies in another backup"))?;
+        let target = Arc::new(Target {
+            path: row.path.clone(),
+            size: row.size,
+            crc,
+            file,
+            written: Mutex::default(),
+            pieces: cuts.len(),
+        });
+        if cuts.is_empty() {
+            return target.check();
+        }
+        for (offset, length, source) in cuts {
+            let target = Arc::clone(&target);
+            self.batch.push(Piece { target, offset, length, source });
+            self.bytes += length;
+            if self.bytes >= BATCH_BYTES {
+                self.flush(send)?;
+            }
+        }
+        self.files += 1;
+        if self.files >= self.files_max { self.flush(send) } else { Ok(()) }
+    }
+
+    /// Pieces of at most a run, none across the end of a run in its pack.
+    fn cut(&self, row: &Row) -> Option<Vec<(u64, u64, PieceSource)>> {
+        let run = RUN_FRAMES * FRAME_SIZE as u64;
+        let mut cuts = Vec::new();
+        for &Layer { block, count, source } in &row.layers {
+            let mut offset = u64::from(block) * self.block_size;
+            let end = (offset + u64::from(count) * self.block_size).min(row.size);
+            let mut raw = match source {
+                Source::Zeros => {
+                    cuts.push((offset, end - offset, PieceSource::Zeros));
+                    continue;
+                }
+                Source::Pack { base: None, pack, raw } => (pack, u64::from(raw) * self.block_size),
+                Source::Pack { base: Some(_), .. } => return None,
+            };
+            while offset < end {
+                let length = (end - offset).min(run - raw.1 % run);
+                cuts.push((offset, length, PieceSource::Pack(raw.0, raw.1)));
+                offset += length;
+                raw.1 += length;
+            }
+        }
+        Some(cuts)
+    }
+
+    /// Sends what is left.
+    pub(super) fn flush(&mut self, send: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+        self.bytes = 0;
+        self.files = 0;
+        if self.batch.is_empty() { Ok(()) } else { send(std::mem::take(&mut self.batch)) }
+    }
+}
+
+impl Target {
+    fn failed(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        let path = PathBuf::from(String::from_utf8_lossy(&self.path).into_owned());
+        Error::file(action, path)
+    }
+
+    /// Notes a piece; the last one checks the whole.
+    fn wrote(&self, ctx: &Ctx, written: Written) -> Result<()> {
+        let complete = {
+            let mut pieces = self.written.lock().expect("no holder of this lock panics");
+            pieces.push(written);
+            pieces.len() == self.pieces
+        };
+        let files = u64::from(complete);
+        ctx.observer.event(Event::Advance { bytes: written.length, files });
+        if complete { self.check() } else { Ok(()) }
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut pieces = self.written.lock().expect("no holder of this lock panics");
+        pieces.sort_by_key(|piece| piece.offset);
+        let (mut end, mut crc) = (0, 0);
+        for piece in pieces.iter() {
+            let wrong = piece.offset != end;
+            if wrong {
+                return Err(self.wrong("its pieces do not join"));
+            }
+            let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
+            crc = crc32c::crc32c_combine(crc, piece.crc, length);
+            end += piece.length;
+        }
+        if end != self.size {
+            return Err(self.wrong("its pieces do not reach its end"));
+        }
+        if crc != self.crc {
+            return Err(self.wrong("its content does not have the checksum of its row"));
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, why: &str) -> Error {
+        Error::Content { path: self.path.clone(), why: why.into() }
+    }
+}
+
+/// Writes a batch: pieces in the packs' order, one read for each run of frames that they need.
+pub(super) fn write_batch(
+    ctx: &Ctx,
+    opened: &OpenedBackup,
+    mut batch: Batch,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    batch.sort_by_key(|piece| (piece.source, piece.offset));
+    let run_bytes = RUN_FRAMES * FRAME_SIZE as u64;
+    let mut rest = batch.as_slice();
+    while let Some(first) = rest.first() {
+        ctx.cancel.check()?;
+        let PieceSource::Pack(pack, begin) = first.source else {
+            zeros(ctx, first)?;
+            rest = rest.split_first().map_or(&[], |(_, rest)| rest);
+            continue;
+        };
+        // Pieces never cross the end of a run, so those of one run are read together.
+        let run = begin / run_bytes;
+        let together = |piece: &&Piece| matches!(piece.source, PieceSource::Pack(p, raw) if p == pack && raw / run_bytes == run);
+        let count = rest.iter().take_while(together).count();
+        let (now, later) = rest.split_at(count);
+        read_run(ctx, opened, pack, now, scratch)?;
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Buffers that a worker keeps.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    stored: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+fn read_run(
+    ctx: &Ctx,
+    opened: &OpenedBackup,
+    pack: u32,
+    pieces: &[Piece],
+    scratch: &mut Scratch,
+) -> Result<()> {
+    let frame = FRAME_SIZE as u64;
+    let begins = pieces.iter().filter_map(|piece| match piece.source {
+        PieceSource::Pack(_, raw) => Some((raw, raw + piece.length)),
+        PieceSource::Zeros => None,
+    });
+    let (first, last) = begins.fold((u64::MAX, 0), |(low, high), (begin, end)| {
+        (low.min(begin / frame), high.max(end.div_ceil(frame)))
+    });
+    scratch.raw.clear();
+    opened.pack(pack)?.read_frames(first..last, &mut scratch.stored, &mut scratch.raw)?;
+    for piece in pieces {
+        let PieceSource::Pack(_, raw) = piece.source else { continue };
+        let begin = usize::try_from(raw - first * frame).unwrap_or(usize::MAX);
+        let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
+        let content = scratch
+            .raw
+            .get(begin..begin.saturating_add(length))
+            .ok_or_else(|| piece.target.wrong("it reaches past the end of its pack"))?;
+        let target = &piece.target;
+        target.file.write_all_at(content, piece.offset).map_err(target.failed("write"))?;
+        let crc = crc32c::crc32c(content);
+        target.wrote(ctx, Written { offset: piece.offset, length: piece.length, crc })?;
+    }
+    Ok(())
+}
+
+/// Reserves zeros without writing them where the file system can; a hole could meet a full disk later.
+fn zeros(ctx: &Ctx, piece: &Piece) -> Result<()> {
+    const CHUNK: usize = 1 << 20;
+    let target = &piece.target;
+    let flags = FallocateFlags::empty();
+    match rustix::fs::fallocate(&target.file, flags, piece.offset, piece.length) {
+        Ok(()) => {}
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let chunk = vec![0; CHUNK];
+            let mut done = 0;
+            while done < piece.length {
+                let now = usize::try_from(piece.length - done).unwrap_or(CHUNK).min(CHUNK);
+                let content = chunk.get(..now).unwrap_or_default();
+                let at = piece.offset + done;
+                target.file.write_all_at(content, at).map_err(target.failed("write"))?;
+                done += now as u64;
+            }
+        }
+        Err(error) => return Err(target.failed("reserve space in")(error.into())),
+    }
+    let chunk = vec![0; CHUNK];
+    let (mut crc, mut left) = (0, piece.length);
+    while left > 0 {
+        let now = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        crc = crc32c::crc32c_append(crc, chunk.get(..now).unwrap_or_default());
+        left -= now as u64;
+    }
+    target.wrote(ctx, Written { offset: piece.offset, length: piece.length, crc })
+}

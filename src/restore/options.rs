@@ -1,0 +1,59 @@
+//! What the caller may choose about a restore.
+
+use std::path::PathBuf;
+
+use super::{Target, TimelineChoice};
+use crate::pg::recovery::TargetAction;
+use crate::repo::BackupId;
+
+/// A tablespace that goes elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TablespaceMapping {
+    /// Its location in the backup, or its oid.
+    pub old: String,
+    /// Where it goes.
+    pub new: PathBuf,
+}
+
+/// Whether the restored cluster archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archiving {
+    /// As a copy beside its source: it does not archive, subscribe, stream or run jobs.
+    Off,
+    /// As the cluster itself.
+    On,
+}
+
+/// How the restored server will call pgkeep.
+#[derive(Debug, Clone)]
+pub struct RestoreCommand {
+    /// The program and its arguments up to `archive-get`, unquoted.
+    pub program: Vec<String>,
+}
+
+/// What the caller may choose.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The data directory to make.
+    pub to: PathBuf,
+    /// A backup by name; otherwise the best for the target.
+    pub backup: Option<BackupId>,
+    /// Where recovery ends.
+    pub target: Target,
+    /// Whether what equals the target is still replayed.
+    pub inclusive: bool,
+    /// Along which timeline.
+    pub timeline: TimelineChoice,
+    /// What the server does at the target.
+    pub action: TargetAction,
+    /// Make a standby.
+    pub standby: bool,
+    /// Whether it archives.
+    pub archiving: Archiving,
+    /// Tablespaces that go elsewhere.
+    pub tablespaces: Vec<TablespaceMapping>,
+    /// How many workers write.
+    pub jobs: usize,
+    /// How recovery fetches WAL.
+    pub restore_command: RestoreCommand,
+}

@@ -1,0 +1,104 @@
+//! The settings and files that make the restored server recover: `postgresql.auto.conf`, a signal
+//! file, `backup_label`, the marker of a copy.
+
+use super::error::{Error, Result};
+use super::options::{Archiving, Options};
+use super::plan::Plan;
+use crate::base::Ctx;
+use crate::pg::config_file;
+use crate::pg::recovery::{RecoverySettings, TargetTimeline, isolation};
+use crate::pg::{MajorVersion, TimelineId};
+
+/// In a restored directory that must not archive; `archive-push` refuses to run from it.
+pub(super) const MARKER: &str = "pgkeep_restored.json";
+
+/// What goes to the end of `postgresql.auto.conf`.
+pub(super) fn settings(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<String> {
+    let failed = |source| Error::Postgres { what: "a recovery setting", source };
+    let version = plan.summary.server.version_num;
+    let major = MajorVersion::from_server_version_num(version).map_err(failed)?;
+    let timeline = TimelineId::new(plan.timeline).unwrap_or(TimelineId::FIRST);
+    let settings = RecoverySettings {
+        target: plan.effective.clone(),
+        inclusive: options.inclusive,
+        action: options.action,
+        timeline: if options.standby {
+            TargetTimeline::Latest
+        } else {
+            TargetTimeline::Number(timeline)
+        },
+        restore_command: restore_command(plan, options),
+    };
+    let mut lines = settings.render(major).map_err(failed)?;
+    if options.archiving == Archiving::Off {
+        lines.extend(isolation(major));
+    }
+    // From 15 on the server reads ahead of its target; at a hole just behind it, archive-get would
+    // stop a recovery that does not need what is missing.
+    if plan.ends_at_hole && major >= MajorVersion::V15 {
+        lines.push(("recovery_prefetch", "off".into()));
+    }
+    let now = ctx.clock.now().format("%Y-%m-%d %H:%M:%S UTC");
+    let mut text =
+        format!("\n# Written by pgkeep restore on {now}, from backup {}.\n", plan.backup);
+    for (name, value) in lines {
+        text.push_str(&config_file::render(name, &value).map_err(failed)?);
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    Ok(text)
+}
+
+/// The command for the shell; the server replaces `%f` and `%p`, so a percent sign is doubled.
+fn restore_command(plan: &Plan, options: &Options) -> String {
+    let mut words: Vec<String> =
+        options.restore_command.program.iter().map(|word| quote(word)).collect();
+    words.push("archive-get".into());
+    // A standby follows the archive beyond what this plan saw.
+    if !options.standby {
+        words.push(format!("--through {}", plan.through));
+    }
+    words.push("%f \"%p\"".into());
+    words.join(" ")
+}
+
+fn quote(word: &str) -> String {
+    let word = word.replace('%', "%%");
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=:,+@%".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        word
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// The signal file's name.
+pub(super) fn signal_file(options: &Options) -> &'static str {
+    if options.standby { "standby.signal" } else { "recovery.signal" }
+}
+
+/// What the marker says.
+pub(super) fn marker(ctx: &Ctx, plan: &Plan) -> String {
+    let marker = serde_json::json!({
+        "what": "a copy restored by pgkeep: archive-push refuses to run from this directory",
+        "cluster": plan.cluster,
+        "backup": plan.backup,
+        "target": plan.target,
+        "restored": ctx.clock.now().to_rfc3339(),
+    });
+    format!("{marker:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shell_and_the_server_read_the_words_as_they_are() {
+        assert_eq!(quote("/usr/bin/pgkeep"), "/usr/bin/pgkeep");
+        assert_eq!(quote("my config.toml"), "'my config.toml'");
+        assert_eq!(quote("it's 100%"), "'it'\\''s 100%%'");
+        assert_eq!(quote(""), "''");
+    }
+}
