@@ -1,0 +1,232 @@
+//! Which keys the configuration has: one table for the reader, the environment and the documents.
+//!
+//! A key that is not here is refused. Tests hold `config/README.md` and `config/pgkeep.example.toml`
+//! to this table. What a value means is not here but in `sections.rs`.
+
+use std::fmt;
+
+/// The four kinds of sections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Section {
+    /// `[cluster.<name>]`
+    Cluster,
+    /// `[repository.<name>]` and the sections below it.
+    Repository,
+    /// `[schedule]`
+    Schedule,
+    /// `[daemon]`
+    Daemon,
+}
+
+impl Section {
+    /// Every kind, in the order of the documents.
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::Repository, Self::Schedule, Self::Daemon];
+
+    /// The word in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Repository => "repository",
+            Self::Schedule => "schedule",
+            Self::Daemon => "daemon",
+        }
+    }
+
+    /// Whether there may be several, each with a name.
+    #[must_use]
+    pub fn is_named(self) -> bool {
+        matches!(self, Self::Cluster | Self::Repository)
+    }
+
+    /// The kind that a word means.
+    #[must_use]
+    pub fn find(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|section| section.name() == word)
+    }
+
+    /// The keys that it may have.
+    pub fn keys(self) -> impl Iterator<Item = &'static Key> + Clone {
+        KEYS.iter().filter(move |key| key.section == self)
+    }
+
+    /// One of its keys; `name` includes the section below: `encryption.key_file`.
+    #[must_use]
+    pub fn find_key(self, name: &str) -> Option<&'static Key> {
+        self.keys().find(|key| key.name == name)
+    }
+
+    /// The sections below it, such as `encryption`.
+    #[must_use]
+    pub fn sections_below(self) -> Vec<&'static str> {
+        let mut below: Vec<_> =
+            self.keys().filter_map(|key| Some(key.name.split_once('.')?.0)).collect();
+        below.dedup();
+        below
+    }
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the value of a key looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Text.
+    Text,
+    /// Text that may hold a password or name one: never shown.
+    Secret,
+    /// A secret that only the environment may give.
+    EnvironmentSecret,
+    /// An absolute path.
+    Path,
+    /// A path that systemd's credentials may supply.
+    SecretPath,
+    /// A number with units of time.
+    Duration,
+    /// Bytes per second.
+    Rate,
+    /// A whole number.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+}
+
+impl Form {
+    /// Whether a value may be shown.
+    #[must_use]
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::EnvironmentSecret)
+    }
+
+    /// How to write such a value in the file.
+    #[must_use]
+    pub fn expected(self) -> &'static str {
+        match self {
+            Self::Text | Self::Secret | Self::EnvironmentSecret => "text in quotes",
+            Self::Path | Self::SecretPath => "a path in quotes",
+            Self::Duration => "a duration with its unit, in quotes, such as \"90s\" or \"5m\"",
+            Self::Rate => "bytes per second with their unit, in quotes, such as \"100MiB\"",
+            Self::Integer => "a whole number without quotes",
+            Self::Boolean => "true or false, without quotes",
+        }
+    }
+}
+
+/// One key of the configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The section it belongs to.
+    pub section: Section,
+    /// Its name within that section, with the section below: `encryption.key_file`.
+    pub name: &'static str,
+    /// What its value looks like.
+    pub form: Form,
+    /// The value, as text, that counts when nobody gives one.
+    pub default: Option<&'static str>,
+    /// What it does, in one line.
+    pub summary: &'static str,
+}
+
+use Form::{Boolean, Duration, EnvironmentSecret, Integer, Path, Rate, Secret, SecretPath, Text};
+use Section::{Cluster, Daemon, Repository, Schedule};
+
+const fn key(
+    section: Section,
+    name: &'static str,
+    form: Form,
+    default: Option<&'static str>,
+    summary: &'static str,
+) -> Key {
+    Key { section, name, form, default, summary }
+}
+
+/// Every key there is, in the order of the documents.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key(Cluster, "connection", Secret, Some("host=/var/run/postgresql user=postgres dbname=postgres"),
+        "libpq connection string of the server"),
+    key(Cluster, "data_directory", Path, None,
+        "the cluster's data directory on this host; not needed for backups over the network"),
+    key(Cluster, "rpo", Duration, Some("5m"),
+        "how much time a disaster may cost at most; check and the daemon warn when the archive falls behind it"),
+    key(Cluster, "wal_wait", Duration, Some("10m"),
+        "how long a backup waits for its last WAL segment to be archived"),
+    key(Cluster, "jobs", Integer, Some("2"),
+        "how many files or objects are worked on at a time, 1 to 256"),
+    key(Cluster, "max_rate", Rate, Some("unlimited"),
+        "bytes per second that a backup reads at most"),
+    key(Repository, "url", Text, None,
+        "where it is: file:///absolute/path, or s3://bucket/prefix"),
+    key(Repository, "default", Boolean, Some("false"),
+        "whether this one is meant where a command names none of several"),
+    key(Repository, "required", Boolean, Some("true"),
+        "whether WAL counts as archived only when it is here; false is reserved"),
+    key(Repository, "endpoint", Text, None,
+        "s3 only: URL of a server that is not AWS"),
+    key(Repository, "region", Text, None,
+        "s3 only: the bucket's region"),
+    key(Repository, "path_style", Boolean, Some("false"),
+        "s3 only: whether the bucket is named in the path instead of the host name"),
+    key(Repository, "encryption.cipher", Text, None,
+        "aes-256-cbc or none; must be written out"),
+    key(Repository, "encryption.key_file", SecretPath, None,
+        "file with the key; init makes it"),
+    key(Repository, "encryption.passphrase_file", SecretPath, None,
+        "file whose one line is the passphrase"),
+    key(Repository, "encryption.passphrase_command", Secret, None,
+        "shell command that prints the passphrase, within 30 s"),
+    key(Repository, "encryption.passphrase", EnvironmentSecret, None,
+        "the passphrase itself; from the environment only"),
+    key(Repository, "retention.daily", Integer, Some("7"),
+        "how many days keep a backup"),
+    key(Repository, "retention.weekly", Integer, Some("4"),
+        "how many weeks keep a backup"),
+    key(Repository, "retention.monthly", Integer, Some("12"),
+        "how many months keep a backup"),
+    key(Repository, "retention.window", Duration, Some("14d"),
+        "how far back every moment stays restorable"),
+    key(Repository, "tiering.after", Duration, None,
+        "age at which whole closed chains move to colder storage; none means never"),
+    key(Repository, "tiering.storage_class", Text, None,
+        "the storage class they move to"),
+    key(Schedule, "timezone", Text, Some("UTC"),
+        "time zone of the times below, by its IANA name"),
+    key(Schedule, "full", Text, None,
+        "when to take a full backup: second minute hour day month weekday"),
+    key(Schedule, "diff", Text, None,
+        "when to take a differential backup"),
+    key(Schedule, "verify", Text, None,
+        "when to verify"),
+    key(Schedule, "expire", Text, None,
+        "when to remove what retention no longer keeps"),
+    key(Daemon, "socket", Path, Some("/run/pgkeep/pgkeep.sock"),
+        "the control socket"),
+    key(Daemon, "listen", Text, Some("127.0.0.1:9187"),
+        "address and port of metrics and status page"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_can_be_told_apart_in_the_environment() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert!(!key.name.contains("__"), "{}", key.name);
+            let same = |other: &&Key| other.section == key.section && other.name == key.name;
+            assert_eq!(KEYS.iter().position(|other| same(&other)), Some(index), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn sections_below_are_known() {
+        assert_eq!(Repository.sections_below(), ["encryption", "retention", "tiering"]);
+        assert!(Cluster.sections_below().is_empty());
+        assert_eq!(Section::find("daemon"), Some(Daemon));
+        assert_eq!(Section::find("clusters"), None);
+    }
+}

@@ -1,0 +1,366 @@
+//! The sections with their types: what each value means, and which values it may have.
+//!
+//! Reading a section finds what is wrong in it. What is missing in a repository is found by
+//! `RepositoryDraft::complete`, when the repository is needed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::{Error, Result};
+use super::layers::{Address, Layered, Origin, SectionName, Setting};
+use super::location::{Location, parse_location};
+use super::secret_source::{Kind, SecretFolders, SecretSource};
+use super::values::{
+    Read, absolute, boolean, cipher, count, cron, jobs, rate, secret_file, some_text, some_time,
+    time, timezone,
+};
+use crate::base::{ByteSize, Secret};
+use crate::repo::CipherChoice;
+
+/// `[cluster.<name>]`
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// libpq connection string; a secret, because it may hold a password.
+    pub connection: Secret<String>,
+    /// The data directory on this host.
+    pub data_directory: Option<PathBuf>,
+    /// How much time a disaster may cost at most.
+    pub rpo: Duration,
+    /// How long a backup waits for its last WAL segment.
+    pub wal_wait: Duration,
+    /// How many files or objects are worked on at a time; at least 1.
+    pub jobs: usize,
+    /// Bytes per second that a backup reads at most.
+    pub max_rate: Option<ByteSize>,
+}
+
+/// `[repository.<name>]` with the sections below it.
+#[derive(Debug, Clone)]
+pub struct RepositorySettings {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub url: Location,
+    /// Whether it is meant where none is named.
+    pub is_default: bool,
+    /// Whether WAL counts as archived only when it is here. Reserved: treat it as true.
+    pub is_required: bool,
+    /// How it encrypts.
+    pub cipher: CipherChoice,
+    /// What opens it.
+    pub secret: SecretSource,
+    /// What is kept.
+    pub retention: Retention,
+    /// What moves to colder storage.
+    pub tiering: Option<Tiering>,
+}
+
+impl RepositorySettings {
+    /// The folder that it is in.
+    ///
+    /// # Errors
+    /// [`Error::NoS3Yet`] when it is in a bucket.
+    pub fn folder(&self) -> Result<&Path> {
+        match &self.url {
+            Location::File(path) => Ok(path),
+            Location::S3(_) => {
+                Err(Error::NoS3Yet { repository: self.name.clone(), url: self.url.to_string() })
+            }
+        }
+    }
+}
+
+/// `[repository.<name>.retention]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// How many days keep a backup.
+    pub daily: u32,
+    /// How many weeks keep a backup.
+    pub weekly: u32,
+    /// How many months keep a backup.
+    pub monthly: u32,
+    /// How far back every moment stays restorable.
+    pub window: Duration,
+}
+
+/// `[repository.<name>.tiering]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tiering {
+    /// The age at which chains move.
+    pub after: Duration,
+    /// The class that they move to.
+    pub storage_class: String,
+}
+
+/// `[schedule]`: texts of six or seven fields, seconds first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleSettings {
+    /// The zone in which the times are meant.
+    pub timezone: chrono_tz::Tz,
+    /// When to take a full backup.
+    pub full: Option<String>,
+    /// When to take a differential backup.
+    pub diff: Option<String>,
+    /// When to verify.
+    pub verify: Option<String>,
+    /// When to expire.
+    pub expire: Option<String>,
+}
+
+/// `[daemon]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Where metrics and status page are served.
+    pub listen: SocketAddr,
+}
+
+/// Reads `[cluster.<name>]`.
+pub(super) fn read_cluster(layered: &Layered, name: &SectionName) -> Result<ClusterSettings> {
+    let section = Reader { layered, section: name };
+    Ok(ClusterSettings {
+        connection: section.get("connection", |text| Ok(Secret::new(text.to_owned())))?,
+        data_directory: section.find("data_directory", absolute)?,
+        rpo: section.get("rpo", some_time)?,
+        wal_wait: section.get("wal_wait", some_time)?,
+        jobs: section.get("jobs", jobs)?,
+        max_rate: section.get("max_rate", rate)?,
+    })
+}
+
+/// Reads `[schedule]`.
+pub(super) fn read_schedule(layered: &Layered, name: &SectionName) -> Result<ScheduleSettings> {
+    let section = Reader { layered, section: name };
+    Ok(ScheduleSettings {
+        timezone: section.get("timezone", timezone)?,
+        full: section.find("full", cron)?,
+        diff: section.find("diff", cron)?,
+        verify: section.find("verify", cron)?,
+        expire: section.find("expire", cron)?,
+    })
+}
+
+/// Reads `[daemon]`.
+pub(super) fn read_daemon(layered: &Layered, name: &SectionName) -> Result<DaemonSettings> {
+    let section = Reader { layered, section: name };
+    let address = |text: &str| {
+        text.parse().map_err(|_| {
+            format!("{text:?} is not an address and a port, such as 127.0.0.1:9187 or [::]:9187")
+        })
+    };
+    Ok(DaemonSettings {
+        socket: section.get("socket", absolute)?,
+        listen: section.get("listen", address)?,
+    })
+}
+
+/// A repository whose values are right as far as they go.
+#[derive(Debug)]
+pub(super) struct RepositoryDraft {
+    pub(super) name: SectionName,
+    pub(super) is_default: bool,
+    /// Where `required = false` stands.
+    pub(super) not_required: Option<Origin>,
+    url: Option<Location>,
+    cipher: Option<CipherChoice>,
+    secrets: Vec<(&'static str, Setting, SecretSource)>,
+    retention: Retention,
+    tiering: Option<Tiering>,
+}
+
+/// Reads `[repository.<name>]` and the sections below it.
+pub(super) fn read_repository(
+    layered: &Layered,
+    name: &SectionName,
+    folders: &SecretFolders<'_>,
+) -> Result<RepositoryDraft> {
+    let section = Reader { layered, section: name };
+    let is_required = section.get("required", boolean)?;
+    let required_at = layered.find(name, "required").map(|setting| setting.origin.clone());
+    Ok(RepositoryDraft {
+        name: name.clone(),
+        is_default: section.get("default", boolean)?,
+        not_required: required_at.filter(|_| !is_required),
+        url: read_location(&section)?,
+        cipher: section.find("encryption.cipher", cipher)?,
+        secrets: read_secrets(&section, folders)?,
+        retention: Retention {
+            daily: section.get("retention.daily", count)?,
+            weekly: section.get("retention.weekly", count)?,
+            monthly: section.get("retention.monthly", count)?,
+            window: section.get("retention.window", time)?,
+        },
+        tiering: read_tiering(&section)?,
+    })
+}
+
+fn read_location(section: &Reader<'_>) -> Result<Option<Location>> {
+    let endpoint = section.find("endpoint", some_text)?;
+    let region = section.find("region", some_text)?;
+    let path_style = section.get("path_style", boolean)?;
+    let Some(mut location) = section.find("url", parse_location)? else {
+        return Ok(None);
+    };
+    match &mut location {
+        Location::S3(s3) => {
+            (s3.endpoint, s3.region, s3.path_style) = (endpoint, region, path_style);
+        }
+        Location::File(_) => {
+            for key in ["endpoint", "region", "path_style"] {
+                let why = |_: &str| Err("counts for s3:// urls only; take it out".to_owned());
+                if section.setting(key).is_some_and(|setting| setting.origin != Origin::Default) {
+                    section.find::<()>(key, why)?;
+                }
+            }
+        }
+    }
+    Ok(Some(location))
+}
+
+fn read_tiering(section: &Reader<'_>) -> Result<Option<Tiering>> {
+    let after = section.find("tiering.after", time)?;
+    let storage_class = section.find("tiering.storage_class", some_text)?;
+    match (after, storage_class) {
+        (Some(after), Some(storage_class)) => Ok(Some(Tiering { after, storage_class })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(section.missing(
+            "tiering.storage_class",
+            "tiering.after is set, so name the class, such as \"GLACIER\"",
+        )),
+        (None, Some(_)) => Err(section.missing(
+            "tiering.after",
+            "tiering.storage_class is set, so say at which age chains move, such as \"35d\"",
+        )),
+    }
+}
+
+fn read_secrets(
+    section: &Reader<'_>,
+    folders: &SecretFolders<'_>,
+) -> Result<Vec<(&'static str, Setting, SecretSource)>> {
+    let file = |text: &str| secret_file(text, folders);
+    let text = |text: &str| some_text(text).map(Secret::new);
+    let mut found = Vec::new();
+    let mut add = |key, kind: Option<Kind>| {
+        if let (Some(kind), Some(setting)) = (kind, section.setting(key)) {
+            let source = SecretSource::new(section.address(key), setting.origin.clone(), kind);
+            found.push((key, setting.clone(), source));
+        }
+    };
+    let key = "encryption.key_file";
+    add(key, section.find(key, file)?.map(Kind::KeyFile));
+    let key = "encryption.passphrase_file";
+    add(key, section.find(key, file)?.map(Kind::PassphraseFile));
+    let key = "encryption.passphrase_command";
+    add(key, section.find(key, text)?.map(Kind::PassphraseCommand));
+    let key = "encryption.passphrase";
+    add(key, section.find(key, text)?.map(Kind::Passphrase));
+    Ok(found)
+}
+
+impl RepositoryDraft {
+    /// The repository, when everything is there that must be.
+    pub(super) fn complete(&self, layered: &Layered) -> Result<RepositorySettings> {
+        let section = Reader { layered, section: &self.name };
+        let url = self.url.clone().ok_or_else(|| {
+            section.missing(
+                "url",
+                "say where the repository is, such as url = \"file:///var/lib/pgkeep\"",
+            )
+        })?;
+        let cipher = self.cipher.ok_or_else(|| {
+            let hint = format!(
+                "write a section [{}.encryption] with cipher = \"aes-256-cbc\" and a key_file, or \
+                 with cipher = \"none\" if backups and WAL may lie there in the clear",
+                self.name
+            );
+            section.missing("encryption.cipher", &hint)
+        })?;
+        Ok(RepositorySettings {
+            name: self.name.name.clone(),
+            url,
+            is_default: self.is_default,
+            is_required: self.not_required.is_none(),
+            cipher,
+            secret: self.secret(&section, cipher)?,
+            retention: self.retention.clone(),
+            tiering: self.tiering.clone(),
+        })
+    }
+
+    fn secret(&self, section: &Reader<'_>, cipher: CipherChoice) -> Result<SecretSource> {
+        match (cipher, self.secrets.as_slice()) {
+            (CipherChoice::None, []) => {
+                let key = section.address("encryption.cipher");
+                Ok(SecretSource::new(key, Origin::Default, Kind::Clear))
+            }
+            (CipherChoice::None, several) => Err(section.conflict(format!(
+                "cipher = \"none\" needs no secret, and there is {}; take it out, or write cipher = \
+                 \"aes-256-cbc\"",
+                listed(several)
+            ))),
+            (CipherChoice::Aes256Cbc, [(_, _, source)]) => Ok(source.clone()),
+            (CipherChoice::Aes256Cbc, []) => Err(section.missing(
+                "encryption.key_file",
+                "cipher = \"aes-256-cbc\" needs one of key_file, passphrase_file and \
+                 passphrase_command",
+            )),
+            (CipherChoice::Aes256Cbc, several) => Err(section.conflict(format!(
+                "one secret is needed, and there are {}; keep the one that opens the repository",
+                listed(several)
+            ))),
+        }
+    }
+}
+
+fn listed(secrets: &[(&'static str, Setting, SecretSource)]) -> String {
+    let each = secrets.iter().map(|(key, setting, _)| format!("{key} ({})", setting.origin));
+    each.collect::<Vec<_>>().join(" and ")
+}
+
+/// One section of the layered settings.
+struct Reader<'r> {
+    layered: &'r Layered,
+    section: &'r SectionName,
+}
+
+impl<'r> Reader<'r> {
+    fn address(&self, key: &'static str) -> Address {
+        Address { section: self.section.clone(), key }
+    }
+
+    fn setting(&self, key: &'static str) -> Option<&'r Setting> {
+        self.layered.find(self.section, key)
+    }
+
+    fn find<T>(&self, key: &'static str, read: impl FnOnce(&str) -> Read<T>) -> Result<Option<T>> {
+        let Some(setting) = self.setting(key) else {
+            return Ok(None);
+        };
+        read(setting.expose()).map(Some).map_err(|why| Error::InvalidValue {
+            origin: setting.origin.clone(),
+            key: self.address(key).to_string(),
+            why,
+        })
+    }
+
+    /// For keys that have a default.
+    fn get<T>(&self, key: &'static str, read: impl FnOnce(&str) -> Read<T>) -> Result<T> {
+        self.find(key, read)?.ok_or_else(|| self.missing(key, "it has no default; write one"))
+    }
+
+    fn missing(&self, key: &'static str, hint: &str) -> Error {
+        Error::MissingKey {
+            file: self.layered.describe_source(),
+            key: self.address(key).to_string(),
+            hint: hint.to_owned(),
+        }
+    }
+
+    fn conflict(&self, why: String) -> Error {
+        let file = self.layered.describe_source();
+        Error::Conflict { file, section: self.section.to_string(), why }
+    }
+}

@@ -1,0 +1,133 @@
+//! One function per kind of value: text to type, or what is wrong with it and how to write it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::duration::parse_duration;
+use super::secret_source::{SecretFile, SecretFolders};
+use crate::base::ByteSize;
+use crate::repo::CipherChoice;
+
+/// The value, or why not.
+pub(super) type Read<T> = std::result::Result<T, String>;
+
+pub(super) fn boolean(text: &str) -> Read<bool> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+}
+
+pub(super) fn count(text: &str) -> Read<u32> {
+    text.parse().map_err(|_| format!("{text:?} is not a whole number from 0 on"))
+}
+
+pub(super) fn jobs(text: &str) -> Read<usize> {
+    let jobs = text.parse().ok().filter(|jobs| (1..=256).contains(jobs));
+    jobs.ok_or_else(|| format!("{text:?} is not a whole number from 1 to 256"))
+}
+
+pub(super) fn time(text: &str) -> Read<Duration> {
+    parse_duration(text).map_err(|wrong| wrong.to_string())
+}
+
+pub(super) fn some_time(text: &str) -> Read<Duration> {
+    match time(text)? {
+        Duration::ZERO => Err("must be longer than nothing".into()),
+        time => Ok(time),
+    }
+}
+
+pub(super) fn rate(text: &str) -> Read<Option<ByteSize>> {
+    if text == "unlimited" {
+        return Ok(None);
+    }
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(0)) => {
+            Err("nothing would ever be read; write \"unlimited\" for no limit".into())
+        }
+        Ok(rate) => Ok(Some(rate)),
+        Err(wrong) => Err(format!("{wrong}, or \"unlimited\"")),
+    }
+}
+
+pub(super) fn some_text(text: &str) -> Read<String> {
+    if text.trim().is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) }
+}
+
+pub(super) fn absolute(text: &str) -> Read<PathBuf> {
+    let path = PathBuf::from(text);
+    if text.contains('\0') || !path.is_absolute() {
+        return Err(format!("{text:?} is not an absolute path: it must begin with a slash"));
+    }
+    Ok(path)
+}
+
+pub(super) fn secret_file(text: &str, folders: &SecretFolders<'_>) -> Read<SecretFile> {
+    let path = Path::new(some_text(text)?.as_str()).to_owned();
+    if text.contains('\0') {
+        return Err(format!("{text:?} is not a path"));
+    }
+    if path.is_absolute() {
+        return Ok(SecretFile { path, credential: None });
+    }
+    let credential = folders.credentials.map(|folder| folder.join(&path));
+    Ok(SecretFile { path: folders.beside.join(path), credential })
+}
+
+pub(super) fn cipher(text: &str) -> Read<CipherChoice> {
+    let known = [CipherChoice::Aes256Cbc, CipherChoice::None];
+    known.into_iter().find(|cipher| cipher.name() == text).ok_or_else(|| {
+        format!("{text:?} is not a cipher: write \"aes-256-cbc\", or \"none\" for no encryption")
+    })
+}
+
+pub(super) fn timezone(text: &str) -> Read<chrono_tz::Tz> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not a time zone: write its IANA name, such as \"UTC\" or \"Europe/Berlin\""
+        )
+    })
+}
+
+/// Only the outline: the scheduler reads the fields.
+pub(super) fn cron(text: &str) -> Read<String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "*/,-?#".contains(c);
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    if !matches!(fields.len(), 6 | 7) || !fields.iter().all(|field| field.chars().all(is_allowed)) {
+        return Err(format!(
+            "{text:?} is not a schedule: write six fields, second minute hour day month weekday, \
+             such as \"0 0 2 * * *\" for every day at two"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_units_or_no_limit() {
+        assert_eq!(rate("unlimited"), Ok(None));
+        assert_eq!(rate("2MB"), Ok(Some(ByteSize(2_000_000))));
+        assert!(rate("0").unwrap_err().contains("unlimited"));
+        assert!(rate("fast").unwrap_err().ends_with("or \"unlimited\""));
+    }
+
+    #[test]
+    fn schedules_have_six_or_seven_fields() {
+        for good in ["0 0 2 * * *", "0 30 */6 * * MON-FRI", "0 0 4 1,15 * ? 2030"] {
+            assert_eq!(cron(good), Ok(good.into()));
+        }
+        for bad in ["", "@daily", "0 2 * * *", "0 0 2 * * * * *", "0 0 2 * * $"] {
+            assert!(cron(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_stay_in_their_range() {
+        assert_eq!((jobs("1"), jobs("256")), (Ok(1), Ok(256)));
+        for bad in ["0", "257", "-1", "", "4.0"] {
+            assert!(jobs(bad).is_err(), "{bad}");
+        }
+        assert!(count("0").is_ok() && count("4294967296").is_err());
+    }
+}
