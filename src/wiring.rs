@@ -1,1 +1,336 @@
-//! Assembles stores, repository, clock, observer and jobs: no logic.
+//! Assembles stores, repositories, destinations and options from the configuration: no logic.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::archive::{self, Destination};
+use crate::config::{self, Environment, RepositorySettings, Resolved, Settings, Sources, Warning};
+use crate::crypt::Unlock;
+use crate::pgconn::ConnectOptions;
+use crate::repo::{self, BackupType, Place, Registration, Repository, SlotSummary, layout};
+use crate::storage::{self, LocalStore, ObjectStore, ReadOnlyStore};
+use crate::{backup, pg};
+
+/// Why nothing could be assembled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration or a secret.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The configured key file is missing, and the repository is there.
+    #[error("repository {repository}: {source}")]
+    NoKey {
+        /// Its name in the configuration.
+        repository: String,
+        /// What the configuration room said.
+        #[source]
+        source: Box<config::Error>,
+        /// The slots that the repository has.
+        slots: Vec<SlotSummary>,
+    },
+    /// A repository refused or failed.
+    #[error("repository {repository}: {source}")]
+    Repository {
+        /// Its name in the configuration.
+        repository: String,
+        /// What it said.
+        #[source]
+        source: repo::Error,
+    },
+    /// Nothing says which system identifier the cluster has.
+    #[error("cannot tell the system identifier of cluster {cluster}: {why}")]
+    UnknownSystem {
+        /// The configured name.
+        cluster: String,
+        /// What was tried.
+        why: String,
+    },
+    /// The configuration names no data directory.
+    #[error("cluster.{cluster}.data_directory is not set")]
+    NoDataDirectory {
+        /// The configured name.
+        cluster: String,
+    },
+}
+
+impl Error {
+    /// Whether the repository is in order and does not know the cluster.
+    #[must_use]
+    pub fn is_unregistered(&self) -> bool {
+        matches!(self, Self::Repository { source: repo::Error::NoCluster { .. }, .. })
+    }
+}
+
+/// The room's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What a command may do to a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Every change is refused.
+    ReadOnly,
+    /// Objects are added and removed.
+    ReadWrite,
+}
+
+/// An open repository, and what should be looked at.
+#[derive(Debug)]
+pub struct Opened {
+    /// The repository.
+    pub repository: Repository,
+    /// What opened it.
+    pub unlock: Unlock,
+    /// About its secret.
+    pub warnings: Vec<Warning>,
+}
+
+fn at<E: Into<repo::Error>>(name: &str) -> impl FnOnce(E) -> Error {
+    let repository = name.to_owned();
+    move |source| Error::Repository { repository, source: source.into() }
+}
+
+/// Reads file and environment.
+///
+/// # Errors
+/// [`Error::Config`].
+pub fn settings(config: Option<&Path>) -> Result<Settings> {
+    let environment = Environment::of_process();
+    Ok(Settings::load(&Sources { config, environment: &environment, flags: &[] })?)
+}
+
+/// Whether the environment allows colours.
+#[must_use]
+pub fn environment_allows_color() -> bool {
+    Environment::of_process().allows_color()
+}
+
+/// The store of a repository that is there.
+///
+/// # Errors
+/// [`Error::Config`] for a url that this version cannot open, [`Error::Repository`].
+pub fn store(settings: &RepositorySettings, access: Access) -> Result<Arc<dyn ObjectStore>> {
+    let folder = settings.folder()?;
+    let store = match LocalStore::open(folder) {
+        // To an operator, a folder that is not there is a repository that is not there.
+        Err(storage::Error::NoStore { .. }) => {
+            let location = settings.url.to_string();
+            return Err(at(&settings.name)(repo::Error::NoRepository { location }));
+        }
+        other => other.map_err(at(&settings.name))?,
+    };
+    Ok(match access {
+        Access::ReadOnly => Arc::new(ReadOnlyStore::new(store)),
+        Access::ReadWrite => Arc::new(store),
+    })
+}
+
+/// The store of a repository that may still have to be made.
+///
+/// # Errors
+/// As [`store`].
+pub fn create_store(settings: &RepositorySettings) -> Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(LocalStore::create(settings.folder()?).map_err(at(&settings.name))?))
+}
+
+/// Whether a repository is there, without its key.
+///
+/// # Errors
+/// As [`store`], but absence is an answer.
+pub fn exists(settings: &RepositorySettings) -> Result<bool> {
+    let store = match store(settings, Access::ReadOnly) {
+        Err(Error::Repository { source: repo::Error::NoRepository { .. }, .. }) => {
+            return Ok(false);
+        }
+        other => other?,
+    };
+    match store.head(&layout::descriptor()) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(at(&settings.name)(error)),
+    }
+}
+
+/// Opens a repository: secret, descriptor, cipher.
+///
+/// # Errors
+/// [`Error::Config`], [`Error::NoKey`], [`Error::Repository`].
+pub fn open(settings: &RepositorySettings, access: Access) -> Result<Opened> {
+    let store = store(settings, access)?;
+    let unlocked = match settings.secret.unlock() {
+        Err(missing @ config::Error::MissingKeyFile { .. }) => {
+            return Err(without_key(settings, store, missing));
+        }
+        other => other?,
+    };
+    let repository = Repository::open(store, &unlocked.unlock).map_err(at(&settings.name))?;
+    repository.require_cipher(settings.cipher).map_err(at(&settings.name))?;
+    Ok(Opened { repository, unlock: unlocked.unlock, warnings: unlocked.warnings })
+}
+
+/// The clear secret opens nothing here and tells which slots there are.
+fn without_key(
+    settings: &RepositorySettings,
+    store: Arc<dyn ObjectStore>,
+    missing: config::Error,
+) -> Error {
+    let repository = settings.name.clone();
+    match Repository::open(store, &Unlock::Clear) {
+        Err(repo::Error::WrongKey { slots, .. }) => {
+            Error::NoKey { repository, source: Box::new(missing), slots }
+        }
+        Err(source @ repo::Error::NoRepository { .. }) => Error::Repository { repository, source },
+        _ => missing.into(),
+    }
+}
+
+/// The system identifier of the cluster whose data directory this is.
+///
+/// # Errors
+/// As [`archive::read_control_file`].
+pub fn system_of(data_directory: &Path) -> archive::Result<u64> {
+    Ok(archive::read_control_file(data_directory)?.system_identifier)
+}
+
+/// The data directory that the archive commands work for: the one that `path` lies in (PostgreSQL
+/// gives `pg_wal/...` and runs them there), else the configured one. So a restored copy or a
+/// standby elsewhere is seen as what it is.
+#[must_use]
+pub fn data_directory_of(path: &Path, configured: Option<&Path>) -> Option<PathBuf> {
+    let around = path.parent().and_then(Path::parent).map(|folder| match folder.as_os_str() {
+        empty if empty.is_empty() => PathBuf::from("."),
+        _ => folder.to_owned(),
+    });
+    let around = around.filter(|folder| folder.join("global/pg_control").exists());
+    around.or_else(|| configured.map(Path::to_owned))
+}
+
+/// Finds the cluster in an open repository, by system identifier where it is known, else the only
+/// one of that name.
+///
+/// # Errors
+/// [`Error::UnknownSystem`], [`Error::Repository`].
+pub fn find_cluster(
+    name: &str,
+    repository: &Repository,
+    cluster: &str,
+    system: Option<u64>,
+) -> Result<(Place, Registration)> {
+    let system = match system {
+        Some(system) => system,
+        None => only_system(name, repository, cluster)?,
+    };
+    repository.find_cluster(cluster, system).map_err(at(name))
+}
+
+fn only_system(name: &str, repository: &Repository, cluster: &str) -> Result<u64> {
+    let mut systems: Vec<u64> = repository
+        .places()
+        .map_err(at(name))?
+        .iter()
+        .filter(|place| place.cluster() == cluster)
+        .map(Place::system)
+        .collect();
+    systems.sort_unstable();
+    systems.dedup();
+    match systems.as_slice() {
+        [only] => Ok(*only),
+        [] => Err(at(name)(repo::Error::NoCluster { cluster: cluster.into(), system: 0 })),
+        several => {
+            let several: Vec<_> = several.iter().map(ToString::to_string).collect();
+            let why = format!("repository {name} keeps {}", several.join(" and "));
+            Err(Error::UnknownSystem { cluster: cluster.into(), why })
+        }
+    }
+}
+
+/// One repository as a place of WAL.
+///
+/// # Errors
+/// As [`open`] and [`find_cluster`].
+pub fn destination(
+    settings: &RepositorySettings,
+    cluster: &str,
+    system: Option<u64>,
+    access: Access,
+) -> Result<(Destination, Vec<Warning>)> {
+    let Opened { repository, warnings, .. } = open(settings, access)?;
+    let (place, registration) = find_cluster(&settings.name, &repository, cluster, system)?;
+    let name = settings.name.clone();
+    Ok((Destination { name, repository, place, registration }, warnings))
+}
+
+/// How to reach the cluster's server.
+#[must_use]
+pub fn connect_options(resolved: &Resolved, purpose: &str) -> ConnectOptions {
+    let connection = resolved.cluster.connection.expose();
+    ConnectOptions::new(connection.as_str(), format!("pgkeep {purpose}"))
+}
+
+/// What a backup is told.
+///
+/// # Errors
+/// [`Error::NoDataDirectory`].
+pub fn backup_options(
+    resolved: &Resolved,
+    backup_type: BackupType,
+    jobs: Option<usize>,
+    max_rate: Option<u64>,
+) -> Result<backup::Options> {
+    let cluster = resolved.cluster_name.clone();
+    let settings = &resolved.cluster;
+    let data_directory = settings.data_directory.clone();
+    Ok(backup::Options {
+        backup_type,
+        data_directory: data_directory.ok_or(Error::NoDataDirectory { cluster })?,
+        connection: connect_options(resolved, "backup"),
+        jobs: jobs.unwrap_or(settings.jobs),
+        max_rate: max_rate.or(settings.max_rate.map(|rate| rate.0)),
+        fast_checkpoint: true,
+        wal_wait: settings.wal_wait,
+        host: host(),
+        pid: std::process::id(),
+    })
+}
+
+/// The segment size that a registration records.
+///
+/// # Errors
+/// [`Error::Repository`] for a size that PostgreSQL does not have.
+pub fn segment_size(name: &str, registration: &Registration) -> Result<pg::SegmentSize> {
+    pg::SegmentSize::new(registration.wal_segment_size.into())
+        .map_err(|error| at(name)(repo::Error::Limit(error.to_string())))
+}
+
+/// The host by name and, where there is one, by an id that does not change with it.
+#[must_use]
+pub fn host() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    match std::fs::read_to_string("/etc/machine-id") {
+        Ok(id) if !id.trim().is_empty() => format!("{name} {}", id.trim()),
+        _ => name,
+    }
+}
+
+/// The configuration file that counts.
+#[must_use]
+pub fn config_path(flag: Option<&Path>) -> PathBuf {
+    let named = flag.map(Path::to_owned).or_else(|| Environment::of_process().config());
+    named.unwrap_or_else(|| config::DEFAULT_PATH.into())
+}
+
+/// The words that call this very pgkeep with this configuration, up to the command.
+///
+/// # Errors
+/// When the system does not tell where the program is.
+pub fn own_command(config: Option<&Path>, cluster: Option<&str>) -> std::io::Result<Vec<PathBuf>> {
+    let mut words = vec![std::env::current_exe()?];
+    let config = std::path::absolute(config_path(config))?;
+    if config.exists() {
+        words.extend(["--config".into(), config]);
+    }
+    if let Some(cluster) = cluster {
+        words.extend(["--cluster".into(), cluster.into()]);
+    }
+    Ok(words)
+}

@@ -1,0 +1,126 @@
+//! `backup`: plan, print, execute.
+
+use serde_json::json;
+
+use super::args::BackupArgs;
+use super::error::Failure;
+use super::exit::Exit;
+use super::invocation::Invocation;
+use super::output::{duration, print, print_json, seconds_between};
+use crate::backup::{self, Finished, Plan};
+use crate::base::ByteSize;
+use crate::repo::Summary;
+use crate::wiring::{self, Access};
+
+/// How many invalid pages are listed one by one.
+const DAMAGE_SHOWN: usize = 20;
+
+/// Takes a backup, or says what one would do.
+pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
+    let resolved = run.resolved()?;
+    let settings = resolved.repository()?;
+    let options = wiring::backup_options(
+        &resolved,
+        args.backup_type.into(),
+        args.jobs.map(usize::from),
+        args.max_rate.map(|rate| rate.0),
+    )?;
+    let system = wiring::system_of(&options.data_directory)?;
+    let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
+    let cluster = &resolved.cluster_name;
+    let (to, warnings) = wiring::destination(settings, cluster, Some(system), access)?;
+    run.warn_each(&warnings);
+    let plan = backup::plan(&run.ctx, &options, &to.place, &to.registration)?;
+    print_plan(run, args, &plan, &to.name)?;
+    if args.dry_run {
+        return Ok(Exit::Ok);
+    }
+    let finished =
+        backup::execute(&run.ctx, &plan, &options, &to.repository, &to.place, &to.registration)?;
+    let is_sound = finished.damage.is_empty() && finished.summary.totals.invalid_pages == 0;
+    if args.json {
+        print_json(&as_json(&to.name, &finished))?;
+    } else {
+        print(&last_line(&finished.summary))?;
+    }
+    if is_sound {
+        return Ok(Exit::Ok);
+    }
+    warn_of_damage(run, &finished);
+    Ok(Exit::Warnings)
+}
+
+/// The plan of a dry run is its result; otherwise it is a word on the way.
+fn print_plan(
+    run: &Invocation,
+    args: &BackupArgs,
+    plan: &Plan,
+    repository: &str,
+) -> Result<(), Failure> {
+    plan.warnings.iter().for_each(|warning| run.ctx.warn(warning.clone()));
+    match (args.dry_run, args.json) {
+        (true, true) => print_json(&json!({
+            "format_version": 1,
+            "dry_run": true,
+            "repository": repository,
+            "plan": plan,
+        })),
+        (true, false) => {
+            print(&format!("{plan}\n  repository    {repository}\nNothing was changed."))
+        }
+        (false, true) => Ok(()),
+        (false, false) => print(&format!("{plan}\n  repository    {repository}")),
+    }
+}
+
+/// Id, time, sizes, rate.
+fn last_line(summary: &Summary) -> String {
+    let totals = &summary.totals;
+    let seconds = seconds_between(summary.started, summary.finished).max(1);
+    let rate = totals.bytes / seconds;
+    format!(
+        "backup {} is complete: {} files, {} stored as {}, in {} ({}/s)",
+        summary.id,
+        totals.files,
+        ByteSize(totals.bytes),
+        ByteSize(totals.stored),
+        duration(seconds),
+        ByteSize(rate)
+    )
+}
+
+fn as_json(repository: &str, finished: &Finished) -> serde_json::Value {
+    let Finished { summary, damage } = finished;
+    json!({
+        "format_version": 1,
+        "repository": repository,
+        "id": summary.id,
+        "type": summary.backup_type,
+        "cluster": summary.cluster,
+        "system": summary.system.to_string(),
+        "started": summary.started.to_rfc3339(),
+        "finished": summary.finished.to_rfc3339(),
+        "seconds": seconds_between(summary.started, summary.finished),
+        "timeline": summary.timeline,
+        "start_lsn": summary.start_lsn,
+        "stop_lsn": summary.stop_lsn,
+        "wal_first": summary.wal_first,
+        "wal_last": summary.wal_last,
+        "files": summary.totals.files,
+        "bytes": summary.totals.bytes,
+        "stored_bytes": summary.totals.stored,
+        "invalid_pages": summary.totals.invalid_pages,
+        "damage": damage,
+    })
+}
+
+fn warn_of_damage(run: &Invocation, finished: &Finished) {
+    for damage in finished.damage.iter().take(DAMAGE_SHOWN) {
+        run.ctx.warn(format!("{} block {}: {}", damage.path, damage.block, damage.why));
+    }
+    run.ctx.warn(format!(
+        "{} pages were invalid: the backup is complete and holds them as they are; look at the \
+         server's disk, and at older backups for these files",
+        finished.summary.totals.invalid_pages
+    ));
+}

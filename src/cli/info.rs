@@ -1,0 +1,249 @@
+//! `info`: what can be restored, verdict first.
+
+use serde_json::{Value, json};
+
+use super::args::InfoArgs;
+use super::error::Failure;
+use super::exit::Exit;
+use super::invocation::Invocation;
+use super::output::{self, duration, moment, print, print_json, seconds_between};
+use super::recovery_window::{self, Window, stretch_text};
+use crate::archive::{ArchivedWal, Stretch};
+use crate::base::{ByteSize, Timestamp};
+use crate::config::{RepositorySettings, Resolved};
+use crate::repo::{Backups, Place, Summary};
+use crate::wiring::{self, Access};
+
+/// What one repository holds of the cluster.
+#[derive(Debug)]
+struct Content {
+    repository: String,
+    cipher: &'static str,
+    place: Place,
+    backups: Backups,
+    wal: ArchivedWal,
+    notes: Vec<String>,
+    windows: Vec<Window>,
+    holes: Vec<Stretch>,
+    now: Timestamp,
+}
+
+/// Shows every repository, or the one that is named.
+pub fn info(run: &Invocation, args: &InfoArgs) -> Result<Exit, Failure> {
+    let resolved = run.resolved()?;
+    let named = run.global.repository.as_ref();
+    let meant = |each: &&RepositorySettings| named.is_none_or(|named| *named == each.name);
+    let mut shown = Vec::new();
+    let mut first_failure = None;
+    for settings in resolved.repositories.iter().filter(meant) {
+        match content(run, &resolved, settings) {
+            Ok(content) if args.json => shown.push(content.json()),
+            Ok(content) => print(&content.text())?,
+            // The other repositories are worth seeing all the same.
+            Err(failure) => {
+                if args.json {
+                    shown.push(json!({ "repository": settings.name, "error": failure.message }));
+                }
+                match &first_failure {
+                    None => first_failure = Some(failure),
+                    Some(_) => failure.report(run.voice.format, run.voice.color),
+                }
+            }
+        }
+    }
+    if args.json {
+        print_json(&json!({
+            "format_version": 1,
+            "cluster": resolved.cluster_name,
+            "time": run.ctx.clock.now().to_rfc3339(),
+            "repositories": shown,
+        }))?;
+    }
+    first_failure.map_or(Ok(Exit::Ok), Err)
+}
+
+fn content(
+    run: &Invocation,
+    resolved: &Resolved,
+    settings: &RepositorySettings,
+) -> Result<Content, Failure> {
+    let opened = wiring::open(settings, Access::ReadOnly)?;
+    run.warn_each(&opened.warnings);
+    let repository = &opened.repository;
+    let (place, registration) = run.place_for_reading(resolved, &settings.name, repository)?;
+    let backups = repository.backups(&run.ctx, &place)?;
+    let (wal, notes) = recovery_window::survey(&run.ctx, repository, &place, &registration)?;
+    let windows = recovery_window::windows(&run.ctx, repository, &place, &backups, &wal)?;
+    let start = backups.complete.first().and_then(recovery_window::start_of);
+    let holes = start.map_or_else(|| wal.gaps(), |start| wal.holes(start));
+    Ok(Content {
+        repository: settings.name.clone(),
+        cipher: settings.cipher.name(),
+        place,
+        backups,
+        wal,
+        notes,
+        windows,
+        holes,
+        now: run.ctx.clock.now(),
+    })
+}
+
+impl Content {
+    fn verdict(&self) -> String {
+        let span = |window: &Window| {
+            let (from, to) = output::span(window.from, window.to);
+            format!("from {from} to {to}")
+        };
+        let Some(newest) = self.windows.last() else {
+            return match self.backups.complete.last() {
+                None => "Nothing can be restored: there is no backup yet.".into(),
+                Some(_) => "Nothing can be restored: the WAL of the backups is missing.".into(),
+            };
+        };
+        let age = duration(seconds_between(newest.to, self.now));
+        match self.windows.as_slice() {
+            [only] => format!("You can restore any moment {}; newest WAL {age} old.", span(only)),
+            several => {
+                let spans: Vec<_> = several.iter().map(span).collect();
+                let spans = spans.join(", and ");
+                format!(
+                    "You can restore any moment {spans}; WAL is missing in between; newest WAL {age} old."
+                )
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![
+            format!("{}: {}", self.repository, self.verdict()),
+            format!(
+                "  cluster {}, system {}, epoch {}, cipher {}",
+                self.place.cluster(),
+                self.place.system(),
+                self.place.epoch(),
+                self.cipher
+            ),
+        ];
+        if !self.backups.complete.is_empty() {
+            lines.push(String::new());
+            lines.extend(backup_table(&self.backups.complete).lines().map(|l| format!("  {l}")));
+        }
+        for (name, error) in &self.backups.unreadable {
+            lines.push(format!("  {name}: cannot be read: {error}"));
+        }
+        for id in &self.backups.unfinished {
+            lines.push(format!("  {id}: began, and is running or was interrupted"));
+        }
+        for id in &self.backups.abandoned {
+            lines.push(format!("  {id}: given up"));
+        }
+        lines.push(String::new());
+        if self.wal.stretches().next().is_none() {
+            lines.push("  no WAL is archived yet".into());
+        }
+        for stretch in self.wal.stretches() {
+            let timeline = stretch.timeline;
+            lines.push(format!(
+                "  WAL of timeline {timeline}: {}",
+                stretch_text(&self.wal, &stretch)
+            ));
+        }
+        for hole in &self.holes {
+            lines.push(format!("  MISSING: {}", stretch_text(&self.wal, hole)));
+        }
+        let misfits = self.wal.misfits.iter();
+        lines.extend(misfits.map(|name| format!("  {name}: not of this cluster's segment size")));
+        lines.extend(self.notes.iter().map(|note| format!("  {note}")));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    fn json(&self) -> Value {
+        let stretch = |stretch: &Stretch| {
+            json!({
+                "timeline": stretch.timeline,
+                "first": self.wal.name(stretch.timeline, stretch.first),
+                "last": self.wal.name(stretch.timeline, stretch.last),
+                "segments": stretch.count(),
+            })
+        };
+        let windows = self.windows.iter().map(|window| {
+            json!({
+                "from": window.from.to_rfc3339(),
+                "to": window.to.to_rfc3339(),
+                "backup": window.backup,
+                "last_segment": window.last_segment,
+            })
+        });
+        let unreadable = self.backups.unreadable.iter();
+        json!({
+            "repository": self.repository,
+            "verdict": self.verdict(),
+            "cipher": self.cipher,
+            "system": self.place.system().to_string(),
+            "epoch": self.place.epoch(),
+            "windows": windows.collect::<Vec<_>>(),
+            "backups": self.backups.complete.iter().map(backup_json).collect::<Vec<_>>(),
+            "unreadable": unreadable
+                .map(|(name, error)| json!({ "id": name, "error": error.to_string() }))
+                .collect::<Vec<_>>(),
+            "unfinished": self.backups.unfinished,
+            "abandoned": self.backups.abandoned,
+            "wal": self.wal.stretches().map(|each| stretch(&each)).collect::<Vec<_>>(),
+            "holes": self.holes.iter().map(stretch).collect::<Vec<_>>(),
+            "misfits": self.wal.misfits,
+            "notes": self.notes,
+        })
+    }
+}
+
+fn backup_table(backups: &[Summary]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header([
+        "backup", "type", "finished", "took", "size", "stored", "WAL", "timeline", "state",
+    ]);
+    for backup in backups {
+        let took = seconds_between(backup.started, backup.finished);
+        let state = match backup.totals.invalid_pages {
+            0 => "ok".to_owned(),
+            pages => format!("{pages} invalid pages"),
+        };
+        table.add_row([
+            backup.id.to_string(),
+            backup.backup_type.to_string(),
+            moment(backup.finished),
+            duration(took),
+            ByteSize(backup.totals.bytes).to_string(),
+            ByteSize(backup.totals.stored).to_string(),
+            format!("{} - {}", backup.wal_first, backup.wal_last),
+            backup.timeline.to_string(),
+            state,
+        ]);
+    }
+    table.trim_fmt()
+}
+
+fn backup_json(backup: &Summary) -> Value {
+    json!({
+        "id": backup.id,
+        "type": backup.backup_type,
+        "parent": backup.parent,
+        "state": if backup.totals.invalid_pages == 0 { "ok" } else { "invalid-pages" },
+        "started": backup.started.to_rfc3339(),
+        "finished": backup.finished.to_rfc3339(),
+        "seconds": seconds_between(backup.started, backup.finished),
+        "bytes": backup.totals.bytes,
+        "stored_bytes": backup.totals.stored,
+        "files": backup.totals.files,
+        "invalid_pages": backup.totals.invalid_pages,
+        "timeline": backup.timeline,
+        "start_lsn": backup.start_lsn,
+        "stop_lsn": backup.stop_lsn,
+        "wal_first": backup.wal_first,
+        "wal_last": backup.wal_last,
+        "server_version": backup.server.version_num,
+        "tool": backup.tool,
+    })
+}

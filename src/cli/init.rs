@@ -1,0 +1,274 @@
+//! `init`: repositories, key files, registration. Safe to repeat: each step says what is there.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::error::Failure;
+use super::exit::Exit;
+use super::invocation::Invocation;
+use super::output::print;
+use super::server_settings;
+use crate::base::{ByteSize, durable};
+use crate::config::{RepositorySettings, Resolved};
+use crate::crypt::Unlock;
+use crate::crypt::slot::COST_DEFAULT;
+use crate::pgconn::{ServerFacts, Session};
+use crate::repo::{CipherChoice, InitOptions, Registration, Repository};
+use crate::storage;
+use crate::wiring::{self, Access};
+
+/// What a repository's folder may hold before there is a repository: what a killed `init` leaves.
+const OWN_NAMES: [&str; 5] = ["key", "c", "lease", ".tmp", "lost+found"];
+
+/// Makes or opens the repositories, registers the cluster, says what to set on the server.
+pub fn init(run: &Invocation) -> Result<Exit, Failure> {
+    let resolved = run.resolved()?;
+    let meant = |each: &&RepositorySettings| {
+        run.global.repository.as_ref().is_none_or(|name| *name == each.name)
+    };
+    let mut repositories = Vec::new();
+    for settings in resolved.repositories.iter().filter(meant) {
+        let repository = match wiring::exists(settings)? {
+            true => existing(run, settings)?,
+            false => create(run, settings)?,
+        };
+        repositories.push((settings, repository));
+    }
+    let facts = server_facts(run, &resolved)?;
+    check_directory(&resolved, &facts)?;
+    for (settings, repository) in &repositories {
+        register(run, &resolved, &facts, &settings.name, repository)?;
+    }
+    print_settings(run, &resolved, &facts)?;
+    Ok(Exit::Ok)
+}
+
+fn existing(run: &Invocation, settings: &RepositorySettings) -> Result<Repository, Failure> {
+    let opened = wiring::open(settings, Access::ReadWrite)?;
+    run.warn_each(&opened.warnings);
+    let cipher = settings.cipher.name();
+    print(&format!("repository {}: exists in {}, cipher {cipher}", settings.name, settings.url))?;
+    if let Some(path) = settings.secret.key_file() {
+        let fingerprint = opened.unlock.fingerprint();
+        print(&format!("key file {}: opens it, fingerprint {fingerprint}", path.display()))?;
+    }
+    Ok(opened.repository)
+}
+
+fn create(run: &Invocation, settings: &RepositorySettings) -> Result<Repository, Failure> {
+    refuse_foreign_folder(settings.folder()?)?;
+    // The key first: a repository never exists without a key that opens it.
+    let made = make_key_file(run, settings)?;
+    let unlocked = settings.secret.unlock()?;
+    run.warn_each(&unlocked.warnings);
+    let store = wiring::create_store(settings)?;
+    let options = InitOptions {
+        cipher: settings.cipher,
+        unlock: &unlocked.unlock,
+        label: "init",
+        cost: COST_DEFAULT,
+    };
+    let in_repository = |source| {
+        Failure::from(wiring::Error::Repository { repository: settings.name.clone(), source })
+    };
+    let repository = match Repository::init(&run.ctx, store, &options) {
+        // Another init was faster.
+        Err(crate::repo::Error::Storage(storage::Error::AlreadyExists { .. })) => {
+            return existing(run, settings);
+        }
+        other => other.map_err(in_repository)?,
+    };
+    let cipher = settings.cipher.name();
+    print(&format!("repository {}: made in {}, cipher {cipher}", settings.name, settings.url))?;
+    if settings.cipher == CipherChoice::None {
+        print(
+            "  Backups and WAL lie there in the clear: who can read the place can read all of it.",
+        )?;
+    }
+    if let Some(path) = settings.secret.key_file() {
+        let how = if made { "made" } else { "used as it is" };
+        let fingerprint = unlocked.unlock.fingerprint();
+        print(&format!("key file {}: {how}, fingerprint {fingerprint}", path.display()))?;
+        print(
+            "  Whoever loses this file loses the backups: nobody can read them without it.\n  \
+             Store a copy elsewhere now, not on this host and not in the repository.",
+        )?;
+    } else if settings.cipher != CipherChoice::None {
+        print(
+            "  It opens with a passphrase: losing it loses the backups. Each archived segment\n  \
+             then costs the time of one scrypt; `pgkeep key add --key-file` makes that go away.",
+        )?;
+    }
+    Ok(repository)
+}
+
+/// A repository is made in a new or empty folder only: a wrong path should not become one.
+fn refuse_foreign_folder(folder: &Path) -> Result<(), Failure> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::failed(format!("{}: {error}", folder.display()))),
+        Ok(entries) => entries,
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let foreign = names.filter(|name| !OWN_NAMES.iter().any(|own| name == own)).take(3);
+    let foreign: Vec<_> = foreign.map(|name| name.to_string_lossy().into_owned()).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "{} holds other things and no repository: {}",
+        folder.display(),
+        foreign.join(", ")
+    );
+    Err(Failure::failed(message).with_hint("Name an empty folder, or one that does not exist yet."))
+}
+
+fn make_key_file(run: &Invocation, settings: &RepositorySettings) -> Result<bool, Failure> {
+    match settings.secret.key_file() {
+        Some(path) if !path.exists() => {
+            create_key_file(run, path)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Makes a key file under a name that does not exist yet, durable before it is used.
+pub fn create_key_file(run: &Invocation, path: &Path) -> Result<Unlock, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::failed(format!("cannot make the key file {}: {error}", path.display()))
+            .with_hint("Its folder must be writable for the account that runs pgkeep.")
+    };
+    let path = std::path::absolute(path).map_err(failed)?;
+    if let Some(parent) = path.parent() {
+        durable::create_dir_all(parent, 0o700).map_err(failed)?;
+    }
+    let (unlock, text) = Unlock::generate_key_file(run.ctx.entropy.as_ref());
+    durable::write_new(&path, text.expose().as_bytes(), 0o600).map_err(failed)?;
+    Ok(unlock)
+}
+
+fn server_facts(run: &Invocation, resolved: &Resolved) -> Result<ServerFacts, Failure> {
+    let options = wiring::connect_options(resolved, "init");
+    let read = Session::connect(&run.ctx, &options)
+        .and_then(|session| ServerFacts::read(&run.ctx, &session));
+    read.map_err(|error| {
+        let mut failure = Failure::from(error);
+        let cluster = &resolved.cluster_name;
+        failure.causes.push(format!("so cluster {cluster} is not registered; the rest is done"));
+        failure
+            .with_hint("Make the server reachable and repeat `pgkeep init`: it is safe to repeat.")
+    })
+}
+
+/// The server that answers must be the one of the configured directory.
+fn check_directory(resolved: &Resolved, facts: &ServerFacts) -> Result<(), Failure> {
+    let Some(directory) = &resolved.cluster.data_directory else { return Ok(()) };
+    let local = wiring::system_of(directory)?;
+    if local == facts.system_identifier {
+        return Ok(());
+    }
+    let message = format!(
+        "{} belongs to system {local}, and the server is system {}",
+        directory.display(),
+        facts.system_identifier
+    );
+    let hint = "The keys connection and data_directory must belong to one cluster on this host.";
+    Err(Failure::failed(message).with_hint(hint))
+}
+
+fn register(
+    run: &Invocation,
+    resolved: &Resolved,
+    facts: &ServerFacts,
+    name: &str,
+    repository: &Repository,
+) -> Result<(), Failure> {
+    let cluster = &resolved.cluster_name;
+    let system = facts.system_identifier;
+    let given = Registration {
+        cluster: cluster.clone(),
+        system,
+        epoch: 1,
+        created: run.ctx.clock.now(),
+        major: u32::try_from(facts.server_version / 10_000).unwrap_or_default(),
+        block_size: facts.block_size,
+        wal_block_size: facts.wal_block_size,
+        wal_segment_size: facts.wal_segment_size,
+        relation_segment_blocks: facts.blocks_per_segment,
+    };
+    let places = repository.places()?;
+    let known = places.iter().any(|place| place.cluster() == cluster && place.system() == system);
+    if known {
+        let (place, stored) = repository.find_cluster(cluster, system)?;
+        compare(&stored, &given)?;
+        return print(&format!(
+            "cluster {cluster}: registered in {name} already (system {system}, epoch {})",
+            place.epoch()
+        ));
+    }
+    let others: BTreeSet<u64> = places
+        .iter()
+        .filter(|place| place.cluster() == cluster)
+        .map(crate::repo::Place::system)
+        .collect();
+    repository.register(&run.ctx, &given)?;
+    print(&format!(
+        "cluster {cluster}: registered in {name} (system {system}, PostgreSQL {}, WAL segments of \
+         {})",
+        given.major,
+        ByteSize(given.wal_segment_size.into())
+    ))?;
+    for other in others {
+        print(&format!(
+            "  Beside it lie backups of another system under this name: {other}. That is right \
+             after pg_upgrade or a new initdb, and wrong otherwise."
+        ))?;
+    }
+    Ok(())
+}
+
+fn compare(stored: &Registration, given: &Registration) -> Result<(), Failure> {
+    let sizes = |registration: &Registration| {
+        (registration.block_size, registration.wal_block_size, registration.wal_segment_size)
+    };
+    if sizes(stored) == sizes(given) {
+        return Ok(());
+    }
+    let message = format!(
+        "cluster {} was registered with blocks, WAL blocks and WAL segments of {:?} bytes, and the \
+         server has {:?}",
+        stored.cluster,
+        sizes(stored),
+        sizes(given)
+    );
+    let hint = "The sizes were changed (pg_resetwal --wal-segsize?): configure the cluster under a \
+                new name, and take a full backup.";
+    Err(Failure::failed(message).with_hint(hint))
+}
+
+fn print_settings(
+    run: &Invocation,
+    resolved: &Resolved,
+    facts: &ServerFacts,
+) -> Result<(), Failure> {
+    let command = own_archive_command(run)?;
+    let wanted = server_settings::wanted(facts, &command, resolved.cluster.rpo);
+    if wanted.is_empty() {
+        return print("\nThe server's settings are right. Next: pgkeep check");
+    }
+    print("\nSet in postgresql.conf (or by ALTER SYSTEM):\n")?;
+    for setting in &wanted {
+        print(&format!("  {}", setting.line()?))?;
+    }
+    let restart = wanted.iter().any(|each| ["archive_mode", "wal_level"].contains(&each.name));
+    let how = if restart { "restart the server" } else { "reload the server" };
+    print(&format!("\nThen {how}, and run: pgkeep check"))
+}
+
+/// What archive_command should be, as this very process was called.
+pub fn own_archive_command(run: &Invocation) -> Result<String, Failure> {
+    let failed = |error: std::io::Error| Failure::failed(format!("cannot tell my path: {error}"));
+    let words = wiring::own_command(run.global.config.as_deref(), run.global.cluster.as_deref());
+    server_settings::archive_command(&words.map_err(failed)?)
+}

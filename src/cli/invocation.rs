@@ -1,0 +1,74 @@
+//! What every command works with: global flags, the world, the configuration.
+
+use super::args::{Global, LogLevel};
+use super::error::Failure;
+use super::logging::{Reporter, Voice};
+use crate::base::Ctx;
+use crate::config::{Resolved, Settings, Warning};
+use crate::repo::{Place, Registration, Repository};
+use crate::wiring;
+
+/// What every command works with.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The flags of every command.
+    pub global: Global,
+    /// The world.
+    pub ctx: Ctx,
+    /// How to talk on stderr.
+    pub voice: Voice,
+}
+
+impl Invocation {
+    /// Begins to log.
+    pub fn new(global: Global, default_level: LogLevel) -> Self {
+        let voice = Voice::new(&global, default_level);
+        voice.begin();
+        Self { global, ctx: Ctx::system(Reporter::new(voice)), voice }
+    }
+
+    /// The configuration, its warnings told.
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        let settings = wiring::settings(self.global.config.as_deref())?;
+        settings.warnings().iter().for_each(|warning| self.ctx.warn(warning.to_string()));
+        Ok(settings)
+    }
+
+    /// The cluster and the repositories that are meant.
+    pub fn resolved(&self) -> Result<Resolved, Failure> {
+        let (cluster, repository) = (&self.global.cluster, &self.global.repository);
+        Ok(self.settings()?.resolve(cluster.as_deref(), repository.as_deref())?)
+    }
+
+    /// Tells warnings about secrets.
+    pub fn warn_each(&self, warnings: &[Warning]) {
+        warnings.iter().for_each(|warning| self.ctx.warn(warning.to_string()));
+    }
+
+    /// Where the cluster's objects lie, for commands that only read: they matter most when the data
+    /// directory is gone, or when a new cluster has taken its place.
+    pub fn place_for_reading(
+        &self,
+        resolved: &Resolved,
+        name: &str,
+        repository: &Repository,
+    ) -> Result<(Place, Registration), Failure> {
+        let cluster = &resolved.cluster_name;
+        let directory = resolved.cluster.data_directory.as_deref();
+        let system = directory.and_then(|directory| wiring::system_of(directory).ok());
+        match wiring::find_cluster(name, repository, cluster, system) {
+            Err(unknown) if system.is_some() && unknown.is_unregistered() => {
+                let Ok(found) = wiring::find_cluster(name, repository, cluster, None) else {
+                    return Err(unknown.into());
+                };
+                self.ctx.warn(format!(
+                    "the data directory holds another cluster than the repository: this is about \
+                     system {}",
+                    found.0.system()
+                ));
+                Ok(found)
+            }
+            other => Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `restore`: plan, print, ask, execute, say what comes next.
+
+use std::io::{BufRead as _, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::args::{ActionArg, RestoreArgs, Switch};
+use super::error::Failure;
+use super::exit::Exit;
+use super::invocation::Invocation;
+use super::output::{duration, print, print_json, to_stderr};
+use crate::base::ByteSize;
+use crate::config::Resolved;
+use crate::repo::{Place, Repository};
+use crate::restore::{self, Archiving, Options, Plan, RestoreCommand, Restored, Target};
+use crate::wiring::{self, Access};
+
+/// Restores, or says what a restore would do.
+pub fn restore(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
+    if args.delta {
+        let hint = "Restore into an empty directory.";
+        return Err(Failure::usage("--delta is not in this version").with_hint(hint));
+    }
+    let resolved = run.resolved()?;
+    let settings = resolved.repository()?;
+    let opened = wiring::open(settings, Access::ReadOnly)?;
+    run.warn_each(&opened.warnings);
+    let repository = &opened.repository;
+    let (place, registration) = run.place_for_reading(&resolved, &settings.name, repository)?;
+    let options = options(run, args, &resolved, repository, &place)?;
+    let plan = restore::plan(&run.ctx, &options, repository, &place, &registration)?;
+    if args.dry_run {
+        match args.json {
+            true => print_json(&json!({ "format_version": 1, "dry_run": true, "plan": plan }))?,
+            false => print(&format!("{plan}\nNothing was changed."))?,
+        }
+        return Ok(Exit::Ok);
+    }
+    if !args.json {
+        print(&plan.to_string())?;
+    }
+    if !args.yes {
+        confirm(args, &plan)?;
+    }
+    let restored = restore::execute(&run.ctx, &plan, &options)?;
+    if args.json {
+        print_json(&json!({ "format_version": 1, "plan": plan, "restored": restored }))?;
+    } else {
+        print(&next_steps(args, &plan, &restored))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn options(
+    run: &Invocation,
+    args: &RestoreArgs,
+    resolved: &Resolved,
+    repository: &Repository,
+    place: &Place,
+) -> Result<Options, Failure> {
+    let to = match (&args.to, &resolved.cluster.data_directory) {
+        (Some(to), _) => absolute(to)?,
+        (None, Some(configured)) => configured.clone(),
+        (None, None) => {
+            return Err(Failure::usage("--to is needed: the configuration has no data_directory"));
+        }
+    };
+    let archiving = match args.archive {
+        Some(Switch::On) => Archiving::On,
+        Some(Switch::Off) => Archiving::Off,
+        None if is_own_place(run, repository, place, &to)? => Archiving::On,
+        None => Archiving::Off,
+    };
+    Ok(Options {
+        backup: args.backup.clone(),
+        target: target(args),
+        inclusive: !args.target_exclusive,
+        timeline: args.target_timeline,
+        action: args.target_action.into(),
+        standby: args.standby,
+        archiving,
+        tablespaces: args.tablespace.clone(),
+        jobs: args.jobs.map_or(resolved.cluster.jobs, usize::from),
+        restore_command: RestoreCommand { program: program(run)? },
+        to,
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::usage(format!("--to {}: {error}", path.display())))
+}
+
+fn target(args: &RestoreArgs) -> Target {
+    match args {
+        RestoreArgs { target_time: Some(time), .. } => Target::Time(*time),
+        RestoreArgs { target_lsn: Some(lsn), .. } => Target::Lsn(*lsn),
+        RestoreArgs { target_xid: Some(xid), .. } => Target::Xid(*xid),
+        RestoreArgs { target_name: Some(name), .. } => Target::Name(name.clone()),
+        RestoreArgs { target_immediate: true, .. } => Target::Immediate,
+        _ => Target::Latest,
+    }
+}
+
+/// Only in its own directory on its own host does the restored cluster archive by itself: anywhere
+/// else it is a copy beside its source, as far as anybody can know.
+fn is_own_place(
+    run: &Invocation,
+    repository: &Repository,
+    place: &Place,
+    to: &Path,
+) -> Result<bool, Failure> {
+    let backups = repository.backups(&run.ctx, place)?;
+    let host = wiring::host();
+    Ok(backups.complete.last().is_some_and(|last| {
+        last.server.host == host && Path::new(&last.server.data_directory) == to
+    }))
+}
+
+/// How recovery calls this very pgkeep.
+fn program(run: &Invocation) -> Result<Vec<String>, Failure> {
+    let global = &run.global;
+    let words = wiring::own_command(global.config.as_deref(), global.cluster.as_deref())
+        .map_err(|error| Failure::failed(format!("cannot tell my path: {error}")))?;
+    let text = |word: PathBuf| {
+        let wrong = |word| Failure::failed(format!("{} is not UTF-8", Path::new(&word).display()));
+        word.into_os_string().into_string().map_err(wrong)
+    };
+    words.into_iter().map(text).collect()
+}
+
+/// Asks a person; without one, --yes is needed.
+fn confirm(args: &RestoreArgs, plan: &Plan) -> Result<(), Failure> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        let hint = "Add --yes to restore, or --dry-run to see the plan only.";
+        return Err(Failure::usage("nobody can be asked: stdin is no terminal").with_hint(hint));
+    }
+    if args.json {
+        to_stderr(&format!("{plan}\n"));
+    }
+    to_stderr("Restore now? [y/N] ");
+    // While the question stands, one Ctrl-C is enough.
+    let is_asking = Arc::new(AtomicBool::new(true));
+    let failed = |error: std::io::Error| Failure::failed(format!("cannot ask: {error}"));
+    for signal in [SIGINT, SIGTERM] {
+        let code = i32::from(Exit::Interrupted.code());
+        flag::register_conditional_shutdown(signal, code, Arc::clone(&is_asking))
+            .map_err(failed)?;
+    }
+    let mut answer = String::new();
+    let read = stdin.lock().read_line(&mut answer);
+    is_asking.store(false, Ordering::SeqCst);
+    read.map_err(failed)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::failed("not confirmed: nothing was changed")),
+    }
+}
+
+fn next_steps(args: &RestoreArgs, plan: &Plan, restored: &Restored) -> String {
+    let directory = restored.data_directory.display();
+    let took = Duration::try_from_secs_f64(restored.seconds).unwrap_or_default();
+    let took = duration(took.as_secs().max(1));
+    let mut lines = vec![
+        format!(
+            "restored {}: {} files, {}, in {took}",
+            directory,
+            restored.files,
+            ByteSize(restored.bytes)
+        ),
+        String::new(),
+        "Next:".into(),
+        format!(
+            "  pg_ctl -D {directory} start          # of PostgreSQL {}; -o '-p 5433' beside another",
+            plan.major
+        ),
+        "  SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp();".into(),
+    ];
+    if plan.standby {
+        lines.push("It follows the archive as a standby until it is promoted.".into());
+    } else if matches!(target(args), Target::Latest) {
+        lines.push("It replays all archived WAL and then opens for writing.".into());
+    } else {
+        lines.push(at_target(args.target_action).into());
+    }
+    if !plan.archives {
+        lines.push(
+            "It is a copy: it does not archive, subscribe, stream or run jobs. To let it take the \
+             cluster's place, restore with --archive on."
+                .into(),
+        );
+    } else if !plan.standby {
+        lines.push("Once it is open for writing: pgkeep backup --type full".into());
+    }
+    lines.join("\n")
+}
+
+fn at_target(action: ActionArg) -> &'static str {
+    match action {
+        ActionArg::Pause => {
+            "At the target it waits, readable: look whether the data is right. If so, SELECT \
+             pg_wal_replay_resume() opens it for writing. If not, stop it and restore to another \
+             target, into another directory."
+        }
+        ActionArg::Promote => "At the target it opens for writing, on a new timeline.",
+        ActionArg::Shutdown => "At the target it shuts down.",
+    }
+}
