@@ -1,1 +1,21 @@
-//! The one integration-test binary.
+//! The one integration-test binary; a module per behaviour. `tests/README.md` says how to run one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "tests drive the outside world: they read its clock and its environment, and a failed step is a panic that says which"
+)]
+
+mod archive_live;
+mod backup_live;
+mod backup_motion;
+mod cli;
+mod cli_live;
+mod crash;
+mod format;
+mod live_harness;
+mod pgconn_live;
+mod pitr;
+mod regress;
+mod restore_live;
+mod support;

@@ -1,0 +1,492 @@
+//! The archive on real servers and through the command line: what is refused, what is kept beside
+//! what, what a repetition answers; and that no failure of the archive ends a recovery early.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::run::{DEADLINE, Ran, run, start, wait_until};
+use crate::support::{
+    Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo, account,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// What a server logs when it leaves recovery.
+const PROMOTED: &str = "selected new timeline";
+
+/// A cluster whose WAL stays in `pg_wal` until the test pushes it, and its repository.
+struct Site {
+    cluster: TestCluster,
+    config: TestConfig,
+    repo: TestRepo,
+    scratch: ScratchDir,
+}
+
+impl Site {
+    fn new(server: &Server, segment_mib: u32) -> Self {
+        let cluster = TestCluster::create(server).wal_segment_mib(segment_mib).archiving().start();
+        let repo = TestRepo::new();
+        let config = TestConfig::new(&cluster).repository("local", &repo, Cipher::Aes);
+        config.run(["init"]).assert_ok();
+        cluster.psql("create table t (n int)");
+        Self { cluster, config, repo, scratch: ScratchDir::new("files") }
+    }
+
+    fn wal(&self, name: &str) -> PathBuf {
+        self.cluster.data_dir().join("pg_wal").join(name)
+    }
+
+    /// A complete segment of some records, in `pg_wal`.
+    fn segment(&self) -> String {
+        self.cluster.psql("insert into t values (1)");
+        self.cluster.switch_wal()
+    }
+
+    fn push(&self, name: &str) -> Ran {
+        push(&self.config, &self.wal(name))
+    }
+
+    /// Pushes bytes under a name, from a folder of their own.
+    fn push_bytes(&self, name: &str, content: &[u8]) -> Ran {
+        let folder = ScratchDir::new("bytes");
+        push(&self.config, &folder.write(name, content))
+    }
+
+    /// Runs archive-get: its end, and what is at the destination.
+    fn get(&self, name: &str) -> (Ran, Option<Vec<u8>>) {
+        let out = self.scratch.join("fetched");
+        fs::remove_file(&out).ok();
+        let ran = self.config.run(["archive-get", name, out.to_str().unwrap()]);
+        (ran, fs::read(&out).ok())
+    }
+
+    #[track_caller]
+    fn assert_gives(&self, name: &str, content: &[u8]) {
+        let (ran, got) = self.get(name);
+        ran.assert_code(0);
+        assert!(got.unwrap() == content, "{name}: byte for byte");
+    }
+
+    #[track_caller]
+    fn assert_gives_nothing(&self, name: &str, code: i32) {
+        let (ran, got) = self.get(name);
+        ran.assert_code(code);
+        assert!(got.is_none(), "{name}: something is at the destination");
+    }
+
+    /// How many objects hold the segment, and how many hold partial versions of it.
+    #[track_caller]
+    fn assert_kept(&self, name: &str, full: usize, partial: usize) {
+        let objects = objects(self.repo.path());
+        let partials = objects.iter().filter(|path| {
+            path.components().any(|part| part.as_os_str() == "partial")
+                && path.file_name().unwrap().to_str().unwrap().starts_with(name)
+        });
+        assert_eq!(objects.iter().filter(|path| path.ends_with(name)).count(), full, "{objects:?}");
+        assert_eq!(partials.count(), partial, "{objects:?}");
+    }
+
+    /// The object in the repository's folder whose name ends so.
+    fn object(&self, ending: &str) -> PathBuf {
+        let found = objects(self.repo.path()).into_iter().find(|path| path.ends_with(ending));
+        found.map(|path| self.repo.path().join(path)).unwrap_or_else(|| panic!("no {ending}"))
+    }
+}
+
+fn push(config: &TestConfig, path: &Path) -> Ran {
+    config.run(["archive-push", path.to_str().unwrap()])
+}
+
+/// Every file in a folder, by its path in it.
+fn objects(folder: &Path) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => found.push(entry.path().strip_prefix(folder).unwrap().to_path_buf()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Bytes without any order, the same in each run.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+#[test]
+fn f005_the_first_file_under_a_name_stays() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let name = site.segment();
+    let first = fs::read(site.wal(&name)).unwrap();
+    site.push(&name).assert_ok();
+    let mut other = first.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let refused = site.push_bytes(&name, &other).assert_code(1);
+    assert!(refused.stderr.contains("First write wins"), "{refused}");
+    site.assert_gives(&name, &first);
+    site.push(&name).assert_ok();
+}
+
+#[test]
+fn f003_f006_what_is_no_segment_of_this_cluster_is_refused() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let name = site.segment();
+    let whole = fs::read(site.wal(&name)).unwrap();
+    let before = objects(site.repo.path());
+    let refused = site.push_bytes(&name, &noise(whole.len())).assert_code(1);
+    assert!(refused.stderr.contains("WAL"), "{refused}");
+    let half = whole.len() / 2;
+    for wrong in [&[][..], &whole[..1], &whole[..8192], &whole[..half], &whole[..whole.len() - 1]] {
+        site.push_bytes(&name, wrong).assert_code(1);
+    }
+    let longer = [whole.as_slice(), &[0]].concat();
+    site.push_bytes(&name, &longer).assert_code(1);
+    site.push_bytes(&name, &noise(3_000_000)).assert_code(1);
+    // A good segment under the name of another, and under no name of a segment.
+    site.push_bytes("0000000100000000000000F0", &whole).assert_code(1);
+    site.push_bytes("00000001000000000000000g", &whole).assert_code(1);
+    assert_eq!(objects(site.repo.path()), before, "nothing was stored");
+    site.push(&name).assert_ok();
+    site.assert_gives(&name, &whole);
+}
+
+#[test]
+fn f001_f003_a_second_cluster_is_refused_under_the_first_one_s_name() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let ours = site.segment();
+    site.push(&ours).assert_ok();
+    let kept = fs::read(site.wal(&ours)).unwrap();
+    let other = TestCluster::create(&server).wal_segment_mib(1).archiving().start();
+    let names: Vec<String> = (0..4).map(|_| other.switch_wal()).collect();
+    let theirs = names.last().unwrap();
+    assert!(*theirs > ours, "a name that is free here");
+    let before = objects(site.repo.path());
+
+    // Its real segment, at a free and higher number, as if it were ours.
+    let foreign = other.data_dir().join("pg_wal").join(theirs);
+    let refused = site.push_bytes(theirs, &fs::read(&foreign).unwrap()).assert_code(1);
+    assert!(refused.stderr.contains("system"), "it says whose it is\n{refused}");
+    // The other server itself, configured with our repository and our cluster's name.
+    let config = TestConfig::new(&other).repository("local", &site.repo, Cipher::Aes);
+    for name in &names {
+        push(&config, &other.data_dir().join("pg_wal").join(name)).assert_code(1);
+    }
+    assert_eq!(objects(site.repo.path()), before, "nothing was stored");
+    site.assert_gives(&ours, &kept);
+    site.assert_gives_nothing(theirs, 1);
+}
+
+#[test]
+fn f018_f075_a_damaged_object_is_never_given_and_never_absent() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let name = site.segment();
+    site.push(&name).assert_ok();
+    let content = fs::read(site.wal(&name)).unwrap();
+    let object = site.object(&name);
+    let stored = fs::read(&object).unwrap();
+    let last = stored.len() - 1;
+    for place in [0, 4, 40, last / 3, last / 2, last - 40, last] {
+        let mut changed = stored.clone();
+        changed[place] ^= 0x10;
+        fs::write(&object, &changed).unwrap();
+        site.assert_gives_nothing(&name, 200);
+    }
+    for length in [0, 1, 100, last / 2, last] {
+        fs::write(&object, &stored[..length]).unwrap();
+        site.assert_gives_nothing(&name, 200);
+    }
+    let longer = [stored.as_slice(), &[0]].concat();
+    fs::write(&object, longer).unwrap();
+    site.assert_gives_nothing(&name, 200);
+    fs::write(&object, &stored).unwrap();
+    site.assert_gives(&name, &content);
+    // Absent at the end is absent; with a later one there it is a hole.
+    fs::remove_file(&object).unwrap();
+    site.assert_gives_nothing(&name, 1);
+    let next = site.segment();
+    site.push(&next).assert_ok();
+    site.assert_gives_nothing(&name, 200);
+}
+
+#[test]
+fn f002_two_promotions_to_one_timeline_are_told_apart() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let (first, second) = (
+        "1\t0/1500000\tno recovery target specified\n",
+        "1\t0/1600000\tno recovery target specified\n",
+    );
+    site.push_bytes("00000002.history", first.as_bytes()).assert_ok();
+    site.push_bytes("00000002.history", first.as_bytes()).assert_ok();
+    site.push_bytes("00000002.history", second.as_bytes()).assert_code(1);
+    site.push_bytes("00000003.history", b"").assert_code(1);
+    site.push_bytes("00000003.history", b"not a history").assert_code(1);
+    site.assert_gives("00000002.history", first.as_bytes());
+    site.assert_gives_nothing("00000003.history", 1);
+}
+
+/// Makes a stopped directory a standby that follows only its own `pg_wal`, starts and promotes it.
+fn promoted(cluster: &TestCluster) {
+    let signal = cluster.data_dir().join("standby.signal");
+    fs::write(&signal, "").unwrap();
+    account::unprivileged().own(&signal);
+    cluster.start();
+    cluster.promote();
+    cluster.wait_for_promotion();
+}
+
+#[test]
+fn f024_no_segment_of_a_timeline_is_stored_before_its_history() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    site.cluster.stop(Stop::Fast);
+    promoted(&site.cluster);
+    let name = site.segment();
+    assert!(name.starts_with("00000002"), "{name}");
+    let history = site.wal("00000002.history");
+    let away = site.scratch.join("history");
+    fs::rename(&history, &away).unwrap();
+    let before = objects(site.repo.path());
+    site.push(&name).assert_code(1).assert_says("00000002.history");
+    assert_eq!(objects(site.repo.path()), before, "nothing was stored");
+    fs::rename(&away, &history).unwrap();
+    site.push(&name).assert_ok();
+    site.assert_gives("00000002.history", &fs::read(&history).unwrap());
+    site.assert_gives(&name, &fs::read(site.wal(&name)).unwrap());
+    // The first timeline has none: absent, whatever lies beside it.
+    site.assert_gives_nothing("00000001.history", 1);
+    // The server's own push of it, later, is a repetition; and without a local file it is there.
+    site.push("00000002.history").assert_ok();
+    fs::rename(&history, &away).unwrap();
+    let next = site.segment();
+    site.push(&next).assert_ok();
+    fs::rename(&away, &history).unwrap();
+}
+
+/// A stopped cluster's directory, copied.
+fn copy_of(cluster: &TestCluster, scratch: &ScratchDir) -> PathBuf {
+    let copy = scratch.join("copy");
+    let mut copying = cluster.command("cp");
+    run(copying.arg("-a").arg(cluster.data_dir()).arg(&copy)).assert_ok();
+    copy
+}
+
+#[test]
+fn f010_f031_partial_segments_lie_beside_full_ones() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    site.cluster.psql("insert into t values (1)");
+    site.cluster.stop(Stop::Fast);
+    let copy = copy_of(&site.cluster, &site.scratch);
+    let standby = TestCluster::adopt(&server, &copy).prepare();
+    promoted(&standby);
+    let theirs = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
+    let wal = copy.join("pg_wal");
+    let partial = fs::read_dir(&wal).unwrap().flatten().map(|entry| entry.path());
+    let partial = partial.into_iter().find(|path| path.extension().is_some_and(|e| e == "partial"));
+    let partial = partial.expect("promotion leaves one");
+    let full = partial.file_stem().unwrap().to_str().unwrap().to_owned();
+
+    push(&theirs, &partial).assert_ok();
+    push(&theirs, &partial).assert_ok();
+    site.assert_kept(&full, 0, 1);
+    site.assert_gives_nothing(&full, 1);
+    site.assert_gives_nothing(&format!("{full}.partial"), 1);
+    // As a standby with archive_mode = always pushes it: under the full name, the history beside it.
+    let always = ScratchDir::new("always");
+    always.write("00000002.history", fs::read(wal.join("00000002.history")).unwrap());
+    let early = always.write(&full, fs::read(&partial).unwrap());
+    push(&theirs, &early).assert_ok();
+    site.assert_kept(&full, 0, 1);
+    site.assert_gives_nothing(&full, 1);
+
+    // The old primary goes on for a while and completes the segment: its version is the full one.
+    site.cluster.start();
+    assert_eq!(site.segment(), full);
+    site.push(&full).assert_ok();
+    let complete = fs::read(site.wal(&full)).unwrap();
+    site.assert_gives(&full, &complete);
+    push(&theirs, &partial).assert_ok();
+    site.assert_gives(&full, &complete);
+    site.assert_kept(&full, 1, 1);
+}
+
+#[test]
+fn f031_a_label_is_stored_under_its_own_name() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    site.cluster.psql("select pg_backup_start('x', true); select 1 from pg_backup_stop(false)");
+    let entries = fs::read_dir(site.wal("")).unwrap().flatten().map(|entry| entry.path());
+    let label = entries.into_iter().find(|path| path.extension().is_some_and(|e| e == "backup"));
+    let label = label.expect("the server leaves one");
+    let name = label.file_name().unwrap().to_str().unwrap();
+    push(&site.config, &label).assert_ok();
+    push(&site.config, &label).assert_ok();
+    site.assert_gives(name, &fs::read(&label).unwrap());
+    // It says nothing about the segment whose name it begins with.
+    site.assert_gives_nothing(&name[..24], 1);
+    site.push(&name[..24]).assert_ok();
+    site.assert_gives(&name[..24], &fs::read(site.wal(&name[..24])).unwrap());
+}
+
+#[test]
+fn f016_every_segment_size_goes_there_and_back() {
+    let Some(server) = Server::main() else { return };
+    for mib in [1, 16, 64] {
+        let site = Site::new(&server, mib);
+        let names = [site.segment(), site.segment()];
+        for name in &names {
+            site.push(name).assert_ok();
+            let content = fs::read(site.wal(name)).unwrap();
+            assert_eq!(content.len() as u64, u64::from(mib) * MIB);
+            site.assert_gives(name, &content);
+        }
+        // The names that follow, at the end of the archive: absent.
+        let next = site.cluster.psql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+        site.assert_gives_nothing(&next, 1);
+    }
+}
+
+#[test]
+fn f004_f013_a_push_killed_at_any_moment_can_be_repeated() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let whole = site.segment();
+    let begun = Instant::now();
+    site.push(&whole).assert_ok();
+    let takes = begun.elapsed();
+    let (mut killed, mut stored) = (0, 0);
+    for step in 0..16_u32 {
+        let name = site.segment();
+        let path = site.wal(&name);
+        let running = start(&mut site.config.pgkeep(["archive-push", path.to_str().unwrap()]));
+        // The moment of the kill is the point: from the start to past the end.
+        std::thread::sleep((takes + Duration::from_millis(5)) * step / 15);
+        running.signal(Signal::KILL);
+        let ended = running.wait();
+        killed += u32::from(!ended.is_ok());
+        let object = objects(site.repo.path()).into_iter().any(|path| path.ends_with(&name));
+        stored += u32::from(object && !ended.is_ok());
+        assert!(object || !ended.is_ok(), "said to be stored, and is not\n{ended}");
+        site.push(&name).assert_ok();
+        site.assert_gives(&name, &fs::read(&path).unwrap());
+    }
+    assert!(killed > 0, "no push was killed ({stored} between store and answer)");
+    site.assert_gives(&whole, &fs::read(site.wal(&whole)).unwrap());
+}
+
+/// A backup with rows behind it in several segments, all archived.
+struct Archived {
+    site: Site,
+    /// Each holds one row of `t`.
+    segments: Vec<String>,
+}
+
+impl Archived {
+    fn new(server: &Server) -> Self {
+        let site = Site::new(server, 1);
+        site.cluster.set_archive_command(&site.config.archive_command());
+        site.config.run(["backup"]).assert_ok();
+        let segments = (0..5).map(|_| site.segment()).collect();
+        site.cluster.archive_now();
+        site.cluster.stop(Stop::Fast);
+        Self { site, segments }
+    }
+
+    /// Restores to the end; `breaks` runs when recovery asks for a segment in the middle. Then the
+    /// server must neither start nor promote, and go on to the end after `mends`.
+    #[track_caller]
+    fn assert_stops_and_resumes(&self, server: &Server, breaks: &str, mends: &str) {
+        let scratch = ScratchDir::new("copy");
+        let to = scratch.join("data");
+        let restore = ["restore", "--to", to.to_str().unwrap(), "--yes"];
+        self.site.config.run(restore).assert_ok();
+        let command = restore_command(&to);
+        let middle = &self.segments[2];
+        let broken = format!("if test %f = {middle}; then {breaks}; fi; {command}");
+        let stopped = TestCluster::adopt(server, &to).setting("restore_command", &broken).prepare();
+        // It may have become readable before it stops: pg_ctl calls that a start.
+        drop(stopped.try_start());
+        let is_decided = || !stopped.is_running() || stopped.log().contains(PROMOTED);
+        wait_until(DEADLINE, is_decided, || format!("{breaks}\n{}", stopped.log()));
+        let log = stopped.log();
+        assert!(!stopped.is_running(), "{breaks}\n{log}");
+        let before = &self.segments[1];
+        assert!(log.contains(&format!("restored log file \"{before}\"")), "{breaks}\n{log}");
+        assert!(log.contains("FATAL"), "{breaks}\n{log}");
+        assert!(!log.contains(PROMOTED), "{breaks}\n{log}");
+        assert!(!to.join("pg_wal/00000002.history").exists(), "{breaks}\n{log}");
+        let control = pgkeep::archive::read_control_file(&to).unwrap();
+        assert_eq!(control.checkpoint.timeline.get(), 1, "{breaks}\n{log}");
+
+        run(self.site.cluster.command("sh").args(["-c", mends])).assert_ok();
+        let mended = TestCluster::adopt(server, &to).start();
+        mended.wait_for_promotion();
+        assert_eq!(mended.psql("select count(*) from t"), self.segments.len().to_string());
+    }
+}
+
+/// What restore wrote, as the server reads it.
+fn restore_command(data: &Path) -> String {
+    let text = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
+    let line = text.lines().rfind(|line| line.starts_with("restore_command")).unwrap();
+    let value = line.split_once('\'').unwrap().1;
+    value.rsplit_once('\'').unwrap().0.replace("''", "'")
+}
+
+#[test]
+fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
+    let Some(server) = Server::main() else { return };
+    let archived = Archived::new(&server);
+    let site = &archived.site;
+    let store = site.repo.path().display();
+    let key = site.repo.key_file();
+    let key = key.display();
+    let object = site.object(&archived.segments[2]);
+    let object = object.display();
+    let other = TestRepo::new();
+    let foreign = TestConfig::new(&site.cluster).repository("other", &other, Cipher::Aes);
+    // The server is down: the repository and its key are made, the cluster is not registered.
+    foreign.run(["init"]).assert_code(1);
+    let wrong = other.key_file();
+    let wrong = wrong.display();
+    let put_back = format!("mv {object}.away {object}");
+    let cases = [
+        // The repository is not there.
+        (format!("mv {store} {store}.away"), format!("mv {store}.away {store}")),
+        // It cannot be read.
+        (format!("chmod 000 {store}"), format!("chmod 700 {store}")),
+        // The key is another one.
+        (format!("mv {key} {key}.away; cp {wrong} {key}"), format!("mv {key}.away {key}")),
+        // The mount is gone; its empty mount point is there.
+        (
+            format!("mv {store} {store}.away; mkdir {store}"),
+            format!("rmdir {store}; mv {store}.away {store}"),
+        ),
+        // The object is cut.
+        (format!("cp -p {object} {object}.away; truncate -s 100 {object}"), put_back.clone()),
+        // It is missing, and later ones are there.
+        (format!("mv {object} {object}.away"), put_back),
+    ];
+    for (breaks, mends) in cases {
+        archived.assert_stops_and_resumes(&server, &breaks, &mends);
+    }
+}

@@ -1,0 +1,162 @@
+//! A live cluster whose WAL goes into a repository in memory, through the library: for tests that
+//! put a store between pgkeep and the repository that dies or lies.
+//!
+//! `archive_command` copies to a folder; a thread of the test pushes what it finds there.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pgkeep::archive::{self, Destination, PushOptions};
+use pgkeep::backup;
+use pgkeep::base::{Ctx, Silent};
+use pgkeep::crypt::Unlock;
+use pgkeep::pgconn::ConnectOptions;
+use pgkeep::repo::{BackupType, CipherChoice, InitOptions, Place, Registration, Repository};
+use pgkeep::storage::{MemoryStore, ObjectStore};
+
+use super::servers::Server;
+use super::{ScratchDir, TestCluster};
+
+/// A live cluster and a repository in memory that its WAL reaches.
+pub struct LibraryCluster {
+    pub cluster: TestCluster,
+    pub store: MemoryStore,
+    pub ctx: Ctx,
+    pub place: Place,
+    pub registration: Registration,
+    unlock: Unlock,
+    stop: Arc<AtomicBool>,
+    pusher: Option<JoinHandle<()>>,
+    _archive: ScratchDir,
+}
+
+impl LibraryCluster {
+    /// Starts a small cluster with segments of 1 MiB and checksums.
+    pub fn start(server: &Server) -> Self {
+        let archive = ScratchDir::new("spool");
+        super::account::unprivileged().own(archive.path());
+        let command = format!("cp %p {0}/%f.tmp && mv {0}/%f.tmp {0}/%f", archive.path().display());
+        let cluster = TestCluster::create(server)
+            .checksums()
+            .wal_segment_mib(1)
+            .archive_command(&command)
+            .start();
+        let ctx = Ctx::system(Arc::new(Silent));
+        let (unlock, _) = Unlock::generate_key_file(ctx.entropy.as_ref());
+        let store = MemoryStore::new();
+        let options =
+            InitOptions { cipher: CipherChoice::Aes256Cbc, unlock: &unlock, label: "", cost: 14 };
+        let repository = Repository::init(&ctx, Arc::new(store.clone()), &options).unwrap();
+        let control = archive::read_control_file(cluster.data_dir()).unwrap();
+        let registration = Registration {
+            cluster: "main".into(),
+            system: control.system_identifier,
+            epoch: 1,
+            created: ctx.clock.now(),
+            major: server.version(),
+            block_size: control.block_size,
+            wal_block_size: control.wal_block_size,
+            wal_segment_size: control.wal_segment_size.bytes(),
+            relation_segment_blocks: control.relation_segment_blocks,
+        };
+        let place = repository.register(&ctx, &registration).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let pusher = spawn_pusher(Pusher {
+            ctx: ctx.clone(),
+            destination: Destination {
+                name: "memory".into(),
+                repository,
+                place: place.clone(),
+                registration: registration.clone(),
+            },
+            data_directory: cluster.data_dir().to_path_buf(),
+            spool: archive.path().to_path_buf(),
+            stop: Arc::clone(&stop),
+        });
+        let (pusher, _archive) = (Some(pusher), archive);
+        Self { cluster, store, ctx, place, registration, unlock, stop, pusher, _archive }
+    }
+
+    /// Opens the repository through any store that stands before it.
+    pub fn open(&self, store: Arc<dyn ObjectStore>) -> pgkeep::repo::Result<Repository> {
+        Repository::open(store, &self.unlock)
+    }
+
+    /// Takes a full backup through any store that stands before the repository.
+    pub fn backup(
+        &self,
+        repository: &Repository,
+        change: impl FnOnce(&mut backup::Options),
+    ) -> backup::Result<backup::Finished> {
+        let mut options = backup::Options {
+            backup_type: BackupType::Full,
+            data_directory: self.cluster.data_dir().to_path_buf(),
+            connection: ConnectOptions::new(self.cluster.conninfo(), "pgkeep"),
+            jobs: 2,
+            max_rate: None,
+            fast_checkpoint: true,
+            wal_wait: Duration::from_secs(30),
+            host: "test".into(),
+            pid: std::process::id(),
+        };
+        change(&mut options);
+        let (place, registration) = (&self.place, &self.registration);
+        let plan = backup::plan(&self.ctx, &options, place, registration)?;
+        backup::execute(&self.ctx, &plan, &options, repository, place, registration)
+    }
+
+    /// Where the WAL of this cluster goes, through any store.
+    pub fn destination(&self, repository: Repository) -> Destination {
+        Destination {
+            name: "memory".into(),
+            repository,
+            place: self.place.clone(),
+            registration: self.registration.clone(),
+        }
+    }
+}
+
+impl Drop for LibraryCluster {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(pusher) = self.pusher.take() {
+            // A panic in the pusher has been printed; a second one here would abort the test.
+            pusher.join().ok();
+        }
+    }
+}
+
+struct Pusher {
+    ctx: Ctx,
+    destination: Destination,
+    data_directory: PathBuf,
+    spool: PathBuf,
+    stop: Arc<AtomicBool>,
+}
+
+fn spawn_pusher(pusher: Pusher) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut done = BTreeSet::new();
+        while !pusher.stop.load(Ordering::SeqCst) {
+            let Ok(entries) = std::fs::read_dir(&pusher.spool) else { return };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                let is_new = path.extension().is_none_or(|extension| extension != "tmp");
+                if is_new && !done.contains(&path) {
+                    let options = PushOptions {
+                        data_directory: pusher.data_directory.clone(),
+                        accept_unknown_wal: false,
+                    };
+                    let to = std::slice::from_ref(&pusher.destination);
+                    archive::push(&pusher.ctx, to, &options, &path).unwrap();
+                    done.insert(path);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
