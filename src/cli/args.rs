@@ -309,7 +309,7 @@ pub enum KeyCommand {
     /// Let another key file or passphrase open the repository
     #[command(
         after_help = "A key file that does not exist is made.\n\nExamples:\n  pgkeep key add \
-                            --key-file /root/spare.key --label spare\n  pgkeep key add \
+                            --key-file /media/safe/spare.key --label spare\n  pgkeep key add \
                             --passphrase-command 'systemd-ask-password' --label safe"
     )]
     Add(KeyAddArgs),
