@@ -24,6 +24,8 @@ pub struct OpenedBackup {
     place: Place,
     manifest: Manifest,
     packs: Mutex<HashMap<u32, Arc<PackReader>>>,
+    /// The row that [`OpenedBackup::block`] used last: neighbours ask for the same file.
+    last_row: Mutex<Option<Arc<Row>>>,
 }
 
 impl Repository {
@@ -33,8 +35,9 @@ impl Repository {
     /// [`Error::NoBackup`], [`Error::Abandoned`], [`Error::Corrupt`].
     pub fn open_backup(&self, place: &Place, id: &BackupId) -> Result<OpenedBackup> {
         let manifest = self.manifest(place, id)?;
-        let packs = Mutex::default();
-        Ok(OpenedBackup { repository: self.clone(), place: place.clone(), manifest, packs })
+        let (packs, last_row) = (Mutex::default(), Mutex::default());
+        let (repository, place) = (self.clone(), place.clone());
+        Ok(OpenedBackup { repository, place, manifest, packs, last_row })
     }
 }
 
@@ -96,6 +99,28 @@ impl OpenedBackup {
             }
         }
         Ok(parser.take_pending().filter(|row| row.path == path))
+    }
+
+    /// Any block of any file, in one call: at most two small ranged reads, and one more where the file
+    /// is another than in the call before; `None` when the backup has no such file.
+    ///
+    /// # Errors
+    /// As [`OpenedBackup::read_block`].
+    pub fn block(&self, path: &[u8], block: u32) -> Result<Option<Vec<u8>>> {
+        let known = self.last_row.lock().expect("no holder of this lock panics").clone();
+        let row = match known.filter(|row| row.path == path) {
+            Some(row) => row,
+            None => match self.find_row(path)? {
+                None => return Ok(None),
+                Some(row) => {
+                    let row = Arc::new(row);
+                    let mut last = self.last_row.lock().expect("no holder of this lock panics");
+                    *last = Some(Arc::clone(&row));
+                    row
+                }
+            },
+        };
+        self.read_block(&row, block).map(Some)
     }
 
     /// One block of a file whose row is known: at most two ranged reads, one of about 6 KB in the

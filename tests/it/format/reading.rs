@@ -59,6 +59,16 @@ fn a_block_costs_two_small_requests() {
         store.reset();
         assert_eq!(opened.read_block(&zeros, 10).unwrap(), [0; 8192]);
         assert_eq!(store.reset().reads(), 0, "zeros are nowhere");
+
+        // By path, in one call: the row once, then as above, whichever block.
+        let opened = repository.open_backup(&sample.place, &sample.id).unwrap();
+        store.reset();
+        for (block, wanted) in [(3u32, 3), (1, 1), (2, 1)] {
+            let bytes = opened.block(b"base/1/2840", block).unwrap().unwrap();
+            assert_eq!(bytes, sample.files[&row.path].chunks(8192).nth(block as usize).unwrap());
+            assert_eq!(store.reset().reads(), wanted, "block {block}");
+        }
+        assert_eq!(opened.block(b"base/1/2841", 0).unwrap(), None);
     }
 }
 
