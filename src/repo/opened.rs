@@ -214,9 +214,9 @@ impl PackReader {
             return Err(opener.corrupt(frame, format!("the pack has {} frames", self.frames)));
         }
         let number = frame / PAGE_FRAMES as u64;
-        let mut cached = self.page.lock().expect("no holder of this lock panics");
-        if let Some(page) = cached.as_ref().filter(|page| page.number == number) {
-            return Ok(Arc::clone(page));
+        let cached = self.page.lock().expect("no holder of this lock panics").clone();
+        if let Some(page) = cached.filter(|page| page.number == number) {
+            return Ok(page);
         }
         let suite = self.meta.opener().suite();
         let stored = stored_size(suite, PAGE_SIZE);
@@ -233,7 +233,8 @@ impl PackReader {
             offsets.push(end);
         }
         let page = Arc::new(Page { number, offsets });
-        *cached = Some(Arc::clone(&page));
+        // Read without the lock: workers on other pages must not wait for this request.
+        *self.page.lock().expect("no holder of this lock panics") = Some(Arc::clone(&page));
         Ok(page)
     }
 

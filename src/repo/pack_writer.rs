@@ -254,12 +254,8 @@ impl<'a> PackWriter<'a> {
     /// here, so raw byte r stays in frame r / 65536.
     fn flush(&mut self) -> Result<()> {
         self.ctx.cancel.check()?;
-        let rest = self.window.len() - self.filled;
-        if let Some(space) = self.window.get_mut(self.filled..) {
-            // A tail shorter than a block cannot be: blocks divide the window.
-            assert_eq!(rest, 0, "the window is full when it is flushed");
-            space.fill(0);
-        }
+        // A tail shorter than a block cannot be: blocks divide the window.
+        assert_eq!(self.filled, self.window.len(), "the window is full when it is flushed");
         self.seal_window()?;
         let full = self.pack.as_ref().is_some_and(|pack| {
             pack.writer.stored() >= self.plan.stored_target
