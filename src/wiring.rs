@@ -7,7 +7,7 @@ use crate::archive::{self, Destination};
 use crate::config::{self, Environment, RepositorySettings, Resolved, Settings, Sources, Warning};
 use crate::crypt::Unlock;
 use crate::pgconn::ConnectOptions;
-use crate::repo::{self, BackupType, Place, Registration, Repository, SlotSummary, layout};
+use crate::repo::{self, BackupType, Origin, Place, Registration, Repository, SlotSummary, layout};
 use crate::storage::{self, LocalStore, ObjectStore, ReadOnlyStore};
 use crate::{backup, pg};
 
@@ -55,6 +55,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the same may succeed a moment later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Repository { source, .. } if source.may_pass())
+    }
+
     /// Whether the repository is in order and does not know the cluster.
     #[must_use]
     pub fn is_unregistered(&self) -> bool {
@@ -206,7 +212,7 @@ pub fn data_directory_of(path: &Path, configured: Option<&Path>) -> Option<PathB
 }
 
 /// Finds the cluster in an open repository, by system identifier where it is known, else the only
-/// one of that name.
+/// one of that name; of several epochs the one that is named, else the newest.
 ///
 /// # Errors
 /// [`Error::UnknownSystem`], [`Error::Repository`].
@@ -215,12 +221,17 @@ pub fn find_cluster(
     repository: &Repository,
     cluster: &str,
     system: Option<u64>,
+    epoch: Option<u32>,
 ) -> Result<(Place, Registration)> {
     let system = match system {
         Some(system) => system,
         None => only_system(name, repository, cluster)?,
     };
-    repository.find_cluster(cluster, system).map_err(at(name))
+    let found = match epoch {
+        Some(epoch) => repository.find_epoch(cluster, system, epoch),
+        None => repository.find_cluster(cluster, system),
+    };
+    found.map_err(at(name))
 }
 
 fn only_system(name: &str, repository: &Repository, cluster: &str) -> Result<u64> {
@@ -252,10 +263,11 @@ pub fn destination(
     settings: &RepositorySettings,
     cluster: &str,
     system: Option<u64>,
+    epoch: Option<u32>,
     access: Access,
 ) -> Result<(Destination, Vec<Warning>)> {
     let Opened { repository, warnings, .. } = open(settings, access)?;
-    let (place, registration) = find_cluster(&settings.name, &repository, cluster, system)?;
+    let (place, registration) = find_cluster(&settings.name, &repository, cluster, system, epoch)?;
     let name = settings.name.clone();
     Ok((Destination { name, repository, place, registration }, warnings))
 }
@@ -310,6 +322,14 @@ pub fn host() -> String {
         Ok(id) if !id.trim().is_empty() => format!("{name} {}", id.trim()),
         _ => name,
     }
+}
+
+/// The server of a data directory on this host, for records.
+#[must_use]
+pub fn origin(data_directory: &Path) -> Origin {
+    let real = data_directory.canonicalize();
+    let directory = real.unwrap_or_else(|_| data_directory.to_owned());
+    Origin { host: host(), directory: directory.display().to_string() }
 }
 
 /// The configuration file that counts.

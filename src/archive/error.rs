@@ -72,3 +72,15 @@ pub enum Error {
 
 /// The result of a call in this room.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Whether waiting may help: WAL that is on its way, a repository that is away for a moment.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Hole { .. } => true,
+            Self::Repository { source, .. } => source.may_pass(),
+            _ => false,
+        }
+    }
+}

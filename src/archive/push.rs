@@ -12,7 +12,7 @@ use crate::base::Ctx;
 use crate::pg::control_file::ClusterState;
 use crate::pg::wal::{Ending, Expected, Findings, SegmentHeader, scan_segment};
 use crate::pg::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
-use crate::repo::{self, Found, Kind, Place, WalFacts, WalPut};
+use crate::repo::{self, Found, Kind, Origin, Place, WalFacts, WalPut};
 use crate::storage::ObjectKey;
 
 /// A file in a restored data directory that must not archive: a copy never acts as its source.
@@ -26,6 +26,8 @@ pub struct PushOptions {
     /// Archive segments of a WAL version that this program does not know, unread: so that `pg_wal`
     /// does not fill on the day after an upgrade.
     pub accept_unknown_wal: bool,
+    /// Which server this is, for the record.
+    pub origin: Origin,
 }
 
 /// Under which name a file was stored, and whether it was there already.
@@ -93,9 +95,11 @@ pub fn push(
     match name {
         WalFileName::History(timeline) => {
             check_history(timeline, path, &content)?;
-            put_small(ctx, destinations, &name, &content)
+            put_small(ctx, destinations, &options.origin, &name, &content)
         }
-        WalFileName::BackupHistory { .. } => put_small(ctx, destinations, &name, &content),
+        WalFileName::BackupHistory { .. } => {
+            put_small(ctx, destinations, &options.origin, &name, &content)
+        }
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
             let pushing = Pushing { ctx, destinations, options, path, name, segment, control };
             pushing.push(&content)
@@ -135,6 +139,7 @@ fn at<T>(destination: &Destination, result: repo::Result<T>) -> Result<T> {
 fn put_small(
     ctx: &Ctx,
     destinations: &[Destination],
+    origin: &Origin,
     name: &WalFileName,
     content: &[u8],
 ) -> Result<Pushed> {
@@ -144,7 +149,7 @@ fn put_small(
             WalFileName::History(timeline) => (Kind::History, place.history(timeline.get())),
             _ => (Kind::Label, place.label(&name.to_string()).expect("a WAL file's name")),
         };
-        let facts = facts(destination, name, content);
+        let facts = facts(destination, origin, name, content);
         let put =
             at(destination, destination.repository.put_wal(ctx, kind, &object, &facts, content))?;
         Ok(Stored { repository: destination.name.clone(), object, put })
@@ -162,7 +167,12 @@ fn to_each(
     tried.into_iter().collect()
 }
 
-fn facts(destination: &Destination, name: &WalFileName, content: &[u8]) -> WalFacts {
+fn facts(
+    destination: &Destination,
+    origin: &Origin,
+    name: &WalFileName,
+    content: &[u8],
+) -> WalFacts {
     WalFacts {
         name: name.to_string(),
         system: destination.place.system(),
@@ -171,6 +181,7 @@ fn facts(destination: &Destination, name: &WalFileName, content: &[u8]) -> WalFa
         timeline: None,
         address: None,
         found: None,
+        by: Some(origin.clone()),
     }
 }
 
@@ -198,7 +209,7 @@ impl Pushing<'_> {
                 timeline: Some(header.timeline),
                 address: Some(Lsn(header.address)),
                 found: Some(Found::from(&findings)),
-                ..facts(destination, &self.name, content)
+                ..facts(destination, &self.options.origin, &self.name, content)
             };
             let (kind, object) = object_of(&destination.place, &self.segment, &findings, partial);
             let repository = &destination.repository;
@@ -280,23 +291,32 @@ impl Pushing<'_> {
         }
     }
 
-    /// No segment of a timeline without its history: recovery would end on the older timeline.
+    /// No segment of a timeline without its history: recovery would end on the older timeline. And
+    /// none whose history is another than the archive's: two servers took one timeline, and the names
+    /// that the first of them has not used yet would fill with WAL of the second.
     fn history_first(&self, destination: &Destination) -> Result<()> {
         let timeline = self.segment.timeline();
         let object = destination.place.history(timeline.get());
-        match destination.repository.store().head(&object) {
-            Ok(_) => return Ok(()),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return at(destination, Err(error.into())),
-        }
-        let Some(content) = self.local_history(timeline)? else {
-            return Err(self.no_history());
+        let local = self.local_history(timeline)?;
+        let stored = match destination.repository.wal_facts(Kind::History, &object) {
+            Ok(stored) => stored,
+            Err(error) if error.is_not_found() => {
+                let Some(content) = local else { return Err(self.no_history()) };
+                check_history(timeline, &self.history_path(timeline), &content)?;
+                let name = WalFileName::History(timeline);
+                let facts = facts(destination, &self.options.origin, &name, &content);
+                let repository = &destination.repository;
+                let put = repository.put_wal(self.ctx, Kind::History, &object, &facts, &content);
+                return at(destination, put).map(drop);
+            }
+            Err(error) => return at(destination, Err(error)),
         };
-        check_history(timeline, &self.history_path(timeline), &content)?;
-        let facts = facts(destination, &WalFileName::History(timeline), &content);
-        let put =
-            destination.repository.put_wal(self.ctx, Kind::History, &object, &facts, &content);
-        at(destination, put).map(drop)
+        let Some(content) = local else { return Ok(()) };
+        let given = destination.repository.content_digest(&content);
+        if given == stored.digest {
+            return Ok(());
+        }
+        at(destination, Err(repo::Error::Conflict { object, stored: stored.digest, given }))
     }
 
     /// Whether the server no longer writes, or never wrote, this segment's timeline: it has moved on,

@@ -1,11 +1,15 @@
 //! `archive-push` and `archive-get`: what PostgreSQL runs. Exit codes are [`super::fate`]'s.
 
+use std::path::Path;
+use std::time::Duration;
+
 use super::args::{GetArgs, PushArgs};
 use super::error::Failure;
 use super::fate::Outcome;
 use super::invocation::Invocation;
 use crate::archive::{self, Destination, GetOptions, Got, PushOptions, Stored};
 use crate::config::Resolved;
+use crate::pg::WalFileName;
 use crate::wiring::{self, Access};
 
 /// Archives one file into every repository.
@@ -19,11 +23,13 @@ pub fn push(run: &Invocation, args: &PushArgs) -> Result<Outcome, Failure> {
     for settings in &resolved.repositories {
         let cluster = &resolved.cluster_name;
         let (destination, warnings) =
-            wiring::destination(settings, cluster, Some(system), Access::ReadWrite)?;
+            wiring::destination(settings, cluster, Some(system), None, Access::ReadWrite)?;
         run.warn_each(&warnings);
         destinations.push(destination);
     }
-    let options = PushOptions { data_directory, accept_unknown_wal: args.accept_unknown_wal };
+    let accept_unknown_wal = args.accept_unknown_wal;
+    let origin = wiring::origin(&data_directory);
+    let options = PushOptions { data_directory, accept_unknown_wal, origin };
     let pushed = archive::push(&run.ctx, &destinations, &options, &args.path)?;
     pushed.warnings.iter().for_each(|warning| run.ctx.warn(warning.clone()));
     for Stored { repository, object, put } in &pushed.stored {
@@ -36,15 +42,69 @@ fn no_directory(resolved: &Resolved) -> Failure {
     wiring::Error::NoDataDirectory { cluster: resolved.cluster_name.clone() }.into()
 }
 
+/// Between two tries of archive-get: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a fetch is neither delivered nor proven absent.
+struct Doubt {
+    failure: Failure,
+    may_pass: bool,
+}
+
+impl From<archive::Error> for Doubt {
+    fn from(error: archive::Error) -> Self {
+        Self { may_pass: error.may_pass(), failure: error.into() }
+    }
+}
+
+impl From<wiring::Error> for Doubt {
+    fn from(error: wiring::Error) -> Self {
+        Self { may_pass: error.may_pass(), failure: error.into() }
+    }
+}
+
 /// Fetches one file, or proves that no repository has it.
+///
+/// What may pass is tried again for a while: WAL that is still on its way looks like a hole. A standby
+/// tries again in any doubt, and is told "not there" in the end, so that it goes on by streaming; but
+/// not while it is being promoted, when "not there" would end its recovery.
 pub fn get(run: &Invocation, args: &GetArgs) -> Result<Outcome, Failure> {
     let resolved = run.resolved()?;
+    let name = WalFileName::parse(args.name.as_bytes());
+    name.map_err(|source| archive::Error::Name { name: args.name.clone(), source })?;
     let configured = resolved.cluster.data_directory.as_deref();
-    let system = match wiring::data_directory_of(&args.path, configured) {
-        Some(directory) => known_system(run, &directory),
-        None => None,
-    };
-    let Sources { destinations, doubt } = sources(run, &resolved, system)?;
+    let directory = wiring::data_directory_of(&args.path, configured);
+    let standby = directory.as_deref().filter(|directory| archive::is_standby(directory));
+    let clock = &run.ctx.clock;
+    let (begun, mut pause) = (clock.monotonic(), FIRST_PAUSE);
+    loop {
+        let doubt = match attempt(run, &resolved, args, directory.as_deref()) {
+            Ok(outcome) => return Ok(outcome),
+            Err(doubt) => doubt,
+        };
+        let waited = clock.monotonic().saturating_sub(begun);
+        let goes_on = doubt.may_pass || standby.is_some();
+        if !goes_on || waited + pause > resolved.cluster.archive_get_wait {
+            return match standby {
+                None => Err(doubt.failure),
+                Some(directory) => for_standby(run, &resolved, directory, doubt.failure),
+            };
+        }
+        run.ctx.note(format!("trying again: {}", doubt.failure.message));
+        clock.sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn attempt(
+    run: &Invocation,
+    resolved: &Resolved,
+    args: &GetArgs,
+    directory: Option<&Path>,
+) -> Result<Outcome, Doubt> {
+    let system = directory.and_then(|directory| known_system(run, directory));
+    let Sources { destinations, doubt } = sources(run, resolved, args, system)?;
     let options = GetOptions { through: args.through };
     if destinations.is_empty() {
         return Err(doubt.unwrap_or_else(|| archive::Error::NoRepository.into()));
@@ -52,11 +112,35 @@ pub fn get(run: &Invocation, args: &GetArgs) -> Result<Outcome, Failure> {
     match archive::get(&run.ctx, &destinations, &options, &args.name, &args.path)? {
         Got::Delivered { repository, object } => {
             run.ctx.note(format!("{object} from {repository}"));
+            if let Some(Doubt { failure, .. }) = doubt {
+                run.ctx.warn(failure.message);
+            }
             Ok(Outcome::Done)
         }
         // Absent wherever we could look; but we could not look everywhere.
         Got::Absent => doubt.map_or(Ok(Outcome::ProvenAbsent), Err),
     }
+}
+
+/// A standby's answer in doubt.
+fn for_standby(
+    run: &Invocation,
+    resolved: &Resolved,
+    directory: &Path,
+    failure: Failure,
+) -> Result<Outcome, Failure> {
+    let server = wiring::connect_options(resolved, "archive-get");
+    if let Some(why) = archive::promotion(&run.ctx, directory, &server) {
+        let next = "Until the archive answers, the standby may lack WAL, so it is not promoted. Once \
+                    it does, start and promote it again. To promote without the archive, start the \
+                    standby with an empty restore_command.";
+        let message = format!("{why}, and the archive cannot be read: {}", failure.message);
+        return Err(Failure { message, ..failure }.with_hint(next));
+    }
+    let next = "This is a standby, so the answer is \"not there\" and it goes on by streaming, if it \
+                can. Mend the archive before you promote it.";
+    failure.with_hint(next).report(run.voice.format, run.voice.color);
+    Ok(Outcome::StandbyGoesOn)
 }
 
 /// A directory without a control file is no reason to fail: the repository may know one system only.
@@ -73,12 +157,17 @@ fn known_system(run: &Invocation, directory: &std::path::Path) -> Option<u64> {
 struct Sources {
     destinations: Vec<Destination>,
     /// Why absence cannot be proven.
-    doubt: Option<Failure>,
+    doubt: Option<Doubt>,
 }
 
 /// Every repository that can be asked. One that does not know the cluster holds no WAL of it, and
 /// is no doubt as long as another one does.
-fn sources(run: &Invocation, resolved: &Resolved, system: Option<u64>) -> Result<Sources, Failure> {
+fn sources(
+    run: &Invocation,
+    resolved: &Resolved,
+    args: &GetArgs,
+    system: Option<u64>,
+) -> Result<Sources, Doubt> {
     let mut destinations = Vec::new();
     let (mut doubt, mut unregistered) = (None, None);
     let named = run.global.repository.as_deref();
@@ -87,13 +176,12 @@ fn sources(run: &Invocation, resolved: &Resolved, system: Option<u64>) -> Result
             continue;
         }
         let cluster = &resolved.cluster_name;
-        match wiring::destination(settings, cluster, system, Access::ReadOnly) {
+        match wiring::destination(settings, cluster, system, args.epoch, Access::ReadOnly) {
             Ok((destination, warnings)) => {
                 run.warn_each(&warnings);
                 destinations.push(destination);
             }
             Err(error) => {
-                run.ctx.warn(error.to_string());
                 let is_unregistered = error.is_unregistered();
                 let kept = if is_unregistered { &mut unregistered } else { &mut doubt };
                 kept.get_or_insert(error.into());

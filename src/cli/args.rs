@@ -95,7 +95,7 @@ pub enum Command {
         after_help = "Makes a missing key file, and prints the lines for postgresql.conf.\n\n\
                             Example:\n  sudo -u postgres pgkeep init"
     )]
-    Init,
+    Init(InitArgs),
     /// Look at everything that archiving and backups need: one line each, and what to do
     #[command(after_help = "Exits with 14 when something fails; with 0 when there are only \
                             warnings.\n\nExample:\n  pgkeep check --json | jq '.findings[] | \
@@ -126,12 +126,28 @@ pub enum Command {
                       all archived WAL is replayed. Prints the plan and asks before it begins."
     )]
     Restore(RestoreArgs),
+    /// Make a restored copy the cluster itself: it archives, follows and runs jobs again
+    #[command(
+        after_help = "A restore elsewhere than into the cluster's own directory makes a copy \
+                            that leaves its source alone. This takes the copy's marker and settings \
+                            away.\n\nExample:\n  pgkeep adopt /srv/restored"
+    )]
+    Adopt(AdoptArgs),
     /// Show what can be restored: window, holes, backups, sizes
     #[command(after_help = "Example:\n  pgkeep info --json | jq -r '.repositories[].verdict'")]
     Info(InfoArgs),
     /// Manage the key slots of a repository
     #[command(subcommand)]
     Key(KeyCommand),
+}
+
+/// Of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Begin a new archive for this cluster, beside the old one, because history has forked under the
+    /// same names: a disk or VM was rolled back, pg_resetwal was run, two servers took one timeline
+    #[arg(long)]
+    pub new_epoch: bool,
 }
 
 /// Of `check`.
@@ -203,6 +219,9 @@ pub struct GetArgs {
     /// WAL up to here is known to be archived: absence before it is an error
     #[arg(long, value_name = "LSN")]
     pub through: Option<Lsn>,
+    /// From this epoch's archive [default: the newest]
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u32>,
 }
 
 /// Of `restore`.
@@ -212,6 +231,9 @@ pub struct RestoreArgs {
     /// The directory to restore into [default: the configuration's data directory, if it is empty]
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
+    /// From this epoch's backups and WAL [default: the newest]
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u32>,
     /// Start from this backup [default: the newest that leads to the target]
     #[arg(long, value_name = "ID")]
     pub backup: Option<BackupId>,
@@ -295,9 +317,28 @@ pub enum Switch {
     Off,
 }
 
+/// Of `adopt`.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The copy [default: the configuration's data directory]
+    pub data_directory: Option<PathBuf>,
+    /// Print what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the result (or the plan) as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Of `info`.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
+    /// Show this epoch [default: the newest]
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u32>,
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,

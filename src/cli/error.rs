@@ -245,12 +245,17 @@ fn of_repo(error: &repo::Error) -> Advice {
             Kind::Failed,
             hint("Use the version of pgkeep that wrote it, or a newer one."),
         ),
+        repo::Error::NoEpoch { .. } => {
+            (Exit::NoRepository, Kind::NotFound, hint("`pgkeep info` shows the newest epoch."))
+        }
         repo::Error::NoBackup { .. } | repo::Error::Abandoned { .. } => {
             (Exit::Failed, Kind::NotFound, hint("`pgkeep info` lists the backups."))
         }
         repo::Error::Conflict { .. } => {
-            let next = "First write wins, and the archived file stays. Two servers may archive \
-                        under one name, or history was forked: find out which before you go on.";
+            let next = "First write wins, and the archived file stays. Find out which it is: two \
+                        servers that archive as one cluster (stop one, or give it a cluster name of \
+                        its own), or a history that forked because a disk was rolled back or \
+                        pg_resetwal was run (`pgkeep init --new-epoch`, then a full backup).";
             (Exit::Failed, Kind::Corrupt, hint(next))
         }
         repo::Error::Keys(_) => {
@@ -359,8 +364,8 @@ impl From<archive::Error> for Failure {
         let advice = match &error {
             archive::Error::Repository { source, .. } => of_repo(source),
             archive::Error::Copy { .. } => {
-                let next = "So it cannot write into its source's archive. Let it archive under a \
-                            cluster name of its own, or restore with --archive on.";
+                let next = "So it cannot write into its source's archive. To let it take the \
+                            cluster's place, run `pgkeep adopt`.";
                 (Exit::Failed, Kind::Config, hint(next))
             }
             archive::Error::Content { .. } => (Exit::Failed, Kind::Corrupt, None),

@@ -35,6 +35,8 @@ pub enum Outcome {
     Done,
     /// `archive-get` only: no repository has the file, and nothing needs it.
     ProvenAbsent,
+    /// `archive-get` only: nothing is known, but a standby that is not being promoted goes on.
+    StandbyGoesOn,
     /// Anything else.
     Unknown,
 }
@@ -42,8 +44,8 @@ pub enum Outcome {
 const GET: &str = "archive-get";
 const PUSH: &str = "archive-push";
 /// The subcommands; a test holds this to what the parser knows.
-pub const COMMANDS: [&str; 9] =
-    ["init", "check", "backup", PUSH, GET, "restore", "info", "key", "help"];
+pub const COMMANDS: [&str; 10] =
+    ["init", "check", "backup", PUSH, GET, "restore", "adopt", "info", "key", "help"];
 /// Global flags that take a value as the next argument; held to the parser likewise.
 pub const FLAGS_WITH_VALUE: [&str; 6] =
     ["--config", "--cluster", "--repository", "--log-level", "--log-format", "--color"];
@@ -73,7 +75,7 @@ impl Fate {
     pub fn code(self, outcome: Outcome) -> u8 {
         match (self, outcome) {
             (_, Outcome::Done) => 0,
-            (Self::ArchiveGet, Outcome::ProvenAbsent) => 1,
+            (Self::ArchiveGet, Outcome::ProvenAbsent | Outcome::StandbyGoesOn) => 1,
             (Self::ArchiveGet, Outcome::Unknown) => 200,
             (Self::ArchivePush | Self::Ordinary, _) => 1,
         }
@@ -182,9 +184,9 @@ mod tests {
 
     #[test]
     fn there_are_four_codes_and_two() {
-        let all = [Outcome::Done, Outcome::ProvenAbsent, Outcome::Unknown];
-        assert_eq!(all.map(|outcome| Fate::ArchiveGet.code(outcome)), [0, 1, 200]);
-        assert_eq!(all.map(|outcome| Fate::ArchivePush.code(outcome)), [0, 1, 1]);
+        let all = [Outcome::Done, Outcome::ProvenAbsent, Outcome::StandbyGoesOn, Outcome::Unknown];
+        assert_eq!(all.map(|outcome| Fate::ArchiveGet.code(outcome)), [0, 1, 1, 200]);
+        assert_eq!(all.map(|outcome| Fate::ArchivePush.code(outcome)), [0, 1, 1, 1]);
         let panicked = guarded(Fate::ArchiveGet, || panic!("this panic is part of a test"));
         assert_eq!(format!("{panicked:?}"), format!("{:?}", ExitCode::from(200)));
     }

@@ -36,7 +36,7 @@ pub fn info(run: &Invocation, args: &InfoArgs) -> Result<Exit, Failure> {
     let mut shown = Vec::new();
     let mut first_failure = None;
     for settings in resolved.repositories.iter().filter(meant) {
-        match content(run, &resolved, settings) {
+        match content(run, &resolved, settings, args.epoch) {
             Ok(content) if args.json => shown.push(content.json()),
             Ok(content) => print(&content.text())?,
             // The other repositories are worth seeing all the same.
@@ -66,11 +66,13 @@ fn content(
     run: &Invocation,
     resolved: &Resolved,
     settings: &RepositorySettings,
+    epoch: Option<u32>,
 ) -> Result<Content, Failure> {
     let opened = wiring::open(settings, Access::ReadOnly)?;
     run.warn_each(&opened.warnings);
     let repository = &opened.repository;
-    let (place, registration) = run.place_for_reading(resolved, &settings.name, repository)?;
+    let (place, registration) =
+        run.place_for_reading(resolved, &settings.name, repository, epoch)?;
     let backups = repository.backups(&run.ctx, &place)?;
     let (wal, notes) = recovery_window::survey(&run.ctx, repository, &place, &registration)?;
     let windows = recovery_window::windows(&run.ctx, repository, &place, &backups, &wal)?;

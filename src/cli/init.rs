@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::args::InitArgs;
 use super::error::Failure;
 use super::exit::Exit;
 use super::invocation::Invocation;
@@ -21,7 +22,7 @@ use crate::wiring::{self, Access};
 const OWN_NAMES: [&str; 5] = ["key", "c", "lease", ".tmp", "lost+found"];
 
 /// Makes or opens the repositories, registers the cluster, says what to set on the server.
-pub fn init(run: &Invocation) -> Result<Exit, Failure> {
+pub fn init(run: &Invocation, args: &InitArgs) -> Result<Exit, Failure> {
     let resolved = run.resolved()?;
     let meant = |each: &&RepositorySettings| {
         run.global.repository.as_ref().is_none_or(|name| *name == each.name)
@@ -36,8 +37,13 @@ pub fn init(run: &Invocation) -> Result<Exit, Failure> {
     }
     let facts = server_facts(run, &resolved)?;
     check_directory(&resolved, &facts)?;
-    for (settings, repository) in &repositories {
-        register(run, &resolved, &facts, &settings.name, repository)?;
+    let given = registration(run, &resolved, &facts);
+    if args.new_epoch {
+        new_epoch(run, &given, &repositories)?;
+    } else {
+        for (settings, repository) in &repositories {
+            register(run, &given, &settings.name, repository)?;
+        }
     }
     print_settings(run, &resolved, &facts)?;
     Ok(Exit::Ok)
@@ -177,18 +183,10 @@ fn check_directory(resolved: &Resolved, facts: &ServerFacts) -> Result<(), Failu
     Err(Failure::failed(message).with_hint(hint))
 }
 
-fn register(
-    run: &Invocation,
-    resolved: &Resolved,
-    facts: &ServerFacts,
-    name: &str,
-    repository: &Repository,
-) -> Result<(), Failure> {
-    let cluster = &resolved.cluster_name;
-    let system = facts.system_identifier;
-    let given = Registration {
-        cluster: cluster.clone(),
-        system,
+fn registration(run: &Invocation, resolved: &Resolved, facts: &ServerFacts) -> Registration {
+    Registration {
+        cluster: resolved.cluster_name.clone(),
+        system: facts.system_identifier,
         epoch: 1,
         created: run.ctx.clock.now(),
         major: u32::try_from(facts.server_version / 10_000).unwrap_or_default(),
@@ -196,12 +194,64 @@ fn register(
         wal_block_size: facts.wal_block_size,
         wal_segment_size: facts.wal_segment_size,
         relation_segment_blocks: facts.blocks_per_segment,
+    }
+}
+
+/// Begins the next epoch, the same number in every repository. One that nothing was stored in is
+/// taken as it is, so that a repetition begins no other.
+fn new_epoch(
+    run: &Invocation,
+    given: &Registration,
+    repositories: &[(&RepositorySettings, Repository)],
+) -> Result<(), Failure> {
+    let mut newest = Vec::new();
+    for (settings, repository) in repositories {
+        let (place, stored) = repository.find_cluster(&given.cluster, given.system)?;
+        let prefix = place.prefix();
+        let objects = repository.store().list(&prefix, None, 2);
+        // The registration itself is one.
+        let is_empty =
+            objects.map_err(crate::repo::Error::from)?.len() < 2 && compare(&stored, given).is_ok();
+        newest.push((settings, repository, place.epoch(), is_empty));
+    }
+    let last = newest.iter().map(|(_, _, epoch, _)| *epoch).max().unwrap_or_default();
+    let is_fresh = |(_, _, epoch, is_empty): &(_, _, u32, bool)| *is_empty && *epoch == last;
+    let epoch = if newest.iter().all(|each| each.2 < last || is_fresh(each)) && last > 1 {
+        last
+    } else {
+        last + 1
     };
+    let next = Registration { epoch, ..given.clone() };
+    for (settings, repository, before, _) in newest {
+        repository.register(&run.ctx, &next)?;
+        let (cluster, name) = (&given.cluster, &settings.name);
+        print(&if before == epoch {
+            format!("cluster {cluster}: epoch {epoch} has begun in {name}, and holds nothing yet")
+        } else {
+            format!(
+                "cluster {cluster}: epoch {epoch} begins in {name}; epoch {before} stays as it is, \
+                 and is restored with --epoch {before}"
+            )
+        })?;
+    }
+    print(
+        "  WAL goes to the new epoch from now on. Nothing of it can be restored before its first \
+         backup: take one now, with `pgkeep backup --type full`.",
+    )
+}
+
+fn register(
+    run: &Invocation,
+    given: &Registration,
+    name: &str,
+    repository: &Repository,
+) -> Result<(), Failure> {
+    let (cluster, system) = (&given.cluster, given.system);
     let places = repository.places()?;
     let known = places.iter().any(|place| place.cluster() == cluster && place.system() == system);
     if known {
         let (place, stored) = repository.find_cluster(cluster, system)?;
-        compare(&stored, &given)?;
+        compare(&stored, given)?;
         return print(&format!(
             "cluster {cluster}: registered in {name} already (system {system}, epoch {})",
             place.epoch()
@@ -212,7 +262,7 @@ fn register(
         .filter(|place| place.cluster() == cluster)
         .map(crate::repo::Place::system)
         .collect();
-    repository.register(&run.ctx, &given)?;
+    repository.register(&run.ctx, given)?;
     print(&format!(
         "cluster {cluster}: registered in {name} (system {system}, PostgreSQL {}, WAL segments of \
          {})",
@@ -242,8 +292,8 @@ fn compare(stored: &Registration, given: &Registration) -> Result<(), Failure> {
         sizes(stored),
         sizes(given)
     );
-    let hint = "The sizes were changed (pg_resetwal --wal-segsize?): configure the cluster under a \
-                new name, and take a full backup.";
+    let hint = "The sizes were changed (pg_resetwal --wal-segsize?): `pgkeep init --new-epoch` begins \
+                a new archive with them; then take a full backup.";
     Err(Failure::failed(message).with_hint(hint))
 }
 

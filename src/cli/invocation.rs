@@ -52,13 +52,14 @@ impl Invocation {
         resolved: &Resolved,
         name: &str,
         repository: &Repository,
+        epoch: Option<u32>,
     ) -> Result<(Place, Registration), Failure> {
         let cluster = &resolved.cluster_name;
         let directory = resolved.cluster.data_directory.as_deref();
         let system = directory.and_then(|directory| wiring::system_of(directory).ok());
-        match wiring::find_cluster(name, repository, cluster, system) {
+        match wiring::find_cluster(name, repository, cluster, system, epoch) {
             Err(unknown) if system.is_some() && unknown.is_unregistered() => {
-                let Ok(found) = wiring::find_cluster(name, repository, cluster, None) else {
+                let Ok(found) = wiring::find_cluster(name, repository, cluster, None, epoch) else {
                     return Err(unknown.into());
                 };
                 self.ctx.warn(format!(

@@ -4,6 +4,7 @@
 //! it can be. Sentences about errors are made in [`error`], exit codes in [`exit`], output in
 //! [`output`]. What PostgreSQL runs follows rules of its own: [`fate`].
 
+mod adopt;
 mod archive;
 mod args;
 mod backup;
@@ -17,6 +18,7 @@ mod invocation;
 mod key;
 mod logging;
 mod output;
+mod own_place;
 mod recovery_window;
 mod restore;
 mod server_settings;
@@ -94,12 +96,13 @@ fn run(global: Global, command: Command) -> Exit {
 
 fn dispatch(run: &Invocation, command: Command) -> Result<Exit, Failure> {
     match command {
-        Command::Init => init::init(run),
+        Command::Init(args) => init::init(run, &args),
         Command::Check(args) => check::check(run, &args),
         Command::Backup(args) => backup::backup(run, &args),
         Command::Info(args) => info::info(run, &args),
         Command::Key(args) => key::key(run, &args),
         Command::Restore(args) => restore::restore(run, &args),
+        Command::Adopt(args) => adopt::adopt(run, &args),
         Command::ArchivePush(_) | Command::ArchiveGet(_) => {
             Err(Failure::usage("PostgreSQL's commands have rules of their own"))
         }

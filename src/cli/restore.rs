@@ -15,6 +15,7 @@ use super::error::Failure;
 use super::exit::Exit;
 use super::invocation::Invocation;
 use super::output::{duration, print, print_json, to_stderr};
+use super::own_place::why_not_own;
 use crate::base::ByteSize;
 use crate::config::Resolved;
 use crate::repo::{Place, Repository};
@@ -32,7 +33,8 @@ pub fn restore(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
     let opened = wiring::open(settings, Access::ReadOnly)?;
     run.warn_each(&opened.warnings);
     let repository = &opened.repository;
-    let (place, registration) = run.place_for_reading(&resolved, &settings.name, repository)?;
+    let (place, registration) =
+        run.place_for_reading(&resolved, &settings.name, repository, args.epoch)?;
     let options = options(run, args, &resolved, repository, &place)?;
     let plan = restore::plan(&run.ctx, &options, repository, &place, &registration)?;
     if args.dry_run {
@@ -46,7 +48,7 @@ pub fn restore(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
         print(&plan.to_string())?;
     }
     if !args.yes {
-        confirm(args, &plan)?;
+        confirm(args.json, &plan.to_string(), "Restore now?")?;
     }
     let restored = restore::execute(&run.ctx, &plan, &options)?;
     if args.json {
@@ -74,8 +76,13 @@ fn options(
     let archiving = match args.archive {
         Some(Switch::On) => Archiving::On,
         Some(Switch::Off) => Archiving::Off,
-        None if is_own_place(run, repository, place, &to)? => Archiving::On,
-        None => Archiving::Off,
+        None => match why_not_own(&run.ctx, repository, place, &wiring::host(), &to)? {
+            None => Archiving::On,
+            Some(why) => {
+                run.ctx.note(format!("the restored cluster is a copy: {why}"));
+                Archiving::Off
+            }
+        },
     };
     Ok(Options {
         backup: args.backup.clone(),
@@ -87,7 +94,11 @@ fn options(
         archiving,
         tablespaces: args.tablespace.clone(),
         jobs: args.jobs.map_or(resolved.cluster.jobs, usize::from),
-        restore_command: RestoreCommand { program: program(run)? },
+        // Recovery must not move on to an epoch that begins while it runs; a standby follows.
+        restore_command: RestoreCommand {
+            program: program(run)?,
+            epoch: args.epoch.or((!args.standby).then_some(place.epoch())),
+        },
         to,
     })
 }
@@ -108,21 +119,6 @@ fn target(args: &RestoreArgs) -> Target {
     }
 }
 
-/// Only in its own directory on its own host does the restored cluster archive by itself: anywhere
-/// else it is a copy beside its source, as far as anybody can know.
-fn is_own_place(
-    run: &Invocation,
-    repository: &Repository,
-    place: &Place,
-    to: &Path,
-) -> Result<bool, Failure> {
-    let backups = repository.backups(&run.ctx, place)?;
-    let host = wiring::host();
-    Ok(backups.complete.last().is_some_and(|last| {
-        last.server.host == host && Path::new(&last.server.data_directory) == to
-    }))
-}
-
 /// How recovery calls this very pgkeep.
 fn program(run: &Invocation) -> Result<Vec<String>, Failure> {
     let global = &run.global;
@@ -136,16 +132,16 @@ fn program(run: &Invocation) -> Result<Vec<String>, Failure> {
 }
 
 /// Asks a person; without one, --yes is needed.
-fn confirm(args: &RestoreArgs, plan: &Plan) -> Result<(), Failure> {
+pub(super) fn confirm(json: bool, plan: &str, question: &str) -> Result<(), Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        let hint = "Add --yes to restore, or --dry-run to see the plan only.";
+        let hint = "Add --yes to go on, or --dry-run to see the plan only.";
         return Err(Failure::usage("nobody can be asked: stdin is no terminal").with_hint(hint));
     }
-    if args.json {
+    if json {
         to_stderr(&format!("{plan}\n"));
     }
-    to_stderr("Restore now? [y/N] ");
+    to_stderr(&format!("{question} [y/N] "));
     // While the question stands, one Ctrl-C is enough.
     let is_asking = Arc::new(AtomicBool::new(true));
     let failed = |error: std::io::Error| Failure::failed(format!("cannot ask: {error}"));
@@ -193,7 +189,7 @@ fn next_steps(args: &RestoreArgs, plan: &Plan, restored: &Restored) -> String {
     if !plan.archives {
         lines.push(
             "It is a copy: it does not archive, subscribe, stream or run jobs. To let it take the \
-             cluster's place, restore with --archive on."
+             cluster's place: pgkeep adopt."
                 .into(),
         );
     } else if !plan.standby {

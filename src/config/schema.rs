@@ -155,6 +155,8 @@ pub const KEYS: &[Key] = &[
         "how much time a disaster may cost at most; check and the daemon warn when the archive falls behind it"),
     key(Cluster, "wal_wait", Duration, Some("10m"),
         "how long a backup waits for its last WAL segment to be archived"),
+    key(Cluster, "archive_get_wait", Duration, Some("10s"),
+        "how long archive-get tries again where waiting may help, and a standby in any doubt, before it answers"),
     key(Cluster, "jobs", Integer, Some("2"),
         "how many files or objects are worked on at a time, 1 to 256"),
     key(Cluster, "max_rate", Rate, Some("unlimited"),

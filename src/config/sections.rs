@@ -29,6 +29,8 @@ pub struct ClusterSettings {
     pub rpo: Duration,
     /// How long a backup waits for its last WAL segment.
     pub wal_wait: Duration,
+    /// How long `archive-get` tries again before it answers.
+    pub archive_get_wait: Duration,
     /// How many files or objects are worked on at a time; at least 1.
     pub jobs: usize,
     /// Bytes per second that a backup reads at most.
@@ -125,6 +127,7 @@ pub(super) fn read_cluster(layered: &Layered, name: &SectionName) -> Result<Clus
         data_directory: section.find("data_directory", absolute)?,
         rpo: section.get("rpo", some_time)?,
         wal_wait: section.get("wal_wait", some_time)?,
+        archive_get_wait: section.get("archive_get_wait", time)?,
         jobs: section.get("jobs", jobs)?,
         max_rate: section.get("max_rate", rate)?,
     })

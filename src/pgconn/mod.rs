@@ -13,6 +13,7 @@ mod backup_session;
 mod connect;
 mod driver;
 mod error;
+mod promotion;
 mod row;
 mod same_server;
 mod server_facts;
@@ -23,6 +24,7 @@ mod tls;
 pub use backup_session::{BackupSession, StartOptions, StoppedBackup};
 pub use connect::ConnectOptions;
 pub use error::{BackupHolder, Error, ServerMessage};
+pub use promotion::Promotion;
 pub use same_server::ServerIdentity;
 pub use server_facts::{
     Archiver, Known, ReadySegments, SegmentStatus, ServerFacts, Tablespace, WalPosition,

@@ -112,6 +112,18 @@ pub(super) const WAL_POSITION: Sql = Sql {
            FROM (SELECT pg_catalog.pg_is_in_recovery()) r(standby)",
 };
 
+/// Whether somebody has asked replay to pause, or it has (`pg_get_wal_replay_pause_state`: 14).
+pub(super) const REPLAY_PAUSED: Sql = Sql {
+    name: "pg_get_wal_replay_pause_state()",
+    text: "SELECT pg_catalog.pg_get_wal_replay_pause_state() <> 'not paused'",
+};
+
+/// Without a pause it changes nothing, and fails while a promotion is going on.
+pub(super) const RESUME_REPLAY: Sql = Sql {
+    name: "pg_wal_replay_resume()",
+    text: "SELECT pg_catalog.pg_wal_replay_resume() IS NULL",
+};
+
 /// The archiver's own account; one row always.
 pub(super) const ARCHIVER: Sql = Sql {
     name: "pg_stat_archiver",

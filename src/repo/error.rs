@@ -88,6 +88,16 @@ pub enum Error {
         /// The system identifier that was looked for.
         system: u64,
     },
+    /// The cluster is registered, but not with this epoch.
+    #[error("cluster {cluster} with system identifier {system} has no epoch {epoch} here")]
+    NoEpoch {
+        /// The configured name.
+        cluster: String,
+        /// The system identifier.
+        system: u64,
+        /// The epoch that was named.
+        epoch: u32,
+    },
     /// There is no such backup, or it was never completed.
     #[error("there is no backup {id}")]
     NoBackup {
@@ -136,6 +146,13 @@ impl Error {
         why: impl ToString,
     ) -> Self {
         Self::Corrupt { object: object.to_string(), place: place.into(), why: why.to_string() }
+    }
+
+    /// Whether the same may succeed a moment later: the store is away, or was slow to answer.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use storage::Error::{Io, NoStore};
+        matches!(self, Self::NoRepository { .. } | Self::Storage(Io { .. } | NoStore { .. }))
     }
 
     /// Whether the store proved that an object is not there.

@@ -118,6 +118,26 @@ impl Repository {
         Ok((place, registration))
     }
 
+    /// Finds one epoch of a cluster.
+    ///
+    /// # Errors
+    /// [`Error::NoEpoch`].
+    pub fn find_epoch(
+        &self,
+        cluster: &str,
+        system: u64,
+        epoch: u32,
+    ) -> Result<(Place, Registration)> {
+        let place =
+            Place::new(cluster, system, epoch).map_err(|error| Error::Limit(error.to_string()))?;
+        match self.registration(&place) {
+            Err(Error::NoCluster { .. }) => {
+                Err(Error::NoEpoch { cluster: cluster.into(), system, epoch })
+            }
+            other => Ok((place, other?)),
+        }
+    }
+
     /// Reads the registration at a place.
     ///
     /// # Errors

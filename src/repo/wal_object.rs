@@ -14,6 +14,15 @@ use crate::base::Ctx;
 use crate::pg::Lsn;
 use crate::storage::ObjectKey;
 
+/// The server that archived a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its host: name, and an id that does not change with it where there is one.
+    pub host: String,
+    /// Its data directory, links followed.
+    pub directory: String,
+}
+
 /// The facts in an archived file's first frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalFacts {
@@ -36,6 +45,9 @@ pub struct WalFacts {
     /// Of a segment, what a pass over its records found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<Found>,
+    /// Who archived it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Origin>,
 }
 
 /// How a put ended.

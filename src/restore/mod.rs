@@ -5,6 +5,7 @@
 //! each block once, in parallel; `global/pg_control` comes last, when all else is durable: until
 //! then the directory cannot be started.
 
+mod adopt;
 mod directory;
 mod error;
 mod execute;
@@ -15,6 +16,7 @@ mod reach;
 mod recovery;
 mod target;
 
+pub use adopt::{Adoption, adopt, plan_adoption};
 pub use error::{Error, Result};
 pub use execute::{Restored, execute};
 pub use options::{Archiving, Options, RestoreCommand, TablespaceMapping};

@@ -29,6 +29,8 @@ pub enum Archiving {
 pub struct RestoreCommand {
     /// The program and its arguments up to `archive-get`, unquoted.
     pub program: Vec<String>,
+    /// The epoch that it stays in; the newest at the time of the call when absent.
+    pub epoch: Option<u32>,
 }
 
 /// What the caller may choose.

@@ -55,6 +55,9 @@ fn restore_command(plan: &Plan, options: &Options) -> String {
     let mut words: Vec<String> =
         options.restore_command.program.iter().map(|word| quote(word)).collect();
     words.push("archive-get".into());
+    if let Some(epoch) = options.restore_command.epoch {
+        words.push(format!("--epoch {epoch}"));
+    }
     // A standby follows the archive beyond what this plan saw.
     if !options.standby {
         words.push(format!("--through {}", plan.through));

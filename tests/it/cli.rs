@@ -30,7 +30,7 @@ impl Desk {
     fn configure(&self, encryption: &str) {
         let store = self.store();
         let text = format!(
-            "[cluster.main]\nconnection = \"host={} port=1 connect_timeout=2\"\n\n\
+            "[cluster.main]\narchive_get_wait = \"0s\"\nconnection = \"host={} port=1 connect_timeout=2\"\n\n\
              [repository.local]\nurl = \"file://{}\"\n[repository.local.encryption]\n{encryption}\n",
             self.scratch.path().display(),
             store.display()

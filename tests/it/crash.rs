@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use pgkeep::archive::{self, GetOptions, Got, PushOptions};
+use pgkeep::archive::{self, GetOptions, Got};
 use pgkeep::repo::{OpenedBackup, RowKind};
 use pgkeep::storage::FaultyStore;
 use pgkeep::storage::faulty::Effect;
 
 use crate::support::ScratchDir;
-use crate::support::library::LibraryCluster;
+use crate::support::library::{self, LibraryCluster};
 use crate::support::servers::Server;
 
 /// Reads every block of every file: all of it authentic, every checksum right.
@@ -88,8 +88,7 @@ fn f004_f006_a_push_that_dies_at_any_operation_can_be_repeated() {
     let live = LibraryCluster::start(&server);
     let healthy = live.open(Arc::new(live.store.clone())).unwrap();
     let scratch = ScratchDir::new("fetched");
-    let options =
-        PushOptions { data_directory: live.cluster.data_dir().into(), accept_unknown_wal: false };
+    let options = library::push_options(live.cluster.data_dir());
     let mut swept = 0;
     for k in 1.. {
         let mut died = false;

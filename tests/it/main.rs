@@ -18,4 +18,5 @@ mod pgconn_live;
 mod pitr;
 mod regress;
 mod restore_live;
+mod standby_live;
 mod support;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use pgkeep::archive::{self, GetOptions, PushOptions};
+use pgkeep::archive::{self, GetOptions};
 use pgkeep::backup;
 use pgkeep::pgconn::ConnectOptions;
 use pgkeep::repo;
 
-use crate::support::library::LibraryCluster;
+use crate::support::library::{self, LibraryCluster};
 use crate::support::servers::Server;
 use crate::support::{ScratchDir, Stop, TestCluster, account};
 
@@ -77,8 +77,7 @@ fn d20261120_a_segment_that_ends_early_is_not_given_when_wal_goes_on() {
     let live = LibraryCluster::start(&server);
     let healthy = live.open(Arc::new(live.store.clone())).unwrap();
     live.cluster.set_archive_command("false");
-    let options =
-        PushOptions { data_directory: live.cluster.data_dir().into(), accept_unknown_wal: false };
+    let options = library::push_options(live.cluster.data_dir());
     let to = [live.destination(healthy)];
     let scratch = ScratchDir::new("damaged");
     let damaged = {
@@ -118,8 +117,7 @@ fn d20261120_a_foreign_history_file_is_refused() {
     let to = [live.destination(live.open(Arc::new(live.store.clone())).unwrap())];
     let scratch = ScratchDir::new("foreign");
     let history = scratch.write("00000007.history", "1\t0/5000000\tno recovery target specified\n");
-    let options =
-        PushOptions { data_directory: other.cluster.data_dir().into(), accept_unknown_wal: false };
+    let options = library::push_options(other.cluster.data_dir());
     let refused = archive::push(&live.ctx, &to, &options, &history).unwrap_err();
     assert!(refused.to_string().contains("belongs to system"), "{refused}");
     let missing = to[0].repository.get_wal(repo::Kind::History, &live.place.history(7));

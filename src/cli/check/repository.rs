@@ -39,7 +39,7 @@ pub fn look(
         wiring::system_of(directory).ok()
     });
     let (place, registration) =
-        match wiring::find_cluster(&settings.name, repository, cluster, system) {
+        match wiring::find_cluster(&settings.name, repository, cluster, system, None) {
             Ok(found) => found,
             Err(error) => return findings.failure("registration", error.into()),
         };
@@ -86,7 +86,7 @@ fn registered(
         Some(facts) if (facts.block_size, facts.wal_segment_size) != sizes => findings.fail(
             CHECK,
             format!("registered with block and segment sizes {sizes:?}, the server has others"),
-            "Configure the cluster under a new name, run `pgkeep init`, take a full backup.",
+            "`pgkeep init --new-epoch` begins a new archive with them; then take a full backup.",
         ),
         _ => {
             let (cluster, epoch) = (place.cluster(), place.epoch());

@@ -216,6 +216,7 @@ fn later_sources_win_and_are_named() {
     assert_eq!(
         origins,
         [
+            "archive_get_wait 10s: default",
             "connection ***: default",
             "jobs 2: environment variable PGKEEP_CLUSTER__MAIN__JOBS",
             "max_rate 3MiB: flag --max-rate",

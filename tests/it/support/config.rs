@@ -59,11 +59,22 @@ impl TestRepo {
 impl TestConfig {
     /// Names the cluster; a repository is still to be added.
     pub fn new(cluster: &TestCluster) -> Self {
-        let mut text = String::from("[cluster.main]\n");
+        // Most tests that ask in vain mean the answer, not the waiting for it.
+        let mut text = String::from("[cluster.main]\narchive_get_wait = \"0s\"\n");
         writeln!(text, "connection = {}", quoted(&cluster.conninfo())).unwrap();
         writeln!(text, "data_directory = {}", quoted(&cluster.data_dir().display().to_string()))
             .unwrap();
         Self { scratch: ScratchDir::new("config"), text }.written()
+    }
+
+    /// Lets archive-get try again for a while, instead of answering at once.
+    pub fn archive_get_wait(mut self, wait: &str) -> Self {
+        self.text = self.text.replacen(
+            "archive_get_wait = \"0s\"",
+            &format!("archive_get_wait = \"{wait}\""),
+            1,
+        );
+        self.written()
     }
 
     /// Adds a repository.

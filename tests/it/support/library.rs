@@ -4,7 +4,7 @@
 //! `archive_command` copies to a folder; a thread of the test pushes what it finds there.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,7 +15,9 @@ use pgkeep::backup;
 use pgkeep::base::{Ctx, Silent};
 use pgkeep::crypt::Unlock;
 use pgkeep::pgconn::ConnectOptions;
-use pgkeep::repo::{BackupType, CipherChoice, InitOptions, Place, Registration, Repository};
+use pgkeep::repo::{
+    BackupType, CipherChoice, InitOptions, Origin, Place, Registration, Repository,
+};
 use pgkeep::storage::{MemoryStore, ObjectStore};
 
 use super::servers::Server;
@@ -147,10 +149,7 @@ fn spawn_pusher(pusher: Pusher) -> JoinHandle<()> {
                 let path = entry.path();
                 let is_new = path.extension().is_none_or(|extension| extension != "tmp");
                 if is_new && !done.contains(&path) {
-                    let options = PushOptions {
-                        data_directory: pusher.data_directory.clone(),
-                        accept_unknown_wal: false,
-                    };
+                    let options = push_options(&pusher.data_directory);
                     let to = std::slice::from_ref(&pusher.destination);
                     archive::push(&pusher.ctx, to, &options, &path).unwrap();
                     done.insert(path);
@@ -159,4 +158,11 @@ fn spawn_pusher(pusher: Pusher) -> JoinHandle<()> {
             std::thread::sleep(Duration::from_millis(20));
         }
     })
+}
+
+/// As archive-push would be told for this data directory.
+pub fn push_options(data_directory: &Path) -> PushOptions {
+    let directory = data_directory.display().to_string();
+    let origin = Origin { host: "test".into(), directory };
+    PushOptions { data_directory: data_directory.into(), accept_unknown_wal: false, origin }
 }

@@ -316,6 +316,7 @@ fn store_wal(sample: &Sample, ctx: &Ctx) {
             timeline: found.as_ref().map(|_| 1),
             address: found.as_ref().map(|_| Lsn(0x0200_0000)),
             found,
+            by: None,
         };
         for expected in [WalPut::Stored, WalPut::Same] {
             assert_eq!(repository.put_wal(ctx, kind, key, &facts, content).unwrap(), expected);

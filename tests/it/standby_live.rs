@@ -1,0 +1,497 @@
+//! Standbys, promotions and failovers on real servers, with an archive that is away, lags or has holes.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::run::{DEADLINE, run, start, wait_until};
+use crate::support::site::Site;
+use crate::support::{
+    Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo, account,
+};
+
+/// What a server logs when it leaves recovery.
+const PROMOTED: &str = "selected new timeline";
+/// What archive-get says when it does not know and lets a standby go on.
+const GOES_ON: &str = "it goes on by streaming";
+
+/// A standby of a site's cluster, with a configuration of its own.
+struct Follower {
+    cluster: TestCluster,
+    config: TestConfig,
+    _scratch: ScratchDir,
+}
+
+impl Follower {
+    /// Copies the primary; the standby asks the archive, and follows by streaming as well if it shall.
+    fn new(server: &Server, site: &Site, streams: bool) -> Self {
+        let scratch = ScratchDir::new("standby");
+        let data = scratch.join("data");
+        let mut copying = site.cluster.command("pg_basebackup");
+        copying.arg("-D").arg(&data).args(["-c", "fast", "-X", "stream", "-R"]);
+        run(copying.args(["-d", &site.cluster.conninfo()])).assert_ok();
+        let cluster = TestCluster::adopt(server, &data).prepare();
+        let config = TestConfig::new(&cluster)
+            .repository("local", &site.repo, Cipher::Aes)
+            .archive_get_wait("1s");
+        let mut lines = vec![
+            format!("restore_command = '{}'", config.restore_command().replace('\'', "''")),
+            format!("archive_command = '{}'", config.archive_command().replace('\'', "''")),
+            "wal_retrieve_retry_interval = '100ms'".to_owned(),
+        ];
+        if !streams {
+            lines.push("primary_conninfo = ''".to_owned());
+        }
+        append(&data.join("postgresql.auto.conf"), &lines);
+        Self { cluster, config, _scratch: scratch }
+    }
+
+    /// Until the standby has replayed as many rows.
+    #[track_caller]
+    fn wait_for_rows(&self, count: u32) {
+        self.cluster.wait_until(&format!("(select count(*) from t) = {count}"));
+    }
+
+    /// Asks for a promotion that must not happen: the server ends instead.
+    #[track_caller]
+    fn assert_refuses_promotion(&self) {
+        let before = self.cluster.log().len();
+        self.cluster.psql("select pg_promote(false)");
+        let log = || self.cluster.log()[before..].to_owned();
+        let is_decided = || !self.cluster.is_running() || log().contains(PROMOTED);
+        wait_until(DEADLINE, is_decided, log);
+        assert!(!log().contains(PROMOTED), "{}", log());
+        assert!(!self.cluster.is_running(), "{}", log());
+        assert!(log().contains("and the archive cannot be read"), "{}", log());
+        assert!(!self.cluster.data_dir().join("pg_wal/00000002.history").exists());
+    }
+}
+
+fn append(path: &std::path::Path, lines: &[String]) {
+    let before = fs::read_to_string(path).unwrap();
+    fs::write(path, format!("{before}\n{}\n", lines.join("\n"))).unwrap();
+}
+
+/// A repository that is away while this lives.
+struct Away {
+    store: PathBuf,
+    elsewhere: PathBuf,
+}
+
+impl Away {
+    fn new(repo: &TestRepo) -> Self {
+        let store = repo.path().to_path_buf();
+        let elsewhere = store.with_extension("away");
+        fs::rename(&store, &elsewhere).unwrap();
+        Self { store, elsewhere }
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        fs::rename(&self.elsewhere, &self.store).unwrap();
+    }
+}
+
+#[test]
+fn f018_a_streaming_standby_outlives_its_archive_and_is_not_promoted_without_it() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    let standby = Follower::new(&server, &site, true);
+    standby.cluster.start();
+    standby.wait_for_rows(1);
+    standby.cluster.stop(Stop::Fast);
+    let away = Away::new(&site.repo);
+    site.cluster.psql("insert into t values (2)");
+    site.cluster.switch_wal();
+    // It restarts, catches up by streaming, and says loudly what it could not ask.
+    standby.cluster.start();
+    standby.wait_for_rows(2);
+    assert!(standby.cluster.log().contains(GOES_ON), "{}", standby.cluster.log());
+    site.cluster.psql("insert into t values (3)");
+    standby.wait_for_rows(3);
+    standby.assert_refuses_promotion();
+    // It is still a standby, and starts as one.
+    standby.cluster.start();
+    standby.wait_for_rows(3);
+    drop(away);
+    site.cluster.psql("insert into t values (4)");
+    standby.wait_for_rows(4);
+    site.cluster.stop(Stop::Fast);
+    standby.cluster.promote();
+    standby.cluster.wait_for_promotion();
+    assert_eq!(standby.cluster.psql("select count(*) from t"), "4");
+    assert!(standby.cluster.data_dir().join("pg_wal/00000002.history").exists());
+}
+
+#[test]
+fn f018_a_standby_of_the_archive_alone_waits_for_it_and_for_what_is_missing() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.cluster.archive_now();
+    let standby = Follower::new(&server, &site, false);
+    standby.cluster.start();
+    let mut segments = Vec::new();
+    for n in 2..=4 {
+        site.cluster.psql(&format!("insert into t values ({n})"));
+        segments.push(site.cluster.archive_now());
+    }
+    standby.wait_for_rows(4);
+    // Away: it stays, and goes on when the archive is back.
+    let away = Away::new(&site.repo);
+    let said = || standby.cluster.log().matches(GOES_ON).count() > 1;
+    wait_until(DEADLINE, said, || standby.cluster.log());
+    assert!(standby.cluster.is_running());
+    standby.assert_refuses_promotion();
+    drop(away);
+    standby.cluster.start();
+    site.cluster.psql("insert into t values (5)");
+    site.cluster.archive_now();
+    standby.wait_for_rows(5);
+    // A hole: it waits before it, and goes on when it is filled.
+    standby.cluster.stop(Stop::Fast);
+    site.cluster.psql("insert into t values (6)");
+    let missing = site.cluster.archive_now();
+    let object = object(&site.repo, &missing);
+    let hidden = object.with_extension("hidden");
+    fs::rename(&object, &hidden).unwrap();
+    site.cluster.psql("insert into t values (7)");
+    site.cluster.archive_now();
+    let before = standby.cluster.log().len();
+    standby.cluster.start();
+    let log = || standby.cluster.log()[before..].to_owned();
+    wait_until(DEADLINE, || log().contains(&format!("{missing} is missing")), log);
+    standby.wait_for_rows(5);
+    fs::rename(&hidden, &object).unwrap();
+    standby.wait_for_rows(7);
+    // The end of the archive is proven: it may be promoted.
+    standby.cluster.promote();
+    standby.cluster.wait_for_promotion();
+    assert_eq!(standby.cluster.psql("select count(*) from t"), "7");
+}
+
+/// The object of a segment in a repository's folder.
+#[track_caller]
+fn object(repo: &TestRepo, name: &str) -> PathBuf {
+    find(repo, name).unwrap_or_else(|| panic!("no object {name}"))
+}
+
+fn find(repo: &TestRepo, name: &str) -> Option<PathBuf> {
+    let mut folders = vec![repo.path().to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false if entry.file_name() == name => return Some(entry.path()),
+                false => {}
+            }
+        }
+    }
+    None
+}
+
+/// Segments that a server still has to archive.
+fn ready(cluster: &TestCluster) -> Vec<String> {
+    let status = cluster.data_dir().join("pg_wal/archive_status");
+    let names = fs::read_dir(status).unwrap().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| Some(name.strip_suffix(".ready")?.to_owned())).collect()
+}
+
+/// The old primary still has segments to archive when it dies; a standby takes over; a second one does
+/// so too, by mistake; the old primary comes back for a while.
+#[test]
+fn f009_a_failover_in_the_middle_of_archiving_loses_nothing_and_mixes_nothing() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let held = site.cluster.scratch().join("held");
+    let command = format!("test ! -e {} && {}", held.display(), site.config.archive_command());
+    site.cluster.set_archive_command(&command);
+    site.cluster.psql("create table t (n int, who text); insert into t values (1, 'old')");
+    site.backup();
+    let standby = Follower::new(&server, &site, true);
+    standby.cluster.start();
+    // A copy that will be promoted by mistake, and sees neither archive nor primary.
+    let stray = Follower::new(&server, &site, false);
+    append(
+        &stray.cluster.data_dir().join("postgresql.auto.conf"),
+        &["restore_command = ''".to_owned()],
+    );
+
+    // The archive lags behind.
+    site.cluster.archive_now();
+    fs::write(&held, "").unwrap();
+    let mut unarchived = Vec::new();
+    for n in 2..=4 {
+        site.cluster.psql(&format!("insert into t values ({n}, 'old')"));
+        unarchived.push(site.cluster.switch_wal());
+    }
+    site.cluster.psql("insert into t values (5, 'old')");
+    standby.wait_for_rows(5);
+    site.cluster.kill9();
+    standby.cluster.promote();
+    standby.cluster.wait_for_promotion();
+    standby.cluster.psql("insert into t values (6, 'new')");
+    let first = standby.cluster.archive_now();
+    assert!(first.starts_with("00000002"), "{first}");
+    wait_until(DEADLINE, || ready(&standby.cluster).is_empty(), || standby.cluster.log());
+
+    // What the dead primary had not archived is a hole, known and named; recovery stops before it.
+    let info = site.config.run(["info"]).assert_ok();
+    assert!(info.stdout.contains(&unarchived[0]), "the hole is named\n{info}");
+    let out = ScratchDir::new("out");
+    let out = out.join("file");
+    for name in &unarchived {
+        let get = ["archive-get", name, out.to_str().unwrap()];
+        site.config.run(get).assert_code(200).assert_says(name);
+    }
+
+    // The stray one takes timeline 2 too: its history and its segments are refused, also at free names.
+    stray.cluster.start();
+    stray.cluster.promote();
+    stray.cluster.wait_for_promotion();
+    for _ in 0..6 {
+        stray.cluster.psql("insert into t values (100, 'stray')");
+        stray.cluster.switch_wal();
+    }
+    let is_told = || stray.cluster.log().contains("00000002 exists with other content");
+    wait_until(DEADLINE, is_told, || stray.cluster.log());
+    let theirs = ready(&stray.cluster);
+    let segments = theirs.iter().filter(|name| name.len() == 24 && name.starts_with("00000002"));
+    let segments: Vec<&String> = segments.collect();
+    assert!(segments.len() > 3, "{theirs:?}");
+    for name in segments {
+        let path = stray.cluster.data_dir().join("pg_wal").join(name);
+        let push = ["archive-push", path.to_str().unwrap()];
+        let refused = stray.config.run(push).assert_code(1);
+        assert!(refused.stderr.contains("exists with other content"), "{refused}");
+    }
+    stray.cluster.stop(Stop::Fast);
+
+    // The old primary is back: what it has of timeline 1 is accepted, all of it, and fills the hole.
+    fs::remove_file(&held).unwrap();
+    site.cluster.start();
+    site.cluster.psql("insert into t values (7, 'old, and too late')");
+    let late = site.cluster.archive_now();
+    assert!(late.starts_with("00000001"), "{late}");
+    wait_until(DEADLINE, || ready(&site.cluster).is_empty(), || site.cluster.log());
+    for name in &unarchived {
+        object(&site.repo, name);
+    }
+    standby.cluster.psql("insert into t values (8, 'new')");
+    standby.cluster.archive_now();
+    let info = site.config.run(["info"]).assert_ok();
+    assert!(!info.stdout.contains(&unarchived[0]), "the hole is closed\n{info}");
+
+    // Each history can be restored, and they do not mix.
+    let scratch = ScratchDir::new("restored");
+    for (arguments, rows) in [
+        (&[][..], "1 old|2 old|3 old|4 old|5 old|6 new|8 new"),
+        (&["--target-timeline", "1"], "1 old|2 old|3 old|4 old|5 old|7 old, and too late"),
+    ] {
+        let to = scratch.join(&format!("data{}", arguments.len()));
+        site.restore(&to, arguments);
+        let copy = TestCluster::adopt(&server, &to).start();
+        copy.wait_for_promotion();
+        let list = "select string_agg(n || ' ' || who, '|' order by n) from t";
+        assert_eq!(copy.psql(list), rows, "{arguments:?}");
+    }
+}
+
+/// The newest timeline belongs to another server: a restore into the old one's own directory is a copy.
+#[test]
+fn f025_after_a_failover_the_old_directory_is_a_copy_until_it_is_adopted() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.backup();
+    let own = site.cluster.data_dir().to_path_buf();
+    let plan = || {
+        let json = site.config.run(["restore", "--dry-run", "--json"]).assert_ok().stdout;
+        crate::support::site::json(&json)["plan"]["archives"].as_bool().unwrap()
+    };
+    let empty = || {
+        site.cluster.stop(Stop::Fast);
+        fs::remove_dir_all(&own).unwrap();
+        fs::create_dir(&own).unwrap();
+        account::unprivileged().own(&own);
+        fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    };
+    site.cluster.archive_now();
+    let standby = Follower::new(&server, &site, true);
+    empty();
+    assert!(plan(), "its own directory, its own host, and nobody else's timeline");
+    standby.cluster.start();
+    standby.cluster.promote();
+    standby.cluster.wait_for_promotion();
+    standby.cluster.psql("insert into t values (2)");
+    standby.cluster.archive_now();
+    assert!(!plan(), "another server writes the newest timeline");
+
+    site.config.run(["restore", "--yes", "--target-action", "promote"]).assert_ok();
+    site.cluster.start();
+    site.cluster.wait_for_promotion();
+    assert_eq!(site.cluster.psql("select count(*) from t"), "2");
+    assert_eq!(site.cluster.psql("show archive_mode"), "off");
+    let name = site.cluster.switch_wal();
+    let path = own.join("pg_wal").join(&name);
+    let push = || site.config.run(["archive-push", path.to_str().unwrap()]);
+    push().assert_code(1).assert_says("pgkeep adopt");
+    // The other one goes; the copy takes its place.
+    standby.cluster.stop(Stop::Fast);
+    let dry = site.config.run(["adopt", "--dry-run"]).assert_ok();
+    assert!(dry.stdout.contains("timeline 2 is written by another server"), "{dry}");
+    assert!(dry.stdout.contains("archive_mode = 'off'"), "{dry}");
+    push().assert_code(1);
+    site.config.run(["adopt", "--yes"]).assert_ok();
+    site.config.run(["adopt", "--yes"]).assert_code(1).assert_says("no restored copy");
+    site.cluster.restart();
+    assert_eq!(site.cluster.psql("show archive_mode"), "on");
+    site.cluster.psql("insert into t values (3)");
+    let archived = site.cluster.archive_now();
+    assert!(archived.starts_with("00000003"), "{archived}");
+    site.backup();
+    assert!(object(&site.repo, &archived).exists());
+}
+
+/// A server dies in the middle of records that go over the end of a segment; what it wrote there before
+/// and after the crash differs. What is archived leads through all the same.
+#[test]
+fn f008_records_across_segments_survive_crashes_of_the_server() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int, filler text)");
+    site.cluster.psql("alter table t alter filler set storage external");
+    site.backup();
+    for round in 1..=4 {
+        let insert =
+            "insert into t select n, repeat(md5(n::text), 20000) from generate_series(1, 6) n";
+        site.cluster.psql(insert);
+        let mut running = site.cluster.command("psql");
+        running.args(["-XAtq", "-d", &site.cluster.conninfo(), "-c"]);
+        running.arg(
+            "insert into t select -n, repeat(md5(n::text), 20000) from generate_series(1, 90) n",
+        );
+        let before = site.cluster.psql("select pg_current_wal_insert_lsn()");
+        let running = start(&mut running);
+        // In the middle of it: some megabytes further, each record longer than half a segment.
+        let further =
+            format!("pg_current_wal_insert_lsn() - '{before}'::pg_lsn > {}", round * 1_700_000);
+        site.cluster.wait_until(&further);
+        site.cluster.kill9();
+        assert!(!running.wait().is_ok(), "the client lost its server");
+        site.cluster.start();
+        assert_eq!(site.cluster.psql("select count(*) from t"), (round * 6).to_string());
+    }
+    site.cluster.archive_now();
+    wait_until(DEADLINE, || ready(&site.cluster).is_empty(), || site.cluster.log());
+    // All that the archive has is what the server has.
+    let pushed = site.cluster.psql(
+        "select string_agg(name, ' ') from pg_ls_waldir()
+         where name ~ '^[0-9A-F]{24}$' and name <= (select last_archived_wal from pg_stat_archiver)",
+    );
+    for name in pushed.split(' ').filter(|name| !name.is_empty()) {
+        if find(&site.repo, name).is_some() {
+            let path = site.cluster.data_dir().join("pg_wal").join(name);
+            site.config.run(["archive-push", path.to_str().unwrap()]).assert_ok();
+        }
+    }
+    let sum = "select count(*), sum(hashtext(filler)) from t";
+    let expected = site.cluster.psql(sum);
+    let scratch = ScratchDir::new("restored");
+    let to = scratch.join("data");
+    site.restore(&to, &[]);
+    let copy = TestCluster::adopt(&server, &to).start();
+    copy.wait_for_promotion();
+    assert_eq!(copy.psql(sum), expected);
+}
+
+/// A disk is rolled back: the names of its next segments are taken by a future that is lost. Nothing is
+/// overwritten; a new epoch is the way out, and the lost future stays restorable.
+#[test]
+fn f001_a_rolled_back_disk_gets_a_new_epoch() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.backup();
+    let own = site.cluster.data_dir().to_path_buf();
+    site.cluster.stop(Stop::Fast);
+    let snapshot = own.with_extension("snapshot");
+    run(site.cluster.command("cp").arg("-a").args([&own, &snapshot])).assert_ok();
+    site.cluster.start();
+    site.cluster.psql("insert into t values (2)");
+    site.cluster.archive_now();
+    site.cluster.stop(Stop::Fast);
+    fs::remove_dir_all(&own).unwrap();
+    fs::rename(&snapshot, &own).unwrap();
+    site.cluster.start();
+    for n in 3..=6 {
+        site.cluster.psql(&format!("insert into t values ({n})"));
+        site.cluster.switch_wal();
+    }
+    let refused = || site.cluster.log().contains("pgkeep init --new-epoch");
+    wait_until(DEADLINE, refused, || site.cluster.log());
+    let store = site.repo.path();
+    let before = run(site
+        .cluster
+        .command("find")
+        .arg(store)
+        .args(["-type", "f", "-newer"])
+        .arg(own.join("postmaster.pid")));
+    assert!(!before.stdout.contains("/wal/"), "nothing was stored since\n{before}");
+
+    let begun = site.config.run(["init", "--new-epoch"]).assert_ok();
+    assert!(begun.stdout.contains("epoch 2 begins"), "{begun}");
+    // Until something is stored, a repetition begins no other.
+    site.cluster.archive_now();
+    site.backup();
+    let again = site.config.run(["init"]).assert_ok();
+    assert!(again.stdout.contains("epoch 2"), "{again}");
+    site.cluster.psql("insert into t values (7)");
+    site.cluster.archive_now();
+    let scratch = ScratchDir::new("restored");
+    for (arguments, rows) in [(&[][..], "1 3 4 5 6 7"), (&["--epoch", "1"], "1 2")] {
+        let to = scratch.join(&format!("data{}", arguments.len()));
+        site.restore(&to, arguments);
+        let copy = TestCluster::adopt(&server, &to).start();
+        copy.wait_for_promotion();
+        assert_eq!(copy.psql("select string_agg(n::text, ' ' order by n) from t"), rows);
+    }
+    let missing = ["restore", "--dry-run", "--epoch", "3", "--to", "/nowhere/at/all"];
+    site.config.run(missing).assert_code(10).assert_says("no epoch 3");
+}
+
+/// Segments may be stored out of order for a moment: what looks like a hole is asked for again before
+/// recovery is stopped.
+#[test]
+fn a_hole_that_is_filled_in_time_is_none() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let missing = site.cluster.archive_now();
+    site.cluster.archive_now();
+    let object = object(&site.repo, &missing);
+    let hidden = object.with_extension("hidden");
+    fs::rename(&object, &hidden).unwrap();
+    let scratch = ScratchDir::new("out");
+    let out = scratch.join("file");
+    let patient = TestConfig::new(&site.cluster)
+        .repository("local", &site.repo, Cipher::Aes)
+        .archive_get_wait("2m");
+    let mut get = patient.pgkeep(["--log-level", "debug", "archive-get"]);
+    let running = start(get.arg(&missing).arg(&out));
+    let is_waiting = || running.stderr_so_far().contains("trying again");
+    wait_until(DEADLINE, is_waiting, || running.stderr_so_far());
+    assert!(!out.exists());
+    fs::rename(&hidden, &object).unwrap();
+    running.wait().assert_ok();
+    assert_eq!(fs::read(&out).unwrap().len(), 1 << 20);
+    // Asked to end, it ends at once, with the code that PostgreSQL takes for a shutdown.
+    fs::rename(&object, &hidden).unwrap();
+    let mut get = patient.pgkeep(["--log-level", "debug", "archive-get"]);
+    let running = start(get.arg(&missing).arg(&out));
+    let is_waiting = || running.stderr_so_far().contains("trying again");
+    wait_until(DEADLINE, is_waiting, || running.stderr_so_far());
+    running.signal(rustix::process::Signal::TERM);
+    running.wait().assert_code(143);
+}
