@@ -9,13 +9,15 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{channel, sync_channel};
 
 use super::Destination;
 use super::error::{Error, Result};
-use crate::base::{Ctx, durable};
+use crate::base::Ctx;
 use crate::pg::wal::{Expected, SegmentHeader};
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFileName};
-use crate::repo::{self, Kind, WalFacts};
+use crate::repo::header::FRAME_SIZE;
+use crate::repo::{self, Kind, WalFacts, WalReader};
 use crate::storage::ObjectKey;
 
 /// What the caller may choose.
@@ -28,7 +30,7 @@ pub struct GetOptions {
 /// How a fetch ended without a doubt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Got {
-    /// The file is at the destination: whole, authenticated, durable.
+    /// The file is at the destination: whole and authenticated. Not synced: the server does that.
     Delivered {
         /// From which repository.
         repository: String,
@@ -59,15 +61,18 @@ pub fn get(
     for from in destinations {
         ctx.cancel.check()?;
         let Some((kind, object)) = object_of(from, &parsed) else { continue };
-        match from.repository.get_wal(kind, &object) {
-            Ok((facts, content)) => match check(from, &parsed, &object, &facts, &content) {
-                Ok(()) => {
-                    check_goes_on(from, options, &parsed, &facts)?;
-                    deliver(destination, &content)?;
-                    return Ok(Got::Delivered { repository: from.name.clone(), object });
+        match from.repository.open_wal(kind, &object) {
+            Ok(reader) => {
+                let fetching = Fetching { from, options, name: &parsed, object: &object };
+                match fetching.deliver(reader, destination) {
+                    Ok(()) => {
+                        return Ok(Got::Delivered { repository: from.name.clone(), object });
+                    }
+                    // Recovery would end early, whatever the others have.
+                    Err(error @ Error::Hole { .. }) => return Err(error),
+                    Err(error) => drop(doubt.get_or_insert(error)),
                 }
-                Err(error) => drop(doubt.get_or_insert(error)),
-            },
+            }
             Err(error) if error.is_not_found() => {}
             // Another repository may still have it whole; absence is out of the question now.
             Err(source) => {
@@ -94,34 +99,111 @@ fn object_of(from: &Destination, name: &WalFileName) -> Option<(Kind, ObjectKey)
     }
 }
 
-/// Authentic bytes can still be the wrong ones: sealed by a faulty writer.
-fn check(
-    from: &Destination,
-    name: &WalFileName,
-    object: &ObjectKey,
-    facts: &WalFacts,
-    content: &[u8],
-) -> Result<()> {
-    let wrong = |why: String| Error::Repository {
-        repository: from.name.clone(),
-        source: repo::Error::Corrupt { object: object.to_string(), place: "content".into(), why },
-    };
-    if facts.name != name.to_string() || facts.system != from.place.system() {
-        return Err(wrong(format!("it is {} of system {}", facts.name, facts.system)));
+/// One file on its way out of one repository.
+struct Fetching<'a> {
+    from: &'a Destination,
+    options: &'a GetOptions,
+    name: &'a WalFileName,
+    object: &'a ObjectKey,
+}
+
+/// Content that is decrypted and written at a time: stays in the processor's cache.
+const PIECE: usize = 256 << 10;
+
+/// Pieces between the thread that opens frames and the one that writes them.
+const PIECES: usize = 3;
+
+impl Fetching<'_> {
+    /// Writes the file beside the destination and gives it its name when all of it is authentic.
+    ///
+    /// Nothing is synced: the server syncs a file that it keeps (`KeepFileRestoredFromArchive`,
+    /// src/backend/access/transam/xlogarchive.c, by `durable_rename`), and after a crash it throws
+    /// away what it had asked for and asks again (`RestoreArchivedFile`). Only whole files get their
+    /// name, so that what a killed call leaves is never mistaken for a segment.
+    fn deliver(&self, mut reader: WalReader, destination: &Path) -> Result<()> {
+        let mut first = Vec::with_capacity(PIECE + FRAME_SIZE);
+        let more = reader.next(PIECE, &mut first).map_err(|error| self.failed(error))?;
+        self.check(reader.facts(), &first)?;
+        check_goes_on(self.from, self.options, self.name, reader.facts())?;
+        let mut temporary = Temporary::create(destination)?;
+        if more {
+            self.pump(reader, first, &mut temporary)?;
+        } else {
+            temporary.write(&first)?;
+        }
+        temporary.name(destination)
     }
-    let WalFileName::Segment(segment) = name else { return Ok(()) };
-    let header = SegmentHeader::parse(content).map_err(|error| wrong(error.to_string()))?;
-    let size = segment_size(from, &header)?;
-    let begin = segment.number(size).ok().and_then(|number| number.begin(size));
-    let expected = Expected {
-        system_id: Some(from.place.system()),
-        address: begin.map_or(u64::MAX, |begin| begin.0),
-        segment_bytes: size.bytes(),
-        timeline: segment.timeline().get(),
-        ancestors: &[header.timeline],
-        accept_unknown_magic: true,
-    };
-    header.check(&expected, content.len() as u64).map_err(|error| wrong(error.to_string()))
+
+    /// Opens frames in this thread while another one writes what is open.
+    fn pump(
+        &self,
+        mut reader: WalReader,
+        first: Vec<u8>,
+        temporary: &mut Temporary,
+    ) -> Result<()> {
+        let (sender, receiver) = sync_channel::<Vec<u8>>(PIECES);
+        let (back, spare) = channel::<Vec<u8>>();
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(move || -> Result<()> {
+                while let Ok(mut piece) = receiver.recv() {
+                    temporary.write(&piece)?;
+                    piece.clear();
+                    // At the end nobody takes it back.
+                    back.send(piece).ok();
+                }
+                Ok(())
+            });
+            let mut read = Ok(());
+            // The writer hangs up only when it has failed, and says so when it is joined.
+            let mut goes_on = sender.send(first).is_ok();
+            while goes_on {
+                let mut piece = spare
+                    .try_recv()
+                    .unwrap_or_else(|_| Vec::with_capacity(PIECE + FRAME_SIZE));
+                match reader.next(PIECE, &mut piece) {
+                    Ok(more) => goes_on = sender.send(piece).is_ok() && more,
+                    Err(error) => {
+                        read = Err(self.failed(error));
+                        break;
+                    }
+                }
+            }
+            drop(sender);
+            let written = writing.join().expect("a writer of bytes does not panic");
+            read.and(written)
+        })
+    }
+
+    fn failed(&self, source: repo::Error) -> Error {
+        Error::Repository { repository: self.from.name.clone(), source }
+    }
+
+    /// Authentic bytes can still be the wrong ones: sealed by a faulty writer. `first` is the
+    /// content's beginning.
+    fn check(&self, facts: &WalFacts, first: &[u8]) -> Result<()> {
+        let Self { from, name, object, .. } = *self;
+        let wrong = |why: String| {
+            let (object, place) = (object.to_string(), "content".into());
+            self.failed(repo::Error::Corrupt { object, place, why })
+        };
+        if facts.name != name.to_string() || facts.system != from.place.system() {
+            return Err(wrong(format!("it is {} of system {}", facts.name, facts.system)));
+        }
+        let WalFileName::Segment(segment) = name else { return Ok(()) };
+        let header = SegmentHeader::parse(first).map_err(|error| wrong(error.to_string()))?;
+        let size = segment_size(from, &header)?;
+        let begin = segment.number(size).ok().and_then(|number| number.begin(size));
+        let expected = Expected {
+            system_id: Some(from.place.system()),
+            address: begin.map_or(u64::MAX, |begin| begin.0),
+            segment_bytes: size.bytes(),
+            timeline: segment.timeline().get(),
+            ancestors: &[header.timeline],
+            accept_unknown_magic: true,
+        };
+        // The content is as long as the facts say, or it is refused at its end.
+        header.check(&expected, facts.size).map_err(|error| wrong(error.to_string()))
+    }
 }
 
 /// A segment whose records stop early, and WAL that goes on all the same: recovery would take the last
@@ -157,32 +239,54 @@ fn segment_size(from: &Destination, header: &SegmentHeader) -> Result<SegmentSiz
     })
 }
 
-/// Temporary file beside the destination, fsync, rename, fsync of the folder: what a crash leaves is
-/// never mistaken for a segment, and the next call overwrites it.
-fn deliver(destination: &Path, content: &[u8]) -> Result<()> {
-    let failed = |action, path: &Path| {
-        let path = path.to_path_buf();
-        move |source: io::Error| Error::File { action, path, source }
-    };
-    let mut temporary: PathBuf = destination.to_path_buf();
-    let mut name = destination.file_name().unwrap_or_default().to_owned();
-    name.push(".pgkeep-tmp");
-    temporary.set_file_name(name);
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed("create", &temporary))?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    let renamed = written.map_err(failed("write", &temporary)).and_then(|()| {
-        durable::rename(&temporary, destination).map_err(failed("rename", destination))
-    });
-    if renamed.is_err() {
-        std::fs::remove_file(&temporary).ok();
+/// A file beside the destination, removed unless it gets its name.
+struct Temporary {
+    path: PathBuf,
+    file: File,
+    is_named: bool,
+}
+
+impl Temporary {
+    /// One name for a destination: what a killed call left is overwritten.
+    fn create(destination: &Path) -> Result<Self> {
+        let mut path = destination.to_path_buf();
+        let mut name = destination.file_name().unwrap_or_default().to_owned();
+        name.push(".pgkeep-tmp");
+        path.set_file_name(name);
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = file.map_err(failed("create", &path))?;
+        Ok(Self { path, file, is_named: false })
     }
-    renamed
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(failed("write", &self.path))
+    }
+
+    fn name(mut self, destination: &Path) -> Result<()> {
+        // Not replaced: ext4 writes a file out at once that takes another one's name.
+        match std::fs::remove_file(destination) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("replace", destination)(error));
+            }
+            _ => {}
+        }
+        std::fs::rename(&self.path, destination).map_err(failed("rename", destination))?;
+        self.is_named = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_named {
+            std::fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::File { action, path, source }
 }
 
 /// Every repository said that it does not have the file. Does anything show that it is needed?

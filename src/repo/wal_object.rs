@@ -9,6 +9,7 @@ use super::error::{Error, Result};
 use super::found::Found;
 use super::layout::Kind;
 use super::repository::{Repository, parse_line};
+use super::sealed::SealedReader;
 use super::text::u64_text;
 use crate::base::Ctx;
 use crate::pg::Lsn;
@@ -115,17 +116,71 @@ impl Repository {
     /// # Errors
     /// [`crate::storage::Error::NotFound`], [`Error::Corrupt`].
     pub fn get_wal(&self, kind: Kind, key: &ObjectKey) -> Result<(WalFacts, Vec<u8>)> {
+        let mut reader = self.open_wal(kind, key)?;
+        let size = usize::try_from(reader.facts.size).unwrap_or(usize::MAX);
+        let mut content = Vec::with_capacity(size.min(CONTENT_MAX));
+        while reader.next(usize::MAX, &mut content)? {}
+        Ok((reader.facts, content))
+    }
+
+    /// An archived file, to be read piece by piece: its facts are authentic when this returns, each
+    /// piece when it does, and the whole when the last one has. One request.
+    ///
+    /// # Errors
+    /// As [`Repository::get_wal`].
+    pub fn open_wal(&self, kind: Kind, key: &ObjectKey) -> Result<WalReader> {
         let mut reader = self.read_whole(kind, key)?;
         let mut frame = Vec::new();
         reader.next_frame(&mut frame)?;
         let facts: WalFacts = parse_line(key, 0, &frame)?;
-        let size = usize::try_from(facts.size).unwrap_or(usize::MAX);
-        let mut content = Vec::with_capacity(size.min(CONTENT_MAX));
-        reader.rest(CONTENT_MAX, &mut content)?;
-        if content.len() != size {
-            let why = format!("{} bytes of content, {size} in its facts", content.len());
-            return Err(Error::corrupt(key, "content", why));
+        if facts.size > CONTENT_MAX as u64 {
+            let why = format!("{} bytes are more than any segment has", facts.size);
+            return Err(Error::corrupt(key, "line 0", why));
         }
-        Ok((facts, content))
+        Ok(WalReader { key: key.clone(), facts, reader, read: 0 })
+    }
+}
+
+/// An archived file being read.
+pub struct WalReader {
+    key: ObjectKey,
+    facts: WalFacts,
+    reader: SealedReader,
+    read: u64,
+}
+
+impl WalReader {
+    /// Its facts.
+    #[must_use]
+    pub fn facts(&self) -> &WalFacts {
+        &self.facts
+    }
+
+    /// Appends frames to `out` until it holds at least `enough` bytes; `false` when the file has
+    /// ended, and was as long as its facts say.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]: nothing of the file may be used then.
+    pub fn next(&mut self, enough: usize, out: &mut Vec<u8>) -> Result<bool> {
+        while out.len() < enough {
+            let before = out.len();
+            if !self.reader.next_frame(out)? {
+                if self.read == self.facts.size {
+                    return Ok(false);
+                }
+                return Err(self.wrong_size("at its end"));
+            }
+            self.read += (out.len() - before) as u64;
+            if self.read > self.facts.size {
+                return Err(self.wrong_size("and more to come"));
+            }
+        }
+        Ok(true)
+    }
+
+    fn wrong_size(&self, where_: &str) -> Error {
+        let (read, size) = (self.read, self.facts.size);
+        let why = format!("{read} bytes of content {where_}, {size} in its facts");
+        Error::corrupt(&self.key, "content", why)
     }
 }
