@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::archive::{self, Destination};
+use crate::base::Ctx;
 use crate::config::{self, Environment, RepositorySettings, Resolved, Settings, Sources, Warning};
 use crate::crypt::Unlock;
 use crate::pgconn::ConnectOptions;
-use crate::repo::{self, BackupType, Origin, Place, Registration, Repository, SlotSummary, layout};
+use crate::repo::{
+    self, BackupType, KeyCache, Origin, Place, Registration, Repository, SlotSummary, layout,
+};
 use crate::storage::{self, LocalStore, ObjectStore, ReadOnlyStore};
 use crate::{backup, pg};
 
@@ -162,6 +165,11 @@ pub fn exists(settings: &RepositorySettings) -> Result<bool> {
 /// # Errors
 /// [`Error::Config`], [`Error::NoKey`], [`Error::Repository`].
 pub fn open(settings: &RepositorySettings, access: Access) -> Result<Opened> {
+    open_with(settings, access, None)
+}
+
+/// As [`open`]; what a passphrase opens is kept, where the configuration names a folder for it.
+fn open_with(settings: &RepositorySettings, access: Access, ctx: Option<&Ctx>) -> Result<Opened> {
     let store = store(settings, access)?;
     let unlocked = match settings.secret.unlock() {
         Err(missing @ config::Error::MissingKeyFile { .. }) => {
@@ -169,7 +177,10 @@ pub fn open(settings: &RepositorySettings, access: Access) -> Result<Opened> {
         }
         other => other?,
     };
-    let repository = Repository::open(store, &unlocked.unlock).map_err(at(&settings.name))?;
+    let cache = settings.cache_directory.as_ref().map(KeyCache::new);
+    let cache = ctx.zip(cache.as_ref());
+    let repository =
+        Repository::open_with(store, &unlocked.unlock, cache).map_err(at(&settings.name))?;
     repository.require_cipher(settings.cipher).map_err(at(&settings.name))?;
     Ok(Opened { repository, unlock: unlocked.unlock, warnings: unlocked.warnings })
 }
@@ -260,13 +271,14 @@ fn only_system(name: &str, repository: &Repository, cluster: &str) -> Result<u64
 /// # Errors
 /// As [`open`] and [`find_cluster`].
 pub fn destination(
+    ctx: &Ctx,
     settings: &RepositorySettings,
     cluster: &str,
     system: Option<u64>,
     epoch: Option<u32>,
     access: Access,
 ) -> Result<(Destination, Vec<Warning>)> {
-    let Opened { repository, warnings, .. } = open(settings, access)?;
+    let Opened { repository, warnings, .. } = open_with(settings, access, Some(ctx))?;
     let (place, registration) = find_cluster(&settings.name, &repository, cluster, system, epoch)?;
     let name = settings.name.clone();
     Ok((Destination { name, repository, place, registration }, warnings))

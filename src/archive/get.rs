@@ -135,12 +135,7 @@ impl Fetching<'_> {
     }
 
     /// Opens frames in this thread while another one writes what is open.
-    fn pump(
-        &self,
-        mut reader: WalReader,
-        first: Vec<u8>,
-        temporary: &mut Temporary,
-    ) -> Result<()> {
+    fn pump(&self, mut reader: WalReader, first: Vec<u8>, temporary: &mut Temporary) -> Result<()> {
         let (sender, receiver) = sync_channel::<Vec<u8>>(PIECES);
         let (back, spare) = channel::<Vec<u8>>();
         std::thread::scope(|scope| {
@@ -157,9 +152,8 @@ impl Fetching<'_> {
             // The writer hangs up only when it has failed, and says so when it is joined.
             let mut goes_on = sender.send(first).is_ok();
             while goes_on {
-                let mut piece = spare
-                    .try_recv()
-                    .unwrap_or_else(|_| Vec::with_capacity(PIECE + FRAME_SIZE));
+                let mut piece =
+                    spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE + FRAME_SIZE));
                 match reader.next(PIECE, &mut piece) {
                     Ok(more) => goes_on = sender.send(piece).is_ok() && more,
                     Err(error) => {

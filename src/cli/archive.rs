@@ -22,8 +22,14 @@ pub fn push(run: &Invocation, args: &PushArgs) -> Result<Outcome, Failure> {
     let mut destinations = Vec::new();
     for settings in &resolved.repositories {
         let cluster = &resolved.cluster_name;
-        let (destination, warnings) =
-            wiring::destination(settings, cluster, Some(system), None, Access::ReadWrite)?;
+        let (destination, warnings) = wiring::destination(
+            &run.ctx,
+            settings,
+            cluster,
+            Some(system),
+            None,
+            Access::ReadWrite,
+        )?;
         run.warn_each(&warnings);
         destinations.push(destination);
     }
@@ -176,7 +182,8 @@ fn sources(
             continue;
         }
         let cluster = &resolved.cluster_name;
-        match wiring::destination(settings, cluster, system, args.epoch, Access::ReadOnly) {
+        match wiring::destination(&run.ctx, settings, cluster, system, args.epoch, Access::ReadOnly)
+        {
             Ok((destination, warnings)) => {
                 run.warn_each(&warnings);
                 destinations.push(destination);

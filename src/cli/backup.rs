@@ -28,7 +28,8 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     let system = wiring::system_of(&options.data_directory)?;
     let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
     let cluster = &resolved.cluster_name;
-    let (to, warnings) = wiring::destination(settings, cluster, Some(system), None, access)?;
+    let (to, warnings) =
+        wiring::destination(&run.ctx, settings, cluster, Some(system), None, access)?;
     run.warn_each(&warnings);
     let plan = backup::plan(&run.ctx, &options, &to.place, &to.registration)?;
     print_plan(run, args, &plan, &to.name)?;

@@ -183,6 +183,8 @@ pub const KEYS: &[Key] = &[
         "shell command that prints the passphrase, within 30 s"),
     key(Repository, "encryption.passphrase", EnvironmentSecret, None,
         "the passphrase itself; from the environment only"),
+    key(Repository, "encryption.cache_directory", Path, None,
+        "folder of the account's own, best in memory, that keeps what a passphrase opened, so that not every segment costs a scrypt"),
     key(Repository, "retention.daily", Integer, Some("7"),
         "how many days keep a backup"),
     key(Repository, "retention.weekly", Integer, Some("4"),

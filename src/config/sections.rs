@@ -52,6 +52,8 @@ pub struct RepositorySettings {
     pub cipher: CipherChoice,
     /// What opens it.
     pub secret: SecretSource,
+    /// Where keys that a passphrase opened are kept.
+    pub cache_directory: Option<PathBuf>,
     /// What is kept.
     pub retention: Retention,
     /// What moves to colder storage.
@@ -169,6 +171,7 @@ pub(super) struct RepositoryDraft {
     url: Option<Location>,
     cipher: Option<CipherChoice>,
     secrets: Vec<(&'static str, Setting, SecretSource)>,
+    cache_directory: Option<PathBuf>,
     retention: Retention,
     tiering: Option<Tiering>,
 }
@@ -189,6 +192,7 @@ pub(super) fn read_repository(
         url: read_location(&section)?,
         cipher: section.find("encryption.cipher", cipher)?,
         secrets: read_secrets(&section, folders)?,
+        cache_directory: section.find("encryption.cache_directory", absolute)?,
         retention: Retention {
             daily: section.get("retention.daily", count)?,
             weekly: section.get("retention.weekly", count)?,
@@ -288,6 +292,7 @@ impl RepositoryDraft {
             is_required: self.not_required.is_none(),
             cipher,
             secret: self.secret(&section, cipher)?,
+            cache_directory: self.cache_directory.clone(),
             retention: self.retention.clone(),
             tiering: self.tiering.clone(),
         })

@@ -102,6 +102,18 @@ impl Unlock {
         text
     }
 
+    /// For a passphrase, a secret that is derived from it without scrypt, for keys that are kept on
+    /// the host which knows the passphrase anyway; others need none.
+    #[must_use]
+    pub fn quick(&self, repository: RepositoryId) -> Option<Self> {
+        let Self::Passphrase(passphrase) = self else { return None };
+        let mut key = [0; 32];
+        Hkdf::<Sha256>::new(Some(&repository.0), passphrase.expose().as_bytes())
+            .expand(b"pgkeep/1 kept keys", &mut key)
+            .expect("32 bytes are within HKDF's limit");
+        Some(Self::KeyFile(Secret::new(key)))
+    }
+
     /// The 64 bytes that wrap a keyring: 32 to encrypt, 32 for the MAC.
     fn wrapping_keys(&self, salt: &[u8; 32], cost: u8) -> Result<Secret<[u8; 64]>, Error> {
         let mut keys = [0; 64];

@@ -6,6 +6,7 @@ use super::descriptor::{CipherChoice, Descriptor};
 use super::error::{Error, Result, SlotSummary};
 use super::frame::{FrameOpener, FrameSealer};
 use super::header::{FRAME_LOG2, HEADER_SIZE, Header};
+use super::key_cache::KeyCache;
 use super::layout::{self, Kind};
 use super::sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
 use crate::base::{Ctx, entropy};
@@ -99,6 +100,18 @@ impl Repository {
     /// # Errors
     /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Corrupt`], [`Error::Newer`].
     pub fn open(store: Arc<dyn ObjectStore>, unlock: &Unlock) -> Result<Self> {
+        Self::open_with(store, unlock, None)
+    }
+
+    /// As [`Repository::open`], with keys kept from an earlier time where they still count.
+    ///
+    /// # Errors
+    /// As [`Repository::open`].
+    pub fn open_with(
+        store: Arc<dyn ObjectStore>,
+        unlock: &Unlock,
+        cache: Option<(&Ctx, &KeyCache)>,
+    ) -> Result<Self> {
         let bytes = match store.get(&layout::descriptor()) {
             Err(error) if error.is_not_found() => {
                 return Err(Error::NoRepository { location: store.location() });
@@ -106,11 +119,21 @@ impl Repository {
             other => other?,
         };
         let descriptor = Descriptor::decode(&bytes)?;
-        let (keyring, slots) = open_slots(store.as_ref(), &descriptor, unlock)?;
+        let listed = storage::list_all(store.as_ref(), layout::SLOT_PREFIX)?;
+        let id = descriptor.repository;
+        if let Some(keyring) = cache.and_then(|(_, cache)| cache.load(id, &listed, unlock))
+            && Descriptor::verify(&bytes, &keyring).is_ok()
+        {
+            return Ok(Self { store, descriptor, keyring });
+        }
+        let (keyring, slots) = open_slots(store.as_ref(), &listed, &descriptor, unlock)?;
         let Some(keyring) = keyring else {
             return Err(Error::WrongKey { given: unlock.kind(), slots });
         };
         Descriptor::verify(&bytes, &keyring)?;
+        if let Some((ctx, cache)) = cache {
+            cache.store(ctx, id, &listed, unlock, &keyring);
+        }
         Ok(Self { store, descriptor, keyring })
     }
 
@@ -483,13 +506,14 @@ fn read_slot(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Slot> {
 /// way costs nothing. A slot that is damaged, or newer, counts only when no other opens.
 fn open_slots(
     store: &dyn ObjectStore,
+    listed: &[storage::ObjectMeta],
     descriptor: &Descriptor,
     unlock: &Unlock,
 ) -> Result<(Option<Keyring>, Vec<SlotSummary>)> {
     let mut keyring: Option<Keyring> = None;
     let mut summaries = Vec::new();
     let mut damaged = None;
-    for meta in storage::list_all(store, layout::SLOT_PREFIX)? {
+    for meta in listed {
         let slot = match read_slot(store, &meta.key) {
             Ok(slot) => slot,
             Err(error @ (Error::Corrupt { .. } | Error::Newer { .. })) => {

@@ -64,7 +64,8 @@ fn secret(opened: &Opened, findings: &mut Findings) {
         SlotKind::Passphrase => findings.warn(
             CHECK,
             "a passphrase: each archived segment costs one scrypt, a third of a second and 128 MiB",
-            "Run `pgkeep key add --key-file PATH` and configure key_file.",
+            "Run `pgkeep key add --key-file PATH` and configure key_file, or name a \
+             cache_directory.",
         ),
         SlotKind::Clear => findings.warn(
             CHECK,

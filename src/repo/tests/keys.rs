@@ -6,8 +6,8 @@ use super::*;
 use crate::base::entropy;
 use crate::crypt::{Keyring, MasterKey, RepositoryId, Slot, SlotKind};
 use crate::repo::layout::{self, Kind};
-use crate::repo::{Descriptor, Error};
-use crate::storage::{self, FaultyStore, ObjectStore, faulty::Effect};
+use crate::repo::{Descriptor, Error, KeyCache};
+use crate::storage::{self, FaultyStore, MeteredStore, ObjectStore, faulty::Effect};
 
 fn open(store: &MemoryStore, unlock: &Unlock) -> crate::repo::Result<Repository> {
     Repository::open(Arc::new(store.clone()), unlock)
@@ -330,4 +330,32 @@ fn slots_that_were_swapped_or_damaged_are_named() {
     assert!(error.contains(&first) && error.contains("changed"), "{error}");
     replace(&store, &first_key, &bytes);
     open(&store, &key_file(1)).unwrap();
+}
+
+/// With kept keys a repository opens without reading a slot, until its slots change.
+#[test]
+fn kept_keys_spare_the_slots_until_these_change() {
+    let ctx = ctx();
+    let (repository, store) = fresh(&ctx, CipherChoice::Aes256Cbc);
+    let unlock = passphrase("right");
+    repository.add_slot(&ctx, &unlock, "the safe", 14).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cache = KeyCache::new(folder.path().join("keys"));
+    let metered = Arc::new(MeteredStore::new(store.clone()));
+    let opened = || {
+        metered.reset();
+        let opened = Repository::open_with(metered.clone(), &unlock, Some((&ctx, &cache))).unwrap();
+        (opened, metered.reset().reads())
+    };
+    let (_, reads) = opened();
+    assert!(reads > 2, "descriptor, list and slots: {reads}");
+    let (kept, reads) = opened();
+    assert_eq!(reads, 2, "descriptor and list");
+    assert_eq!(kept.keyring(), repository.keyring());
+    let mut rotating = open(&store, &unlock).unwrap();
+    rotating.rotate(&ctx, &unlock, None, 14).unwrap();
+    let (fresh, reads) = opened();
+    assert!(reads > 2, "the slots have changed: {reads}");
+    assert_eq!(fresh.keyring().current().id, rotating.keyring().current().id);
+    assert_eq!(opened().1, 2);
 }
