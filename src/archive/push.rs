@@ -3,6 +3,7 @@
 //! The file is read once, checked against the cluster, looked through, sealed and put, first write
 //! wins, into every repository. A history file goes before the first segment of its timeline.
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use crate::base::Ctx;
 use crate::pg::control_file::ClusterState;
 use crate::pg::wal::{Ending, Expected, Findings, SegmentHeader, scan_segment};
 use crate::pg::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
-use crate::repo::{self, Found, Kind, Origin, Place, WalFacts, WalPut};
+use crate::repo::{self, Found, Kind, Origin, Place, SealedWal, WalFacts, WalPut};
 use crate::storage::ObjectKey;
 
 /// A file in a restored data directory that must not archive: a copy never acts as its source.
@@ -149,7 +150,7 @@ fn put_small(
             WalFileName::History(timeline) => (Kind::History, place.history(timeline.get())),
             _ => (Kind::Label, place.label(&name.to_string()).expect("a WAL file's name")),
         };
-        let facts = facts(destination, origin, name, content);
+        let facts = facts(destination, origin, name, content, None);
         let put =
             at(destination, destination.repository.put_wal(ctx, kind, &object, &facts, content))?;
         Ok(Stored { repository: destination.name.clone(), object, put })
@@ -172,12 +173,13 @@ fn facts(
     origin: &Origin,
     name: &WalFileName,
     content: &[u8],
+    digest: Option<String>,
 ) -> WalFacts {
     WalFacts {
         name: name.to_string(),
         system: destination.place.system(),
         size: content.len() as u64,
-        digest: destination.repository.content_digest(content),
+        digest: digest.unwrap_or_else(|| destination.repository.content_digest(content)),
         timeline: None,
         address: None,
         found: None,
@@ -195,12 +197,22 @@ struct Pushing<'a> {
     control: ControlFile,
 }
 
+/// What was found in a segment; digest and sealed content are the first destination's.
+struct Looked {
+    findings: Findings,
+    digest: Option<String>,
+    sealed: Option<SealedWal>,
+}
+
 impl Pushing<'_> {
     fn push(&self, content: &[u8]) -> Result<Pushed> {
         let mut warnings = Vec::new();
         let header = self.check(content)?;
-        let findings = scan_segment(content, &header, self.segment.timeline().get());
+        let Looked { findings, digest, sealed } = self.look_and_seal(content, &header)?;
         let partial = self.is_partial(&findings, &mut warnings);
+        // Sealed under the name that nearly every segment has; a partial one has another.
+        let sealed = Cell::new(sealed.filter(|_| !partial));
+        let digest = Cell::new(digest);
         let stored = to_each(self.destinations, |destination| {
             if self.segment.timeline().get() > 1 {
                 self.history_first(destination)?;
@@ -209,15 +221,40 @@ impl Pushing<'_> {
                 timeline: Some(header.timeline),
                 address: Some(Lsn(header.address)),
                 found: Some(Found::from(&findings)),
-                ..facts(destination, &self.options.origin, &self.name, content)
+                // The first destination's; each has keys of its own.
+                ..facts(destination, &self.options.origin, &self.name, content, digest.take())
             };
             let (kind, object) = object_of(&destination.place, &self.segment, &findings, partial);
             let repository = &destination.repository;
-            let put =
-                at(destination, repository.put_wal(self.ctx, kind, &object, &facts, content))?;
+            let put = match sealed.take() {
+                Some(sealed) => repository.put_sealed_wal(sealed, &facts),
+                None => repository.put_wal(self.ctx, kind, &object, &facts, content),
+            };
+            let put = at(destination, put)?;
             Ok(Stored { repository: destination.name.clone(), object, put })
         })?;
         Ok(Pushed { stored, warnings })
+    }
+
+    /// Looks through the records in one thread and seals for the first destination in another.
+    fn look_and_seal(&self, content: &[u8], header: &SegmentHeader) -> Result<Looked> {
+        let timeline = self.segment.timeline().get();
+        let is_partial = matches!(self.name, WalFileName::Partial(_));
+        let Some(first) = self.destinations.first().filter(|_| !is_partial) else {
+            let findings = scan_segment(content, header, timeline);
+            return Ok(Looked { findings, digest: None, sealed: None });
+        };
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let digest = first.repository.content_digest(content);
+                (scan_segment(content, header, timeline), digest)
+            });
+            let key = first.place.wal(&self.segment.to_string());
+            let key = key.expect("a segment's name is 24 digits");
+            let sealed = first.repository.seal_wal(self.ctx, Kind::Wal, &key, content);
+            let (findings, digest) = looking.join().expect("a parser does not panic");
+            Ok(Looked { findings, digest: Some(digest), sealed: Some(at(first, sealed)?) })
+        })
     }
 
     /// Whether these bytes are this cluster's segment of that name.
@@ -304,7 +341,7 @@ impl Pushing<'_> {
                 let Some(content) = local else { return Err(self.no_history()) };
                 check_history(timeline, &self.history_path(timeline), &content)?;
                 let name = WalFileName::History(timeline);
-                let facts = facts(destination, &self.options.origin, &name, &content);
+                let facts = facts(destination, &self.options.origin, &name, &content, None);
                 let repository = &destination.repository;
                 let put = repository.put_wal(self.ctx, Kind::History, &object, &facts, &content);
                 return at(destination, put).map(drop);

@@ -52,6 +52,8 @@ pub struct FrameSealer {
     suite: Suite,
     frame_size: usize,
     next: u64,
+    /// The IV of frame 0, while that is still to be sealed.
+    left_first: Option<[u8; IV_SIZE]>,
     compressor: Compressor,
     buffer: Vec<u8>,
 }
@@ -69,6 +71,7 @@ impl FrameSealer {
             suite: header.suite,
             frame_size: header.frame_size(),
             next: 0,
+            left_first: None,
             compressor: Compressor::default(),
             buffer: Vec::new(),
         }
@@ -86,14 +89,24 @@ impl FrameSealer {
     /// # Panics
     /// When a content is longer than a frame: every caller cuts at the frame size.
     pub fn seal(&mut self, raws: &[Raw<'_>], last: bool, lengths: &mut Vec<u32>) -> &[u8] {
+        let mut ivs = vec![0u8; raws.len() * IV_SIZE];
+        if self.suite == Suite::AesCbc {
+            self.entropy.fill(&mut ivs);
+        }
+        self.seal_under(raws, &ivs, last, lengths)
+    }
+
+    fn seal_under(
+        &mut self,
+        raws: &[Raw<'_>],
+        ivs: &[u8],
+        last: bool,
+        lengths: &mut Vec<u32>,
+    ) -> &[u8] {
         let need: usize =
             raws.iter().map(|raw| FRAME_OVERHEAD + 16 + compressed_size_max(raw.bytes.len())).sum();
         if self.buffer.len() < need {
             self.buffer.resize(need, 0);
-        }
-        let mut ivs = vec![0u8; raws.len() * IV_SIZE];
-        if self.suite == Suite::AesCbc {
-            self.entropy.fill(&mut ivs);
         }
         let mut placed = Vec::with_capacity(raws.len());
         let mut start = 0;
@@ -115,6 +128,32 @@ impl FrameSealer {
             lengths.push(u32::try_from(stored).expect("a frame is shorter than 4 GiB"));
         }
         sealed
+    }
+
+    /// Begins with frame 1; [`FrameSealer::seal_first`] makes frame 0.
+    ///
+    /// # Panics
+    /// When a frame was sealed already: no number is sealed twice.
+    pub fn leave_first(&mut self) {
+        assert_eq!(self.next, 0, "no frame was sealed yet");
+        self.next = 1;
+        let mut iv = [0; IV_SIZE];
+        if self.suite == Suite::AesCbc {
+            self.entropy.fill(&mut iv);
+        }
+        self.left_first = Some(iv);
+    }
+
+    /// Seals frame 0 after the others, and returns its bytes.
+    ///
+    /// # Panics
+    /// When it was sealed already.
+    pub fn seal_first(&mut self, raw: Raw<'_>) -> &[u8] {
+        let iv = self.left_first.take().expect("frame 0 was not sealed yet");
+        let count = std::mem::take(&mut self.next);
+        let size = self.seal_under(&[raw], &iv, false, &mut Vec::new()).len();
+        self.next = count;
+        self.buffer.get(..size).unwrap_or_default()
     }
 
     /// Writes head and padded payload of a frame at `start`; returns the ciphertext's size.

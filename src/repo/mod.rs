@@ -40,4 +40,4 @@ pub use pack_writer::{ContentSource, PackPlan, PackWriter};
 pub use records::{Begin, HashScheme, Registration};
 pub use repository::{InitOptions, Repository};
 pub use sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
-pub use wal_object::{Origin, WalFacts, WalPut, WalReader};
+pub use wal_object::{Origin, SealedWal, WalFacts, WalPut, WalReader};

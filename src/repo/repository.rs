@@ -295,7 +295,12 @@ impl Repository {
         ))
     }
 
-    fn sealer(&self, ctx: &Ctx, kind: Kind, object: &ObjectKey) -> Result<(Header, FrameSealer)> {
+    pub(super) fn sealer(
+        &self,
+        ctx: &Ctx,
+        kind: Kind,
+        object: &ObjectKey,
+    ) -> Result<(Header, FrameSealer)> {
         let header = Header {
             kind,
             suite: self.descriptor.cipher.suite(),

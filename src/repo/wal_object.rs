@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::found::Found;
+use super::frame::{BATCH, FrameSealer, Raw};
+use super::header::{FRAME_SIZE, HEADER_SIZE, Header};
 use super::layout::Kind;
 use super::repository::{Repository, parse_line};
 use super::sealed::SealedReader;
@@ -51,6 +53,17 @@ pub struct WalFacts {
     pub by: Option<Origin>,
 }
 
+/// A file's content, sealed; its facts are still missing.
+pub struct SealedWal {
+    key: ObjectKey,
+    kind: Kind,
+    header: Header,
+    sealer: FrameSealer,
+    /// From frame 1 on.
+    frames: Vec<u8>,
+    size: u64,
+}
+
 /// How a put ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalPut {
@@ -76,15 +89,59 @@ impl Repository {
         facts: &WalFacts,
         content: &[u8],
     ) -> Result<WalPut> {
-        assert_eq!(facts.size, content.len() as u64, "the facts are this content's");
-        let mut writer = self.buffer(ctx, kind, key)?;
-        writer.line(facts)?;
-        writer.end_frame()?;
-        writer.content(content, true, true)?;
-        let (bytes, _) = writer.into_parts();
-        match self.store().put_if_absent(key, &bytes) {
+        let sealed = self.seal_wal(ctx, kind, key, content)?;
+        self.put_sealed_wal(sealed, facts)
+    }
+
+    /// Seals a file's content before its facts are known, for [`Repository::put_sealed_wal`]: so that
+    /// looking through a segment and sealing it can go side by side. Stores nothing.
+    ///
+    /// # Errors
+    /// None in practice; as [`Repository::buffer`].
+    pub fn seal_wal(
+        &self,
+        ctx: &Ctx,
+        kind: Kind,
+        key: &ObjectKey,
+        content: &[u8],
+    ) -> Result<SealedWal> {
+        let (header, mut sealer) = self.sealer(ctx, kind, key)?;
+        sealer.leave_first();
+        let (mut frames, mut lengths) = (Vec::new(), Vec::new());
+        let mut raws: Vec<Raw<'_>> =
+            content.chunks(FRAME_SIZE).map(|bytes| Raw { bytes, compress: true }).collect();
+        if raws.is_empty() {
+            raws.push(Raw { bytes: &[], compress: false });
+        }
+        let batches = raws.len().div_ceil(BATCH);
+        for (i, batch) in raws.chunks(BATCH).enumerate() {
+            frames.extend_from_slice(sealer.seal(batch, i + 1 == batches, &mut lengths));
+        }
+        let size = content.len() as u64;
+        Ok(SealedWal { key: key.clone(), kind, header, sealer, frames, size })
+    }
+
+    /// Stores a sealed file with its facts, first write wins. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the name holds other content.
+    pub fn put_sealed_wal(&self, sealed: SealedWal, facts: &WalFacts) -> Result<WalPut> {
+        let SealedWal { key, kind, header, mut sealer, frames, size } = sealed;
+        assert_eq!(facts.size, size, "the facts are this content's");
+        let mut line =
+            serde_json::to_vec(facts).map_err(|error| Error::Limit(format!("{key}: {error}")))?;
+        line.push(b'\n');
+        if line.len() > FRAME_SIZE {
+            return Err(Error::Limit(format!("{key}: a line is longer than a frame")));
+        }
+        let first = sealer.seal_first(Raw { bytes: &line, compress: true });
+        let mut bytes = Vec::with_capacity(HEADER_SIZE + first.len() + frames.len());
+        bytes.extend_from_slice(&header.encode());
+        bytes.extend_from_slice(first);
+        bytes.extend_from_slice(&frames);
+        match self.store().put_if_absent(&key, &bytes) {
             Ok(()) => Ok(WalPut::Stored),
-            Err(error) if error.is_already_exists() => self.same_or_conflict(kind, key, facts),
+            Err(error) if error.is_already_exists() => self.same_or_conflict(kind, &key, facts),
             Err(error) => Err(error.into()),
         }
     }
