@@ -13,7 +13,7 @@ use std::sync::mpsc::{channel, sync_channel};
 
 use super::Destination;
 use super::error::{Error, Result};
-use crate::base::Ctx;
+use crate::base::{Ctx, durable};
 use crate::pg::wal::{Expected, SegmentHeader};
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFileName};
 use crate::repo::header::FRAME_SIZE;
@@ -264,7 +264,7 @@ impl Temporary {
             }
             _ => {}
         }
-        std::fs::rename(&self.path, destination).map_err(failed("rename", destination))?;
+        durable::rename_unsynced(&self.path, destination).map_err(failed("rename", destination))?;
         self.is_named = true;
         Ok(())
     }

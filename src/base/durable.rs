@@ -46,6 +46,16 @@ pub fn create_dir_all(dir: &Path, mode: u32) -> io::Result<()> {
     sync_parent(dir)
 }
 
+/// Renames without making anything durable: for files that whoever asked for them syncs, or asks for
+/// again after a crash.
+///
+/// # Errors
+/// As the system's.
+#[allow(clippy::disallowed_methods, reason = "its name says that nothing is synced")]
+pub fn rename_unsynced(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)
+}
+
 /// Renames and makes the new name durable. The source's content must be synced already.
 ///
 /// # Errors

@@ -136,7 +136,7 @@ mod tests {
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
         let mut bytes = std::fs::read(&file).unwrap();
         bytes[60] ^= 1;
-        std::fs::write(&file, &bytes).unwrap();
+        durable::replace(&file, &bytes, 0o600).unwrap();
         assert!(cache.load(repository, &slots, &right).is_none(), "changed");
     }
 }
