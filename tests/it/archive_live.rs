@@ -490,3 +490,15 @@ fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
         archived.assert_stops_and_resumes(&server, &breaks, &mends);
     }
 }
+
+/// The same on every major: no answer that is not proven ends a recovery, and the proven end does.
+#[test]
+fn f018_on_every_major_a_failing_archive_stops_recovery() {
+    for server in Server::all().into_iter().filter(|server| server.version() != 15) {
+        let archived = Archived::new(&server);
+        let object = archived.site.object(&archived.segments[2]);
+        let object = object.display();
+        let breaks = format!("mv {object} {object}.away");
+        archived.assert_stops_and_resumes(&server, &breaks, &format!("mv {object}.away {object}"));
+    }
+}

@@ -29,6 +29,18 @@ impl Follower {
         let mut copying = site.cluster.command("pg_basebackup");
         copying.arg("-D").arg(&data).args(["-c", "fast", "-X", "stream", "-R"]);
         run(copying.args(["-d", &site.cluster.conninfo()])).assert_ok();
+        Self::of(server, site, scratch, streams)
+    }
+
+    /// A restored standby, which follows the archive: for majors whose pg_basebackup is not here.
+    fn restored(server: &Server, site: &Site) -> Self {
+        let scratch = ScratchDir::new("standby");
+        site.restore(&scratch.join("data"), &["--standby"]);
+        Self::of(server, site, scratch, false)
+    }
+
+    fn of(server: &Server, site: &Site, scratch: ScratchDir, streams: bool) -> Self {
+        let data = scratch.join("data");
         let cluster = TestCluster::adopt(server, &data).prepare();
         let config = TestConfig::new(&cluster)
             .repository("local", &site.repo, Cipher::Aes)
@@ -111,6 +123,8 @@ fn f018_a_streaming_standby_outlives_its_archive_and_is_not_promoted_without_it(
     site.cluster.psql("insert into t values (3)");
     standby.wait_for_rows(3);
     standby.assert_refuses_promotion();
+    // The file that asked for it was gone before the archive was asked: the server itself told.
+    assert!(standby.cluster.log().contains("the standby is being promoted"), "as it says");
     // It is still a standby, and starts as one.
     standby.cluster.start();
     standby.wait_for_rows(3);
@@ -494,4 +508,30 @@ fn a_hole_that_is_filled_in_time_is_none() {
     wait_until(DEADLINE, is_waiting, || running.stderr_so_far());
     running.signal(rustix::process::Signal::TERM);
     running.wait().assert_code(143);
+}
+
+/// How a pending promotion is noticed, on every major: the file while archive-get waits, the server's own
+/// word when the file is gone.
+#[test]
+fn f018_on_every_major_a_standby_is_not_promoted_without_its_archive() {
+    for server in Server::all() {
+        let site = Site::small(&server);
+        site.cluster.psql("create table t (n int); insert into t values (1)");
+        site.backup();
+        let standby = Follower::restored(&server, &site);
+        standby.cluster.start();
+        standby.wait_for_rows(1);
+        let away = Away::new(&site.repo);
+        let asks = || standby.cluster.log().contains(GOES_ON);
+        wait_until(DEADLINE, asks, || standby.cluster.log());
+        standby.assert_refuses_promotion();
+        drop(away);
+        site.cluster.psql("insert into t values (2)");
+        site.cluster.archive_now();
+        standby.cluster.start();
+        standby.wait_for_rows(2);
+        standby.cluster.promote();
+        standby.cluster.wait_for_promotion();
+        assert_eq!(standby.cluster.psql("select count(*) from t"), "2");
+    }
 }
