@@ -54,6 +54,20 @@ pub enum Error {
         #[source]
         source: repo::Error,
     },
+    /// The cluster's segments have another size than those in the archive, so that one name means two
+    /// places in the WAL.
+    #[error(
+        "repository {repository} keeps WAL segments of {registered} bytes of this cluster, which has \
+         segments of {found} bytes now"
+    )]
+    SegmentSize {
+        /// The repository's name in the configuration.
+        repository: String,
+        /// As the cluster was registered.
+        registered: u32,
+        /// By its control file.
+        found: u32,
+    },
     /// The file is absent although something shows that it is needed: WAL is missing.
     #[error("{name} is missing from the archive although {evidence}")]
     Hole {

@@ -92,6 +92,12 @@ pub fn push(
             );
             return Err(Error::Content { path: path.into(), why });
         }
+        let (registered, found) =
+            (destination.registration.wal_segment_size, control.wal_segment_size.bytes());
+        if registered != found {
+            let repository = destination.name.clone();
+            return Err(Error::SegmentSize { repository, registered, found });
+        }
     }
     match name {
         WalFileName::History(timeline) => {

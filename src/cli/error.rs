@@ -368,6 +368,11 @@ impl From<archive::Error> for Failure {
                             cluster's place, run `pgkeep adopt`.";
                 (Exit::Failed, Kind::Config, hint(next))
             }
+            archive::Error::SegmentSize { .. } => {
+                let next = "pg_resetwal --wal-segsize was run? `pgkeep init --new-epoch` begins a new \
+                            archive; then take a full backup.";
+                (Exit::Failed, Kind::Config, hint(next))
+            }
             archive::Error::Content { .. } => (Exit::Failed, Kind::Corrupt, None),
             archive::Error::Hole { .. } => {
                 let next = "Recovery stops here rather than lose what comes after. `pgkeep info` \

@@ -502,3 +502,34 @@ fn f018_on_every_major_a_failing_archive_stops_recovery() {
         archived.assert_stops_and_resumes(&server, &breaks, &format!("mv {object}.away {object}"));
     }
 }
+
+/// `pg_resetwal --wal-segsize` changes what a segment's name means: nothing of the new sizes goes beside
+/// the old ones, and a new epoch takes them.
+#[test]
+fn f016_a_changed_segment_size_needs_a_new_epoch() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let before = site.segment();
+    site.push(&before).assert_ok();
+    site.cluster.stop(Stop::Fast);
+    let mut reset = site.cluster.command("pg_resetwal");
+    run(reset.arg("--wal-segsize=2").arg("-D").arg(site.cluster.data_dir())).assert_ok();
+    site.cluster.start();
+    let name = site.segment();
+    let next = site.segment();
+    for name in [&name, &next] {
+        site.push(name).assert_code(1).assert_says("segments of 2097152 bytes now");
+    }
+    site.config.run(["init"]).assert_code(1).assert_says("--new-epoch");
+    site.config.run(["check"]).assert_code(14).assert_says("--new-epoch");
+    site.config.run(["init", "--new-epoch"]).assert_ok().assert_says("epoch 2 begins");
+    let again = site.config.run(["init", "--new-epoch"]).assert_ok();
+    assert!(again.stdout.contains("epoch 2 has begun"), "{again}");
+    site.push(&name).assert_ok();
+    site.assert_gives(&name, &fs::read(site.wal(&name)).unwrap());
+    // The old epoch's segment is there in its own.
+    let out = site.scratch.join("old");
+    let get = ["archive-get", "--epoch", "1", &before, out.to_str().unwrap()];
+    site.config.run(get).assert_ok();
+    assert_eq!(fs::read(&out).unwrap().len() as u64, MIB);
+}

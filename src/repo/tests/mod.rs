@@ -5,6 +5,7 @@ mod keys;
 mod manifest;
 mod packs;
 mod sealed;
+mod wal;
 
 use std::sync::Arc;
 

@@ -1,0 +1,85 @@
+//! Archived files: sealed in one go or in two, repeated, conflicting; what each costs.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::pg::Lsn;
+use crate::repo::layout::Kind;
+use crate::repo::{Error, Origin, WalFacts, WalPut};
+use crate::storage::MeteredStore;
+
+const SEGMENT: &str = "000000010000000000000002";
+
+fn content(seed: u8) -> Vec<u8> {
+    (0..1_048_576u32).map(|i| (i / 7 % 251) as u8 ^ seed).collect()
+}
+
+fn facts(repository: &Repository, content: &[u8]) -> WalFacts {
+    WalFacts {
+        name: SEGMENT.into(),
+        system: place().system(),
+        size: content.len() as u64,
+        digest: repository.content_digest(content),
+        timeline: Some(1),
+        address: Some(Lsn(0x0200_0000)),
+        found: None,
+        by: Some(Origin { host: "here".into(), directory: "/data".into() }),
+    }
+}
+
+/// A repetition, after a kill or of a restored partial segment again and again, costs one small read.
+#[test]
+fn f011_the_same_again_costs_one_small_read() {
+    let ctx = ctx();
+    let (_, store) = fresh(&ctx, CipherChoice::Aes256Cbc);
+    let metered = Arc::new(MeteredStore::new(store));
+    let repository = Repository::open(metered.clone(), &key_file(1)).unwrap();
+    let key = place().partial(SEGMENT, 0x0200_9000).unwrap();
+    let content = content(0);
+    let facts = facts(&repository, &content);
+    let put = || repository.put_wal(&ctx, Kind::Partial, &key, &facts, &content).unwrap();
+    metered.reset();
+    assert_eq!(put(), WalPut::Stored);
+    let first = metered.reset();
+    assert_eq!((first.reads(), first.writes()), (0, 1), "one request");
+    for _ in 0..3 {
+        assert_eq!(put(), WalPut::Same);
+        let again = metered.reset();
+        assert_eq!((again.reads(), again.writes()), (1, 1));
+        assert!(again.bytes_read <= 72 * 1024, "{again:?}");
+    }
+}
+
+#[test]
+fn what_is_sealed_before_its_facts_reads_back_and_conflicts_all_the_same() {
+    let ctx = ctx();
+    for cipher in [CipherChoice::Aes256Cbc, CipherChoice::None] {
+        let (repository, _) = fresh(&ctx, cipher);
+        let key = place().wal(SEGMENT).unwrap();
+        for (content, expected) in [
+            (content(0), Ok(WalPut::Stored)),
+            (content(0), Ok(WalPut::Same)),
+            (content(1), Err(())),
+        ] {
+            let sealed = repository.seal_wal(&ctx, Kind::Wal, &key, &content).unwrap();
+            let put = repository.put_sealed_wal(sealed, &facts(&repository, &content));
+            let is_conflict = matches!(put, Err(Error::Conflict { .. }));
+            assert_eq!(put.map_err(|_| ()), expected);
+            assert_eq!(is_conflict, expected.is_err());
+        }
+        let (read, bytes) = repository.get_wal(Kind::Wal, &key).unwrap();
+        assert!(bytes == content(0));
+        assert_eq!(read, facts(&repository, &bytes));
+        // Piece by piece, and no byte before its frame is authentic.
+        let mut reader = repository.open_wal(Kind::Wal, &key).unwrap();
+        let (mut whole, mut piece) = (Vec::new(), Vec::new());
+        while reader.next(100_000, &mut piece).unwrap() {
+            assert!(piece.len() >= 100_000);
+            whole.append(&mut piece);
+        }
+        whole.append(&mut piece);
+        assert!(whole == content(0));
+        let empty = repository.seal_wal(&ctx, Kind::Wal, &place().wal("x").unwrap_or(key), &[]);
+        assert!(empty.is_ok(), "a content of nothing is one empty frame");
+    }
+}
