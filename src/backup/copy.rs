@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use super::checked::read_checked;
 use super::error::{Error, Result};
+use super::motion::Motion;
 use super::read::{Stat, Uncached, stat};
+use super::scan::became_unlogged;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event};
 use crate::pg::page::{self, Verdict};
-use crate::pg::{ControlFile, RelationFile};
+use crate::pg::{CheckedFile, ControlFile, RelationFile};
 use crate::pgconn::BackupSession;
 use crate::repo::manifest::Damage;
 use crate::repo::{ContentSource, Layer, PackWriter, Row, RowKind};
@@ -40,6 +43,20 @@ pub(super) struct Shared<'a> {
     pub(super) throttle: Throttle,
     pub(super) damage: Mutex<Vec<Damage>>,
     pub(super) damaged_pages: AtomicU64,
+    pub(super) motion: Motion,
+}
+
+impl Shared<'_> {
+    /// Counts a bad block, and lists it while the list is short.
+    fn damaged(&self, ctx: &Ctx, job: &Job, block: u32, why: String) {
+        self.damaged_pages.fetch_add(1, Ordering::Relaxed);
+        let path = String::from_utf8_lossy(&job.path).into_owned();
+        let mut damage = self.damage.lock().expect("no holder of this lock panics");
+        if damage.len() < DAMAGE_LISTED_MAX {
+            ctx.warn(format!("{path}: block {block}: {why}"));
+            damage.push(Damage { path, block, why });
+        }
+    }
 }
 
 /// A file to copy.
@@ -172,15 +189,26 @@ impl Worker<'_> {
     /// Copies a whole file; `None` when it has vanished.
     pub(super) fn file(&mut self, job: &Job) -> Result<Option<Row>> {
         self.shared.session.check_alive(self.ctx)?;
+        if let Some(kind) = CheckedFile::of(&job.path) {
+            return self.checked(job, kind);
+        }
         let opened = open(&job.source).map_err(Error::file("open", &job.source))?;
         let Some((file, stat)) = opened else { return Ok(None) };
-        if is_written_in_place(&job.path) {
-            let content = read_stable(self.ctx, &file, &job.source)?;
-            return self.bytes(job, &stat, &content).map(Some);
-        }
         let part = self.run(job, &file, &stat, 0, stat.size)?;
         self.advance(0, 1);
+        if became_unlogged(&job.path, &job.source)? {
+            return Ok(None);
+        }
         Ok(Some(row(job, &stat, part.bytes, part.crc, part.layers)))
+    }
+
+    /// Copies a file that has a checksum of its own; one that never fits is kept as it is, and told.
+    fn checked(&mut self, job: &Job, kind: CheckedFile) -> Result<Option<Row>> {
+        let Some(read) = read_checked(self.ctx, kind, &job.source)? else { return Ok(None) };
+        if let Some(why) = read.damage {
+            self.shared.damaged(self.ctx, job, 0, why);
+        }
+        self.bytes(job, &read.stat, &read.content).map(Some)
     }
 
     /// Copies bytes `begin` to `end` of a large file; with `end` absent, to where it ended at its fstat.
@@ -271,35 +299,13 @@ fn source(job: &Job, stat: &Stat) -> ContentSource {
     }
 }
 
-/// Files that are overwritten in place and have no WAL to mend a torn read: the relation map (up to
-/// 15) and prepared transactions.
-fn is_written_in_place(path: &[u8]) -> bool {
-    path.ends_with(b"/pg_filenode.map") || path.starts_with(b"pg_twophase/")
-}
+/// The longest file that is read whole: a prepared transaction's state is far below a gigabyte.
+const WHOLE_MAX: u64 = 1 << 30;
 
-/// The longest file that is read whole until two readings agree: a prepared transaction's state is
-/// far below a gigabyte.
-const STABLE_MAX: u64 = 1 << 30;
-
-/// Reads a small file until two readings agree.
-fn read_stable(ctx: &Ctx, file: &File, path: &Path) -> Result<Vec<u8>> {
-    let mut before: Option<Vec<u8>> = None;
-    for _ in 0..100 {
-        ctx.cancel.check()?;
-        let now = read_whole(file, path)?;
-        if before.as_ref() == Some(&now) {
-            return Ok(now);
-        }
-        before = Some(now);
-    }
-    let why = "its content changed with every reading";
-    Err(Error::file("read", path)(io::Error::other(why)))
-}
-
-fn read_whole(file: &File, path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_whole(file: &File, path: &Path) -> Result<Vec<u8>> {
     let failed = || Error::file("read", path);
     let size = file.metadata().map_err(failed())?.len();
-    if size > STABLE_MAX {
+    if size > WHOLE_MAX {
         let why = format!("it has {size} bytes, far more than such a file ever has");
         return Err(failed()(io::Error::other(why)));
     }
@@ -332,7 +338,8 @@ pub(super) fn read_control_file(ctx: &Ctx, path: &Path) -> Result<(Vec<u8>, Stat
 }
 
 /// Checks the pages of a chunk; invalid ones are read again into their place. A page whose bytes
-/// keep changing is being written: WAL holds its full image. One that stays as it is, is damaged.
+/// keep changing and whose LSN is one of this backup's is being written: WAL holds its full image.
+/// Any other is damaged.
 fn check_pages(
     ctx: &Ctx,
     shared: &Shared<'_>,
@@ -352,13 +359,8 @@ fn check_pages(
             continue;
         }
         let why = reread(ctx, shared, job, file, block, page, &verify)?;
-        let Some(why) = why else { continue };
-        shared.damaged_pages.fetch_add(1, Ordering::Relaxed);
-        let path = String::from_utf8_lossy(&job.path).into_owned();
-        let mut damage = shared.damage.lock().expect("no holder of this lock panics");
-        if damage.len() < DAMAGE_LISTED_MAX {
-            ctx.warn(format!("{path}: block {block}: {why}"));
-            damage.push(Damage { path, block, why });
+        if let Some(why) = why {
+            shared.damaged(ctx, job, block, why);
         }
     }
     Ok(())
@@ -397,8 +399,10 @@ fn reread(
             return Ok(None);
         }
     }
+    if changed && shared.motion.excuses(page, || Ok(shared.session.newest_lsn(ctx)?))? {
+        return Ok(None);
+    }
     Ok(match verify(page) {
-        _ if changed => None,
         Verdict::BadChecksum { expected, found } => {
             Some(format!("checksum {found:04X} where the content gives {expected:04X}"))
         }

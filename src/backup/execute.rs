@@ -13,6 +13,8 @@ use chrono::Duration as TimeDelta;
 
 use super::copy::{Job, Shared, Worker, read_control_file};
 use super::error::{Error, Result};
+use super::motion::Motion;
+use super::needed::needed_segments;
 use super::options::Options;
 use super::plan::{Plan, check_server};
 use super::pump::{Copied, copy_all};
@@ -20,9 +22,7 @@ use super::read::Uncached;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event, Stage, entropy};
 use crate::crypt::BlockHasher;
-use crate::pg::{
-    ControlFile, History, Layout, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId,
-};
+use crate::pg::{ControlFile, History, Layout, Lsn, SegmentSize, TimelineId};
 use crate::pgconn::{BackupSession, Known, ServerFacts, Session, StartOptions, StoppedBackup};
 use crate::repo::file_table::RowSpill;
 use crate::repo::manifest::{Counts, ServerRecord, Totals};
@@ -177,6 +177,7 @@ impl Taking<'_> {
             throttle: Throttle::new(self.options.max_rate),
             damage: Mutex::default(),
             damaged_pages: AtomicU64::new(0),
+            motion: Motion::new(held.start_lsn()),
         };
         let directory = &self.options.data_directory;
         let (ctx, jobs) = (self.ctx, self.options.jobs);
@@ -364,7 +365,7 @@ impl Taking<'_> {
         self.ctx.observer.event(event);
         let begun = self.ctx.clock.monotonic();
         let mut found: Option<(String, String)> = None;
-        for candidates in self.segments(stopped)? {
+        for candidates in self.segments(stopped, begun)? {
             let name = self.wait_for_segment(&candidates, stopped, begun)?;
             found = Some(match found {
                 None => (name.clone(), name),
@@ -397,17 +398,13 @@ impl Taking<'_> {
                     Err(error) => return Err(error.into()),
                 }
             }
-            let waited = self.ctx.clock.monotonic().saturating_sub(begun);
             let segment = candidates.first().cloned().unwrap_or_default();
-            if waited >= self.options.wal_wait {
-                let archiver = self.archiver();
-                return Err(Error::WalMissing { segment, waited, archiver });
-            }
+            let waited = self.ctx.clock.monotonic().saturating_sub(begun);
             if waited > Duration::from_secs(10) && !told {
                 self.ctx.note(format!("waiting for {segment} in the repository"));
                 told = true;
             }
-            self.ctx.clock.sleep(Duration::from_millis(100));
+            self.wait_for_archiver(&segment, begun)?;
         }
     }
 
@@ -442,43 +439,47 @@ impl Taking<'_> {
         }
     }
 
-    /// The names of the segments from start to stop: for each those that may hold it, newest timeline
-    /// first. The segment of a timeline switch exists under both timelines' names, or under the new
-    /// one's only.
-    fn segments(&self, stopped: &StoppedBackup) -> Result<Vec<Vec<String>>> {
-        let refused = |what: String| Error::Refused { what };
-        let size = SegmentSize::new(self.facts.wal_segment_size.into())
-            .map_err(|error| refused(error.to_string()))?;
+    /// The names of the segments from start to stop.
+    fn segments(&self, stopped: &StoppedBackup, begun: Duration) -> Result<Vec<Vec<String>>> {
+        let refused = |error: crate::pg::Error| Error::Refused { what: error.to_string() };
+        let size = SegmentSize::new(self.facts.wal_segment_size.into()).map_err(refused)?;
+        let history = self.history(stopped, begun)?;
+        needed_segments(&history, Lsn(stopped.start_lsn), Lsn(stopped.stop_lsn), size)
+            .map_err(refused)
+    }
+
+    /// The history of the stop's timeline. A standby that followed a switch during the backup knows of
+    /// it by streaming, perhaps before the new primary has archived the history.
+    fn history(&self, stopped: &StoppedBackup, begun: Duration) -> Result<History> {
         let timeline = TimelineId::new(stopped.stop_timeline)
-            .ok_or_else(|| refused("the server gave timeline 0".into()))?;
-        let history = if stopped.start_timeline == stopped.stop_timeline {
-            History::without_ancestors(timeline)
-        } else {
-            let key = self.place.history(timeline.get());
-            let (_, content) = self.repository.get_wal(Kind::History, &key)?;
-            History::parse(timeline, &content).map_err(|error| refused(error.to_string()))?
-        };
-        let first = SegmentNo::of(Lsn(stopped.start_lsn), size);
-        let last = SegmentNo::of_end(Lsn(stopped.stop_lsn), size)
-            .ok_or_else(|| refused("the server gave no stop position".into()))?;
-        let mut segments = Vec::new();
-        for number in first.0..=last.0 {
-            let begin = SegmentNo(number).begin(size).unwrap_or_default();
-            let end = SegmentNo(number).end(size).unwrap_or(Lsn(u64::MAX));
-            let until = Lsn(end.0.min(stopped.stop_lsn).saturating_sub(1));
-            let mut timelines = vec![history.timeline_of(until)];
-            let older = history.timeline_of(begin.max(Lsn(stopped.start_lsn)));
-            if !timelines.contains(&older) {
-                timelines.push(older);
-            }
-            let names = timelines.into_iter().map(|timeline| {
-                SegmentName::new(timeline, SegmentNo(number), size)
-                    .map(|name| name.to_string())
-                    .map_err(|error| refused(error.to_string()))
-            });
-            segments.push(names.collect::<Result<Vec<String>>>()?);
+            .ok_or_else(|| Error::Refused { what: "the server gave timeline 0".into() })?;
+        if stopped.start_timeline == stopped.stop_timeline {
+            return Ok(History::without_ancestors(timeline));
         }
-        Ok(segments)
+        let key = self.place.history(timeline.get());
+        loop {
+            self.ctx.cancel.check()?;
+            match self.repository.get_wal(Kind::History, &key) {
+                Ok((_, content)) => {
+                    return History::parse(timeline, &content)
+                        .map_err(|error| Error::Refused { what: error.to_string() });
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.wait_for_archiver(&timeline.history_file_name(), begun)?;
+        }
+    }
+
+    /// Waits a moment for what is missing; an error at the deadline.
+    fn wait_for_archiver(&self, missing: &str, begun: Duration) -> Result<()> {
+        let waited = self.ctx.clock.monotonic().saturating_sub(begun);
+        if waited >= self.options.wal_wait {
+            let archiver = self.archiver();
+            return Err(Error::WalMissing { segment: missing.into(), waited, archiver });
+        }
+        self.ctx.clock.sleep(Duration::from_millis(100));
+        Ok(())
     }
 
     /// What the server says about its archiver, for the message when WAL does not come.

@@ -5,9 +5,12 @@
 //! of the walk. The manifest is put last, when every WAL segment that the backup needs is in the
 //! repository: until then nothing is visible.
 
+mod checked;
 mod copy;
 mod error;
 mod execute;
+mod motion;
+mod needed;
 mod options;
 mod plan;
 mod pump;

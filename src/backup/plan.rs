@@ -126,14 +126,8 @@ pub(super) fn check_server(
             registration.wal_segment_size
         ));
     }
-    let mode = facts.archive_mode.as_str();
-    if mode == "off" {
-        return refuse(format!(
-            "archive_mode is {mode}: without archived WAL a backup cannot be restored"
-        ));
-    }
-    if facts.archive_library.as_deref().is_some_and(|library| !library.is_empty()) {
-        return refuse("archive_library is set, so archive_command is never run".into());
+    if !facts.in_recovery {
+        check_archiving(facts)?;
     }
     let version = u32::try_from(facts.server_version).unwrap_or_default();
     let major = MajorVersion::from_server_version_num(version)
@@ -141,8 +135,35 @@ pub(super) fn check_server(
     Ok(Layout::new(major, control.catalog_version))
 }
 
+/// Whether a primary archives. A standby need not: the WAL of its backup is the primary's, and the
+/// backup waits until it has come.
+fn check_archiving(facts: &ServerFacts) -> Result<()> {
+    let refuse = |what: String| Err(Error::Refused { what });
+    let mode = facts.archive_mode.as_str();
+    if mode == "off" {
+        return refuse(format!(
+            "archive_mode is {mode}: without archived WAL a backup cannot be restored"
+        ));
+    }
+    if has_library(facts) {
+        return refuse("archive_library is set, so archive_command is never run".into());
+    }
+    Ok(())
+}
+
+fn has_library(facts: &ServerFacts) -> bool {
+    facts.archive_library.as_deref().is_some_and(|library| !library.is_empty())
+}
+
 fn warnings(facts: &ServerFacts) -> Vec<String> {
     let mut warnings = Vec::new();
+    if facts.in_recovery && (facts.archive_mode == "off" || has_library(facts)) {
+        warnings.push(
+            "this standby does not run archive_command: its primary must archive the backup's WAL, \
+             and after a promotion nobody does"
+                .into(),
+        );
+    }
     if !facts.data_checksums {
         warnings.push("data checksums are off: damaged pages cannot be told from good ones".into());
     }
@@ -150,7 +171,8 @@ fn warnings(facts: &ServerFacts) -> Vec<String> {
         let slots = facts.logical_slots.join(", ");
         warnings.push(format!("logical replication slots are not part of a backup: {slots}"));
     }
-    if facts.archive_timeout == 0 {
+    // A standby ends no segments.
+    if facts.archive_timeout == 0 && !facts.in_recovery {
         warnings.push(
             "archive_timeout is 0: on a quiet cluster the newest changes stay unarchived".into(),
         );

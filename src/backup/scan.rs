@@ -286,6 +286,20 @@ fn init_forks(directory: &[u8], children: &[Child]) -> HashSet<u32> {
     numbers
 }
 
+/// Whether a file that has been copied turned out to be an unlogged relation's: its init fork was not
+/// there yet when the directory was listed, because the relation was just being made. WAL makes the
+/// init fork in a copy, and at the end of recovery the server insists on making the data from it: with
+/// the data there already it would not start (`copy_file` creates with `O_EXCL`).
+pub(super) fn became_unlogged(path: &[u8], source: &Path) -> Result<bool> {
+    let Some(file) = RelationFile::parse(path) else { return Ok(false) };
+    let init = source.with_file_name(format!("{}_init", file.number));
+    match init.symlink_metadata() {
+        Ok(_) => Ok(is_unlogged_data(&file, &HashSet::from([file.number]))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::file("stat", init)(error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

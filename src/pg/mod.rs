@@ -10,6 +10,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod backup_label;
+pub mod checked_file;
 pub mod config_file;
 pub mod control_file;
 pub mod error;
@@ -28,6 +29,7 @@ pub mod wal;
 mod read;
 
 pub use backup_label::{BackupHistory, BackupLabel};
+pub use checked_file::CheckedFile;
 pub use control_file::ControlFile;
 pub use error::{Error, Result};
 pub use layout::{EntryKind, Layout, Rule};

@@ -218,6 +218,15 @@ impl BackupSession {
         self.begun.check(&self.session, &self.session.pulse(ctx)?)
     }
 
+    /// Nothing that the server has written to its data files is newer than this.
+    ///
+    /// # Errors
+    /// Those of statements.
+    pub fn newest_lsn(&self, ctx: &Ctx) -> Result<u64, Error> {
+        let rows = self.session.query(ctx, sql::NEWEST_LSN, vec![])?;
+        Columns::only(sql::NEWEST_LSN, &rows)?.lsn(0)
+    }
+
     /// Ends the backup. Does not wait for the archive.
     ///
     /// # Errors

@@ -124,6 +124,19 @@ pub(super) const RESUME_REPLAY: Sql = Sql {
     text: "SELECT pg_catalog.pg_wal_replay_resume() IS NULL",
 };
 
+/// The newest LSN that a data page can have. A page that replay has written may be of the record that
+/// is being replayed, which the replayed position does not count yet; but before such a page is
+/// written, the minimum recovery point is (`UpdateMinRecoveryPoint`).
+pub(super) const NEWEST_LSN: Sql = Sql {
+    name: "newest WAL position",
+    text: "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
+                  THEN GREATEST(pg_catalog.pg_last_wal_replay_lsn(), \
+                                pg_catalog.pg_last_wal_receive_lsn(), \
+                                (SELECT min_recovery_end_lsn \
+                                 FROM pg_catalog.pg_control_recovery())) \
+                  ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
+};
+
 /// The archiver's own account; one row always.
 pub(super) const ARCHIVER: Sql = Sql {
     name: "pg_stat_archiver",

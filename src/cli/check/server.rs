@@ -32,7 +32,11 @@ pub fn look(run: &Invocation, resolved: &Resolved, findings: &mut Findings) -> O
     findings.ok("server", format!("PostgreSQL {major}.{minor}, {role}, system {system}"));
     directory(run, resolved, &session, &facts, findings);
     settings(run, resolved, &facts, findings);
-    archiver(&facts.archiver, findings);
+    if facts.in_recovery && facts.archive_mode != "always" {
+        findings.ok("archiver", "idle on this standby: the primary archives");
+    } else {
+        archiver(&facts.archiver, findings);
+    }
     waiting(run, resolved, &session, findings);
     clock(run.ctx.clock.now(), facts.server_clock, findings);
     Some(facts)
@@ -114,6 +118,13 @@ fn settings(run: &Invocation, resolved: &Resolved, facts: &ServerFacts, findings
 
 fn archive_settings(run: &Invocation, facts: &ServerFacts, findings: &mut Findings) {
     match facts.archive_mode.as_str() {
+        "off" if facts.in_recovery => {
+            return findings.warn(
+                "archive_mode",
+                "off on this standby: after a promotion no WAL is archived",
+                "Set archive_mode = on and restart the standby.",
+            );
+        }
         "off" => findings.fail(
             "archive_mode",
             "off: no WAL is archived",
