@@ -9,6 +9,7 @@
 mod archive_live;
 mod backup_live;
 mod backup_motion;
+mod backup_places;
 mod cli;
 mod cli_live;
 mod crash;
