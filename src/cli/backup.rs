@@ -103,6 +103,7 @@ fn as_json(repository: &str, finished: &Finished) -> serde_json::Value {
         "finished": summary.finished.to_rfc3339(),
         "seconds": seconds_between(summary.started, summary.finished),
         "timeline": summary.timeline,
+        "timeline_stop": summary.timeline_stop,
         "start_lsn": summary.start_lsn,
         "stop_lsn": summary.stop_lsn,
         "wal_first": summary.wal_first,

@@ -340,5 +340,8 @@ fn rows_say_what_is_a_link_a_directory_and_a_file() {
     assert_eq!(link.kind, RowKind::Link);
     assert_eq!(link.target.as_deref(), Some(location.as_os_str().as_encoded_bytes()));
     let record = &opened.manifest().tablespaces[0];
-    assert_eq!((record.oid.to_string(), record.location.as_str()), (oid, location.to_str().unwrap()));
+    assert_eq!(
+        (record.oid.to_string(), record.location.as_str()),
+        (oid, location.to_str().unwrap())
+    );
 }
