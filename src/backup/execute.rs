@@ -20,7 +20,7 @@ use super::plan::{Plan, check_server};
 use super::pump::{Copied, copy_all};
 use super::read::Uncached;
 use super::throttle::Throttle;
-use crate::base::{Ctx, Event, Stage, entropy};
+use crate::base::{Ctx, Event, Stage, Timestamp, entropy};
 use crate::crypt::BlockHasher;
 use crate::pg::{ControlFile, History, Layout, Lsn, SegmentSize, TimelineId};
 use crate::pgconn::{BackupSession, Known, ServerFacts, Session, StartOptions, StoppedBackup};
@@ -134,6 +134,12 @@ fn reserve(
     Err(Error::Refused { what: "sixty backups began within this minute".into() })
 }
 
+/// The lower bound of the times that the backup can reach. A clock that was set back during the
+/// backup has given its WAL times behind the one of the stop.
+fn latest(stopped: &StoppedBackup) -> Timestamp {
+    stopped.stopped_at.max(stopped.started_at).max(stopped.called_at)
+}
+
 struct Taking<'a> {
     ctx: &'a Ctx,
     options: &'a Options,
@@ -206,6 +212,14 @@ impl Taking<'_> {
                 return Err(Error::Refused {
                     what: format!("tablespace {name} was not found in {location}"),
                 });
+            }
+            if is_link && !was_there {
+                // CREATE TABLESPACE is replayed with the path as it was given.
+                self.ctx.warn(format!(
+                    "tablespace {} was made during the backup: recovery makes it in {} again, \
+                     wherever it is to be restored; take another backup",
+                    now.name, now.location
+                ));
             }
         }
         Ok(())
@@ -329,7 +343,7 @@ impl Taking<'_> {
             system: self.place.system(),
             epoch: self.place.epoch(),
             started: self.begin.started,
-            finished: stopped.stopped_at,
+            finished: latest(stopped),
             timeline: stopped.start_timeline,
             timeline_stop: stopped.stop_timeline,
             start_lsn: Lsn(stopped.start_lsn),
@@ -489,7 +503,7 @@ impl Taking<'_> {
         match asked {
             Err(error) => format!("the server could not be asked about its archiver: {error}"),
             Ok(archiver) => {
-                let text = |name: Option<String>, time: Option<crate::base::Timestamp>| match name {
+                let text = |name: Option<String>, time: Option<Timestamp>| match name {
                     None => "none".into(),
                     Some(name) => match time {
                         None => name,

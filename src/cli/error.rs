@@ -307,7 +307,7 @@ fn of_server(error: &pgconn::Error) -> Advice {
         ),
         pgconn::Error::Denied { .. } => environment(
             "Connect as a superuser, or grant the role pg_monitor and EXECUTE on the backup \
-             functions.",
+             functions and on pg_read_file(text).",
         ),
         pgconn::Error::Pooled { .. } => {
             environment("Put the address of PostgreSQL itself into the key connection.")

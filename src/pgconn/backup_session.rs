@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::driver::Param;
-use super::error::{BackupHolder, Error};
+use super::error::{BackupHolder, Error, ServerMessage};
 use super::row::{Columns, RawText};
 use super::server_facts::WalPosition;
 use super::session::{Pulse, Session};
@@ -74,6 +74,7 @@ struct Begun {
 
 impl Begun {
     fn new(ctx: &Ctx, session: &Session, options: &StartOptions) -> Result<Self, Error> {
+        check_may_stop(ctx, session)?;
         // First be seen, then look: of two that begin at once, at least one sees the other.
         let name = format!("{BACKUP_APPLICATION} {}", options.label);
         session.query(ctx, sql::SET_APPLICATION, vec![Param::Text(name)])?;
@@ -297,6 +298,22 @@ fn check_label(label: &str) -> Result<(), Error> {
         return Ok(());
     };
     Err(Error::Options { what: format!("the backup's label {what}") })
+}
+
+fn check_may_stop(ctx: &Ctx, session: &Session) -> Result<(), Error> {
+    let statement = sql::may_stop(session.server_version());
+    let rows = session.query(ctx, statement, vec![])?;
+    if Columns::only(statement, &rows)?.value(0)? {
+        return Ok(());
+    }
+    let message = ServerMessage {
+        sqlstate: "42501".to_owned(),
+        message: "the role may not end what it would begin".to_owned(),
+        detail: None,
+        hint: None,
+        ends_session: false,
+    };
+    Err(Error::Denied { query: statement.name, message: Box::new(message) })
 }
 
 fn refuse_second(ctx: &Ctx, session: &Session) -> Result<(), Error> {

@@ -243,6 +243,24 @@ pub(super) fn backup_start(server_version: i32) -> Sql {
     }
 }
 
+/// Whether the role may end what it begins: a backup that is refused its end after hours of copying
+/// would be lost.
+pub(super) fn may_stop(server_version: i32) -> Sql {
+    if server_version < 150_000 {
+        Sql {
+            name: "pg_stop_backup()",
+            text: "SELECT pg_catalog.has_function_privilege( \
+                   'pg_catalog.pg_stop_backup(boolean, boolean)', 'EXECUTE')",
+        }
+    } else {
+        Sql {
+            name: "pg_backup_stop()",
+            text: "SELECT pg_catalog.has_function_privilege( \
+                   'pg_catalog.pg_backup_stop(boolean)', 'EXECUTE')",
+        }
+    }
+}
+
 /// Never waits for the archive: the server's own wait has no deadline, looks at its own archive
 /// status only, and on a standby does not wait at all unless `archive_mode` is `always`.
 pub(super) fn backup_stop(server_version: i32) -> Sql {

@@ -4,14 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgkeep::backup::{self, Finished};
-use pgkeep::base::{Event, Observer, Stage};
 use pgkeep::pg::Lsn;
 
 use crate::support::library::LibraryCluster;
-use crate::support::run::{DEADLINE, Ran, Running, run, start, wait_until};
+use crate::support::run::{Ran, Running, run, start};
 use crate::support::site::{Site, json, started};
 use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, tools};
 
@@ -71,46 +68,6 @@ fn fill(cluster: &TestCluster, unit: u64, rest: u64) {
     }
 }
 
-/// Holds a backup between its start and its first file.
-#[derive(Debug, Default)]
-struct Gate {
-    begun: AtomicBool,
-    open: AtomicBool,
-}
-
-impl Gate {
-    fn wait_for(flag: &AtomicBool) {
-        wait_until(DEADLINE, || flag.load(Ordering::SeqCst), || "the backup's start".into());
-    }
-}
-
-impl Observer for Gate {
-    fn event(&self, event: Event) {
-        if matches!(event, Event::End { stage: Stage::StartCheckpoint }) {
-            self.begun.store(true, Ordering::SeqCst);
-            Self::wait_for(&self.open);
-        }
-    }
-}
-
-/// Takes a backup and does something else in the middle of it.
-fn interrupted(
-    live: &mut LibraryCluster,
-    disturb: impl FnOnce(&TestCluster),
-) -> backup::Result<Finished> {
-    let gate = Arc::new(Gate::default());
-    live.ctx.observer = Arc::clone(&gate) as Arc<dyn Observer>;
-    let live = &*live;
-    let repository = live.open(Arc::new(live.store.clone())).unwrap();
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| live.backup(&repository, |_| {}));
-        Gate::wait_for(&gate.begun);
-        disturb(&live.cluster);
-        gate.open.store(true, Ordering::SeqCst);
-        running.join().unwrap()
-    })
-}
-
 #[test]
 fn f027_f030_a_stop_on_a_segment_boundary_needs_the_segment_before_it() {
     for server in Server::all() {
@@ -118,7 +75,7 @@ fn f027_f030_a_stop_on_a_segment_boundary_needs_the_segment_before_it() {
         live.cluster.set("autovacuum", "off");
         let boundary = (0..10).find_map(|_| {
             let filled = |cluster: &TestCluster| fill(cluster, SEGMENT, BACKUP_END);
-            let summary = interrupted(&mut live, filled).unwrap().summary;
+            let summary = live.backup_interrupted(filled).unwrap().summary;
             summary.stop_lsn.0.is_multiple_of(SEGMENT).then_some(summary)
         });
         let summary = boundary.expect("one of ten backups ends where a segment does");

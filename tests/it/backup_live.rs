@@ -399,28 +399,6 @@ fn f063_each_repository_says_its_cipher_and_means_it() {
     }
 }
 
-#[test]
-fn every_major_is_archived_backed_up_and_restored() {
-    for server in Server::all() {
-        let site = Site::small(&server);
-        site.cluster.psql("create table t as select generate_series(1, 1000) n");
-        site.backup();
-        site.cluster.psql("insert into t values (1001)");
-        site.cluster.archive_now();
-        let scratch = ScratchDir::new("copy");
-        let to = scratch.join("data");
-        site.restore(&to, &[]);
-        let copy = started(&server, &to);
-        let found =
-            copy.psql("select count(*), current_setting('server_version_num')::int / 10000 from t");
-        assert_eq!(found, format!("1001|{}", server.version()));
-        copy.stop(Stop::Fast);
-        if server.version() == 15 {
-            tools::assert_checksums(&copy);
-        }
-    }
-}
-
 fn unpack(site: &Site, arguments: &[&str]) -> String {
     let mut command = Command::new("python3");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/unpack.py");

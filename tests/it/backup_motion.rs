@@ -2,10 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use pgkeep::base::{Clock, SystemClock, Timestamp};
+use pgkeep::pg::Lsn;
 use pgkeep::repo::{OpenedBackup, Row};
 
 use crate::support::library::LibraryCluster;
@@ -99,6 +103,106 @@ fn f056_files_that_vanish_appear_shrink_and_grow_during_the_walk() {
     }
 }
 
+/// What renames, replaces and remaps files: catalogs, settings, logged and unlogged tables, databases
+/// copied file by file.
+const STORMS: [(&str, &str); 5] = [
+    (
+        "catalogs",
+        "vacuum full pg_class;\nvacuum full pg_database;\ninsert into log_of_catalogs values (1);\n",
+    ),
+    (
+        "settings",
+        "alter system set work_mem = '5MB';\nalter system set work_mem = '6MB';\n\
+         insert into log_of_settings values (1);\n",
+    ),
+    (
+        "unlogged",
+        "create unlogged table flip as select generate_series(1, 500) n;\n\
+         create index on flip (n);\nalter table flip set logged;\n\
+         alter table flip set unlogged;\ninsert into log_of_unlogged values (1);\n\
+         drop table flip;\n",
+    ),
+    (
+        "files",
+        "create database filed template template0 strategy file_copy;\n\
+         insert into log_of_files values (1);\ndrop database filed;\n",
+    ),
+    (
+        "tablespaces",
+        "create table wanders as select generate_series(1, 500) n;\n\
+         alter table wanders set tablespace far;\ntruncate wanders;\n\
+         insert into wanders select generate_series(1, 300);\nvacuum full wanders;\n\
+         insert into log_of_tablespaces values (1);\ndrop table wanders;\n",
+    ),
+];
+
+#[test]
+fn f056_storms_of_renames_and_rewrites_lose_nothing() {
+    let Some(server) = Server::main() else { return };
+    let launch = TestCluster::create(&server).checksums();
+    let site = Site::start(launch.setting("max_wal_size", "2GB"));
+    let cluster = &site.cluster;
+    let elsewhere = ScratchDir::new("tablespace");
+    let far = elsewhere.create_dir("ts");
+    cluster.psql(&format!("create tablespace far location '{}'", far.display()));
+    cluster.psql("create table steady tablespace far as select generate_series(1, 10000) n");
+    cluster.psql("create unlogged table scribble as select generate_series(1, 1000) n");
+    for (name, _) in STORMS {
+        cluster.psql(&format!("create table log_of_{name} (n int)"));
+    }
+    let storms: Vec<_> = STORMS
+        .iter()
+        .map(|(name, script)| load(cluster, &format!("{name}.sql"), script, &[]))
+        .collect();
+    let counts = || {
+        let count =
+            |(name, _): &(&str, &str)| cluster.psql(&format!("select count(*) from log_of_{name}"));
+        STORMS.iter().map(count).map(|count| count.parse::<u32>().unwrap()).collect::<Vec<_>>()
+    };
+    wait_until(DEADLINE, || counts().iter().all(|count| *count > 0), || format!("{:?}", counts()));
+    let mut backups = Vec::new();
+    for rate in ["16MiB", "24MiB", "1GiB"] {
+        let mut command = site.config.pgkeep(["backup", "--json", "--max-rate", rate]);
+        let taken = json(&run(&mut command).assert_ok().stdout);
+        backups.push((taken["id"].as_str().unwrap().to_owned(), counts()));
+    }
+    drop(storms);
+    let last = counts();
+    for (i, (id, before)) in backups.iter().enumerate() {
+        // To the backup's own end; the first one also through everything that came after it.
+        let targets: &[&[&str]] =
+            if i == 0 { &[&["--target-immediate"], &[]] } else { &[&["--target-immediate"]] };
+        for target in targets {
+            let scratch = ScratchDir::new("copy");
+            let to = scratch.join("data");
+            let mapping = format!("{}={}", far.display(), scratch.join("ts").display());
+            let arguments = [&["--backup", id.as_str(), "--tablespace", mapping.as_str()], *target];
+            cluster.archive_now();
+            site.restore(&to, &arguments.concat());
+            tools::assert_verifybackup(cluster, &to);
+            let settings = fs::read_to_string(to.join("postgresql.auto.conf")).unwrap();
+            assert!(settings.contains("work_mem = "), "{settings}");
+            let copy = started(&server, &to);
+            assert_eq!(copy.psql("select count(*) from steady"), "10000");
+            assert_eq!(
+                copy.psql("select count(*) from scribble"),
+                "0",
+                "unlogged tables are emptied"
+            );
+            for ((name, _), (before, last)) in STORMS.iter().zip(before.iter().zip(&last)) {
+                let count = copy.psql(&format!("select count(*) from log_of_{name}"));
+                let count: u32 = count.parse().unwrap();
+                let is_there =
+                    if target.is_empty() { count == *last } else { count <= *before && count > 0 };
+                assert!(is_there, "{name}: {count}, {before}, {last}");
+            }
+            tools::assert_amcheck(&copy);
+            copy.stop(Stop::Fast);
+            tools::assert_checksums(&copy);
+        }
+    }
+}
+
 const MIB: u64 = 1 << 20;
 
 /// Long enough for runs, and no multiple of a page.
@@ -180,4 +284,79 @@ impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(1, Ordering::SeqCst);
     }
+}
+
+/// A clock during whose naps somebody writes the first three pages of a file anew: what a reader of
+/// an invalid page sees who waits a moment and reads it again.
+#[derive(Debug)]
+struct Scribbling {
+    clock: SystemClock,
+    path: PathBuf,
+    lsns: Mutex<[u64; 3]>,
+    rounds: AtomicU64,
+}
+
+impl Clock for Scribbling {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) {
+        let round = self.rounds.fetch_add(1, Ordering::SeqCst);
+        let file = File::options().write(true).open(&self.path).unwrap();
+        for (block, lsn) in (0..).zip(*self.lsns.lock().unwrap()) {
+            file.write_all_at(&garbage(lsn, round), block * 8192).unwrap();
+        }
+        self.clock.sleep(duration);
+    }
+}
+
+/// A page that nobody could have written, with this LSN; different in each round.
+fn garbage(lsn: u64, round: u64) -> Vec<u8> {
+    let mut page = vec![0xA5; 8192];
+    let high = u32::try_from(lsn >> 32).unwrap();
+    let low = u32::try_from(lsn & 0xFFFF_FFFF).unwrap();
+    page[..4].copy_from_slice(&high.to_le_bytes());
+    page[4..8].copy_from_slice(&low.to_le_bytes());
+    page[100..108].copy_from_slice(&round.to_le_bytes());
+    page
+}
+
+#[test]
+fn f055_a_page_in_motion_is_excused_only_by_an_lsn_of_this_backup() {
+    let Some(server) = Server::main() else { return };
+    let mut live = LibraryCluster::start(&server);
+    let path = live.cluster.data_dir().join("base/1/999999");
+    let future = 0xFFFF_FFFF_FFFF_0000;
+    let position = |cluster: &TestCluster| {
+        cluster.psql("select pg_current_wal_insert_lsn()").parse::<Lsn>().unwrap().0
+    };
+    let before = position(&live.cluster);
+    let clock = Arc::new(Scribbling {
+        clock: SystemClock::new(),
+        path: path.clone(),
+        lsns: Mutex::new([future, before, before]),
+        rounds: AtomicU64::new(0),
+    });
+    live.ctx.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let writing = Arc::clone(&clock);
+    let taken = live
+        .backup_interrupted(move |cluster| {
+            // Only now is there WAL of this backup.
+            let now = position(cluster);
+            assert!(now > before);
+            *writing.lsns.lock().unwrap() = [future, before, now];
+            // The fourth page does not change, and its LSN is as good as one can be.
+            let pages = [future, before, now, now].map(|lsn| garbage(lsn, 0));
+            fs::write(&path, pages.concat()).unwrap();
+        })
+        .unwrap();
+    assert!(clock.rounds.load(Ordering::SeqCst) > 0);
+    let damage: Vec<_> = taken.damage.iter().map(|one| (one.path.as_str(), one.block)).collect();
+    assert_eq!(damage, [("base/1/999999", 0), ("base/1/999999", 1), ("base/1/999999", 3)]);
+    assert_eq!(taken.summary.totals.invalid_pages, 3);
 }

@@ -10,7 +10,7 @@ use pgkeep::backup;
 use pgkeep::repo::RowKind;
 
 use crate::support::library::LibraryCluster;
-use crate::support::run::run;
+use crate::support::run::{run, start};
 use crate::support::site::{Site, json, started};
 use crate::support::{ScratchDir, Server, Stop, TestCluster, account, tools};
 
@@ -243,6 +243,26 @@ fn f058_tablespaces_in_place_are_plain_directories() {
         assert_eq!(copy.psql("select count(*) from t"), "1001", "{}", server.version());
         copy.stop(Stop::Fast);
     }
+}
+
+/// Recovery makes it where it was, whatever a restore maps it to: on the source's host that is the
+/// source's own.
+#[test]
+fn f058_a_tablespace_that_is_made_during_the_backup_is_told() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let elsewhere = ScratchDir::new("tablespaces");
+    let (old, new) = (elsewhere.create_dir("old"), elsewhere.create_dir("new"));
+    site.cluster.psql(&format!("create tablespace old location '{}'", old.display()));
+    let running = start(&mut site.config.pgkeep(["backup", "--max-rate", "4MiB"]));
+    site.cluster.wait_until(
+        "exists (select from pg_stat_activity where state = 'idle' \
+         and application_name like 'pgkeep backup 2%' \
+         and now() - state_change > interval '300 milliseconds')",
+    );
+    site.cluster.psql(&format!("create tablespace new location '{}'", new.display()));
+    let ran = running.wait().assert_ok().assert_says("tablespace new was made during the backup");
+    assert!(!ran.stderr.contains("tablespace old"), "{ran}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod cli_live;
 mod crash;
 mod format;
 mod live_harness;
+mod majors;
 mod pgconn_live;
 mod pitr;
 mod regress;

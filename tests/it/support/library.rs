@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pgkeep::archive::{self, Destination, PushOptions};
 use pgkeep::backup;
-use pgkeep::base::{Ctx, Silent};
+use pgkeep::base::{Ctx, Event, Observer, Silent, Stage};
 use pgkeep::crypt::Unlock;
 use pgkeep::pgconn::ConnectOptions;
 use pgkeep::repo::{
@@ -20,6 +20,7 @@ use pgkeep::repo::{
 };
 use pgkeep::storage::{MemoryStore, ObjectStore};
 
+use super::run::{DEADLINE, wait_until};
 use super::servers::Server;
 use super::{ScratchDir, TestCluster};
 
@@ -111,6 +112,26 @@ impl LibraryCluster {
         backup::execute(&self.ctx, &plan, &options, repository, place, registration)
     }
 
+    /// Takes a full backup and lets `disturb` do its work between its start and its first file.
+    pub fn backup_interrupted(
+        &mut self,
+        disturb: impl FnOnce(&TestCluster),
+    ) -> backup::Result<backup::Finished> {
+        let gate = Arc::new(Gate::default());
+        self.ctx.observer = Arc::clone(&gate) as Arc<dyn Observer>;
+        let live = &*self;
+        let repository = live.open(Arc::new(live.store.clone())).unwrap();
+        let finished = std::thread::scope(|scope| {
+            let running = scope.spawn(|| live.backup(&repository, |_| {}));
+            Gate::wait_for(&gate.begun);
+            disturb(&live.cluster);
+            gate.open.store(true, Ordering::SeqCst);
+            running.join().unwrap()
+        });
+        self.ctx.observer = Arc::new(Silent);
+        finished
+    }
+
     /// Where the WAL of this cluster goes, through any store.
     pub fn destination(&self, repository: Repository) -> Destination {
         Destination {
@@ -118,6 +139,28 @@ impl LibraryCluster {
             repository,
             place: self.place.clone(),
             registration: self.registration.clone(),
+        }
+    }
+}
+
+/// Holds a backup between its start and its first file.
+#[derive(Debug, Default)]
+struct Gate {
+    begun: AtomicBool,
+    open: AtomicBool,
+}
+
+impl Gate {
+    fn wait_for(flag: &AtomicBool) {
+        wait_until(DEADLINE, || flag.load(Ordering::SeqCst), || "the backup's start".into());
+    }
+}
+
+impl Observer for Gate {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::End { stage: Stage::StartCheckpoint }) {
+            self.begun.store(true, Ordering::SeqCst);
+            Self::wait_for(&self.open);
         }
     }
 }
