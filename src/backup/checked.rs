@@ -66,6 +66,7 @@ fn written(metadata: &Metadata) -> (u64, [i64; 4]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a server writes here, not pgkeep")]
 mod tests {
     use std::path::PathBuf;
     use std::sync::{Arc, Mutex};

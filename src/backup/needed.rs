@@ -45,7 +45,7 @@ mod tests {
         let history = match history {
             "" => History::without_ancestors(TimelineId::FIRST),
             text => {
-                let tip = text.lines().count() as u32 + 1;
+                let tip = u32::try_from(text.lines().count()).unwrap() + 1;
                 History::parse(TimelineId::new(tip).unwrap(), text.as_bytes()).unwrap()
             }
         };

@@ -114,7 +114,7 @@ fn f056_f059_files_of_every_length_come_back_as_they_are() {
     let Some(server) = Server::main() else { return };
     let site = Site::small(&server);
     let data = site.cluster.data_dir();
-    let content = |length: usize| (0..length).map(|i| (i % 251) as u8).collect::<Vec<u8>>();
+    let content = |length: usize| (0..=250).cycle().take(length).collect::<Vec<u8>>();
     let lengths = [0, 1, 512, 8191, 8192, 8193, 65_535, 65_536, 65_537, 200_000];
     let mut files = Vec::new();
     for (number, length) in (900_000..).zip(lengths) {
