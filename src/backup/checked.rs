@@ -72,6 +72,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::backup::copy::read_control_file;
     use crate::base::{Clock, Timestamp};
 
     fn state(fill: u8) -> Vec<u8> {
@@ -143,6 +144,25 @@ mod tests {
 
         let removed: Step = Box::new(|path| std::fs::remove_file(path).unwrap());
         assert!(read(&half, vec![removed]).is_none(), "rolled back meanwhile");
+    }
+
+    #[test]
+    fn f054_the_control_file_is_read_until_its_checksum_fits() {
+        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pg15/pg_control");
+        let whole = std::fs::read(sample).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pg_control");
+        let mut torn = whole.clone();
+        torn[40..48].fill(0);
+        std::fs::write(&path, &torn).unwrap();
+        let mut ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let steps = Mutex::new(vec![writes(whole[..4096].to_vec()), writes(whole.clone())]);
+        ctx.clock = Arc::new(Writing { path: path.clone(), steps });
+        let (content, _, _) = read_control_file(&ctx, &path).unwrap();
+        assert_eq!(content, whole);
+        std::fs::write(&path, torn).unwrap();
+        let failed = read_control_file(&ctx, &path).unwrap_err();
+        assert!(matches!(failed, Error::Content { .. }), "{failed}");
     }
 
     #[test]

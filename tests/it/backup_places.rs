@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pgkeep::backup;
+use pgkeep::pg::ControlFile;
+use pgkeep::pgconn::ConnectOptions;
 use pgkeep::repo::RowKind;
 
 use crate::support::library::LibraryCluster;
@@ -55,15 +57,20 @@ fn f056_a_file_in_whose_place_a_directory_appears_fails_the_backup() {
     assert!(failed.to_string().contains("base/1/999999"), "{failed}");
 }
 
-/// Does something when twenty files were copied: by then `base/1` was listed, and what is at its end
-/// was not copied.
+/// Does something when so many files were copied.
 struct Midway<F> {
+    after: u64,
     files: std::sync::Mutex<(u64, Option<F>)>,
 }
 
 impl<F: FnOnce()> Midway<F> {
+    /// When twenty were copied: by then `base/1` was listed, and what is at its end was not copied.
     fn new(disturb: F) -> Self {
-        Self { files: std::sync::Mutex::new((0, Some(disturb))) }
+        Self::after(20, disturb)
+    }
+
+    fn after(files: u64, disturb: F) -> Self {
+        Self { after: files, files: std::sync::Mutex::new((0, Some(disturb))) }
     }
 }
 
@@ -78,7 +85,7 @@ impl<F: FnOnce() + Send> pgkeep::base::Observer for Midway<F> {
         if let pgkeep::base::Event::Advance { files, .. } = event {
             let mut state = self.files.lock().unwrap();
             state.0 += files;
-            if state.0 >= 20
+            if state.0 >= self.after
                 && let Some(disturb) = state.1.take()
             {
                 disturb();
@@ -343,6 +350,88 @@ fn f059_a_broken_prepared_transaction_is_kept_and_told() {
     let path = taken["damage"][0]["path"].as_str().unwrap().to_owned();
     assert!(path.starts_with("pg_twophase/"), "{taken}");
     ran.assert_says("CRC of a prepared transaction");
+}
+
+/// Of the files that a backup reads, `pg_control` is the last one: a checkpoint that comes when all but
+/// a few have been read is in it.
+#[test]
+fn f054_the_control_file_is_read_last() {
+    let Some(server) = Server::main() else { return };
+    let mut live = LibraryCluster::start(&server);
+    let repository = live.open(Arc::new(live.store.clone())).unwrap();
+    let totals = live.backup(&repository, |_| {}).unwrap().summary.totals;
+    let path = live.cluster.data_dir().join("global/pg_control");
+    let checkpoint = Arc::new(std::sync::Mutex::new(None));
+    let seen = Arc::clone(&checkpoint);
+    let mut psql = live.cluster.command("psql");
+    psql.args(["-Xq", "-d", &live.cluster.conninfo(), "-c", "checkpoint"]);
+    live.ctx.observer = Arc::new(Midway::after(totals.files - 4, move || {
+        run(&mut psql).assert_ok();
+        let control = ControlFile::parse(&fs::read(&path).unwrap()).unwrap();
+        *seen.lock().unwrap() = Some(control.checkpoint);
+    }));
+    let taken = live.backup(&repository, |options| options.jobs = 1).unwrap();
+    let opened = repository.open_backup(&live.place, &taken.summary.id).unwrap();
+    let row = opened.find_row(b"global/pg_control").unwrap().unwrap();
+    let control = ControlFile::parse(&opened.read_block(&row, 0).unwrap()).unwrap();
+    let checkpoint = checkpoint.lock().unwrap().clone();
+    assert_eq!(Some(&control.checkpoint), checkpoint.as_ref());
+    assert!(control.checkpoint.redo > taken.summary.start_lsn);
+}
+
+#[test]
+fn f051_checksums_may_be_switched_between_backups() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::start(TestCluster::create(&server).wal_segment_mib(1));
+    site.cluster.psql("create table t as select generate_series(1, 1000) n");
+    for (checksums, change) in [(false, "--enable"), (true, "--disable"), (false, "--enable")] {
+        let planned = json(&site.config.run(["backup", "--dry-run", "--json"]).assert_ok().stdout);
+        assert_eq!(planned["plan"]["checksums"], checksums, "{planned}");
+        let id = site.backup();
+        let scratch = ScratchDir::new("copy");
+        let to = scratch.join("data");
+        site.restore(&to, &["--backup", &id, "--target-immediate"]);
+        let copy = started(&server, &to);
+        assert_eq!(copy.psql("show data_checksums"), if checksums { "on" } else { "off" });
+        assert_eq!(copy.psql("select count(*) from t"), "1000");
+        copy.stop(Stop::Fast);
+        if checksums {
+            tools::assert_checksums(&copy);
+        }
+        // Up to 18 that is done to a stopped server only: never during a backup.
+        site.cluster.stop(Stop::Fast);
+        let mut switching = site.cluster.command("pg_checksums");
+        run(switching.args([change, "-N", "-D"]).arg(site.cluster.data_dir())).assert_ok();
+        site.cluster.start();
+    }
+}
+
+#[test]
+fn f052_f059_another_server_directory_or_geometry_is_refused() {
+    let Some(server) = Server::main() else { return };
+    let mut live = LibraryCluster::start(&server);
+    let other = TestCluster::create(&server).wal_segment_mib(1).archiving().start();
+    let repository = live.open(Arc::new(live.store.clone())).unwrap();
+    let refused = |live: &LibraryCluster, connection: &str, directory: &Path| {
+        let failed = live.backup(&repository, |options| {
+            options.connection = ConnectOptions::new(connection, "pgkeep");
+            options.data_directory = directory.into();
+        });
+        failed.unwrap_err().to_string()
+    };
+    let (own, own_data) = (live.cluster.conninfo(), live.cluster.data_dir().to_path_buf());
+    let said = refused(&live, &other.conninfo(), &own_data);
+    assert!(said.contains("the repository's cluster main is"), "{said}");
+    let said = refused(&live, &own, other.data_dir());
+    assert!(said.contains("the data directory's system identifier is"), "{said}");
+    live.registration.block_size = 4096;
+    let said = refused(&live, &own, &own_data);
+    assert!(said.contains("registered with 4096 and 1048576"), "{said}");
+    live.registration.block_size = 8192;
+    live.registration.wal_segment_size = 16 << 20;
+    let said = refused(&live, &own, &own_data);
+    assert!(said.contains("registered with 8192 and 16777216"), "{said}");
+    assert!(repository.backups(&live.ctx, &live.place).unwrap().complete.is_empty());
 }
 
 #[test]
