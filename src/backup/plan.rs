@@ -8,6 +8,7 @@ use super::error::{Error, Result};
 use super::options::Options;
 use super::scan::{Found, walk};
 use crate::base::{ByteSize, Ctx};
+use crate::pg::control_file::ClusterState;
 use crate::pg::{ControlFile, Layout, MajorVersion};
 use crate::pgconn::{ServerFacts, Session};
 use crate::repo::{BackupType, Place, Registration};
@@ -112,6 +113,19 @@ pub(super) fn check_server(
         return refuse(format!(
             "the data directory's system identifier is {}, the server's is {}",
             control.system_identifier, facts.system_identifier
+        ));
+    }
+    let expected = if facts.in_recovery {
+        ClusterState::InArchiveRecovery
+    } else {
+        ClusterState::InProduction
+    };
+    if control.state != expected {
+        let role = if facts.in_recovery { "a standby" } else { "a primary" };
+        return refuse(format!(
+            "the server is {role}, the data directory's control file says {:?}: the server runs on \
+             another directory, or is being promoted",
+            control.state
         ));
     }
     if (facts.block_size, facts.wal_segment_size)

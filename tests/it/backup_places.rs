@@ -434,6 +434,61 @@ fn f052_f059_another_server_directory_or_geometry_is_refused() {
     assert!(repository.backups(&live.ctx, &live.place).unwrap().complete.is_empty());
 }
 
+fn copy_of(directory: &Path, to: &Path) {
+    let mut copying = std::process::Command::new("cp");
+    run(copying.arg("-a").arg(directory).arg(to)).assert_ok();
+    account::unprivileged().own(to);
+}
+
+/// Same system identifier, other directory: what a moved address or a stale path leads to.
+#[test]
+fn the_directory_is_proven_to_be_the_server_s() {
+    let Some(server) = Server::main() else { return };
+    let live = LibraryCluster::start(&server);
+    let repository = live.open(Arc::new(live.store.clone())).unwrap();
+    let scratch = ScratchDir::new("others");
+    let backup = |directory: &Path| {
+        let taken = live.backup(&repository, |options| options.data_directory = directory.into());
+        taken.unwrap_err().to_string()
+    };
+    // A standby's.
+    let data = scratch.create_dir("standby");
+    let mut copying = live.cluster.command("pg_basebackup");
+    copying.args(["-R", "-c", "fast", "-X", "stream", "-d", &live.cluster.conninfo(), "-D"]);
+    run(copying.arg(&data)).assert_ok();
+    let standby = TestCluster::adopt(&server, &data).start();
+    let said = backup(standby.data_dir());
+    assert!(
+        said.contains("the server is a primary") && said.contains("InArchiveRecovery"),
+        "{said}"
+    );
+    // Another primary's: the standby after its promotion.
+    standby.promote();
+    let said = backup(standby.data_dir());
+    assert!(said.contains("process id in postmaster.pid is"), "{said}");
+    standby.stop(Stop::Fast);
+    // A copy that has the server's own lock file, as a snapshot has.
+    let copied = scratch.join("copied");
+    copy_of(live.cluster.data_dir(), &copied);
+    let said = backup(&copied);
+    assert!(said.contains("does not follow the server's checkpoints"), "{said}");
+    assert!(repository.backups(&live.ctx, &live.place).unwrap().complete.is_empty());
+    live.backup(&repository, |_| {}).unwrap();
+}
+
+#[test]
+fn slots_of_subscribers_are_recorded_and_told() {
+    let Some(server) = Server::main() else { return };
+    let launch = TestCluster::create(&server).checksums().wal_segment_mib(1);
+    let site = Site::start(launch.setting("wal_level", "logical"));
+    site.cluster.psql("select pg_create_logical_replication_slot('sub', 'pgoutput')");
+    site.cluster.psql("select pg_create_physical_replication_slot('standby')");
+    let told = "logical replication slots are not part of a backup: sub";
+    site.config.run(["backup", "--dry-run"]).assert_ok().assert_says(told);
+    let ran = site.config.run(["backup"]).assert_ok().assert_says(told);
+    assert!(!ran.stderr.contains("standby"), "{ran}");
+}
+
 #[test]
 fn rows_say_what_is_a_link_a_directory_and_a_file() {
     let Some(server) = Server::main() else { return };
