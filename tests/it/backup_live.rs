@@ -209,6 +209,18 @@ fn f060_the_operator_is_told_which_wal_is_missing_and_what_the_archiver_says() {
     assert_eq!(shown["repositories"][0]["backups"].as_array().unwrap().len(), 0);
 }
 
+/// From 15 on a library can do the archiving, and then archive_command is dead.
+#[test]
+fn an_archive_library_in_the_way_is_told_and_refused() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.backup();
+    site.cluster.set("archive_library", "basic_archive");
+    let checked = site.config.run(["check"]).assert_code(14);
+    assert!(checked.stdout.contains("FAIL  archive_library: \"basic_archive\""), "{checked}");
+    site.config.run(["backup"]).assert_code(1).assert_says("archive_library is set");
+}
+
 /// Every row of a backup: path and kind.
 fn rows_of(live: &LibraryCluster) -> BTreeMap<String, RowKind> {
     let repository = live.open(Arc::new(live.store.clone())).unwrap();
