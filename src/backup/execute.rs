@@ -437,20 +437,41 @@ impl Taking<'_> {
         if short {
             return refused("in the repository ends before the backup's stop");
         }
-        // On a primary pg_backup_stop has completed these segments; a standby still receives.
-        if stopped.in_recovery {
+        let path = self.options.data_directory.join("pg_wal").join(name);
+        let local = match std::fs::read(&path) {
+            Ok(local) => local,
+            // Archived and recycled: the server had an answer for it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::file("read", &path)(error)),
+        };
+        if self.repository.content_digest(&local) == facts.digest
+            || self.agrees_until(name, &local, needed, stopped)?
+        {
             return Ok(());
         }
-        let path = self.options.data_directory.join("pg_wal").join(name);
-        match std::fs::read(&path) {
-            Ok(local) if self.repository.content_digest(&local) != facts.digest => refused(
-                "in the repository has other content than the server's own: history has forked under \
-                 one name, and a new epoch with a new full backup is the way out",
-            ),
-            // Archived and recycled: the server had an answer for it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other.map(drop).map_err(Error::file("read", &path)),
+        refused(
+            "in the repository has other content than the server's own: history has forked under \
+             one name, and a new epoch with a new full backup is the way out",
+        )
+    }
+
+    /// Whether a standby's own file, which it may still be receiving, and the repository's are the
+    /// same up to a position. A primary has completed its files when the backup has stopped.
+    fn agrees_until(
+        &self,
+        name: &str,
+        local: &[u8],
+        until: u64,
+        stopped: &StoppedBackup,
+    ) -> Result<bool> {
+        if !stopped.in_recovery {
+            return Ok(false);
         }
+        let key = self.place.wal(name).expect("a segment's name is 24 digits");
+        let (facts, stored) = self.repository.get_wal(Kind::Wal, &key)?;
+        let begin = facts.address.map_or(0, |begin| begin.0);
+        let length = usize::try_from(until.saturating_sub(begin)).unwrap_or(usize::MAX);
+        Ok(local.get(..length).is_some_and(|local| stored.get(..length) == Some(local)))
     }
 
     /// The names of the segments from start to stop.

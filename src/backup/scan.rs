@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::error::{Error, Result};
 use crate::base::Ctx;
 use crate::pg::layout::is_unlogged_data;
-use crate::pg::{EntryKind, Fork, Layout, RelationFile, Rule};
+use crate::pg::{EntryKind, Fork, Layout, RelationFile, Rule, relation};
 
 /// How long a link without its tablespace may be one that DROP TABLESPACE is about to remove.
 const DROP_TRIES: u32 = 20;
@@ -86,7 +86,8 @@ enum Inside {
 impl Walk<'_> {
     fn directory(&mut self, path: &[u8], source: &Path) -> Result<()> {
         self.ctx.cancel.check()?;
-        let Some(children) = list(source)? else { return Ok(()) };
+        let Some(mut children) = list(source)? else { return Ok(()) };
+        add_replaced(path, source, &mut children);
         let init_forks = init_forks(path, &children);
         let mut inside: Vec<Option<Inside>> = children.iter().map(|_| None).collect();
         for (i, is_inside) in order(&children) {
@@ -212,10 +213,59 @@ impl Walk<'_> {
             Ok(metadata) if metadata.is_file() => self.emit(path, &source, Found::File).map(drop),
             Ok(metadata) if metadata.is_dir() => Err(Error::StrayLink { path: source }),
             Ok(_) => Ok(()),
-            // A dangling link points to nothing that could be lost.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.dangling(&path, &source),
             Err(error) => Err(Error::file("stat", source)(error)),
         }
+    }
+
+    /// A link that leads nowhere, unless it has just been removed. Where PostgreSQL keeps its data, what
+    /// should be behind it is somebody's table.
+    fn dangling(&self, path: &[u8], source: &Path) -> Result<()> {
+        if source.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let shown = source.display();
+        let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        if DATA.contains(&top) && top != path {
+            let what = format!("{shown} is a link to a file that is not there: not mounted?");
+            return Err(Error::Refused { what });
+        }
+        self.ctx.warn(format!("{shown} is a link that leads nowhere: it is not copied"));
+        Ok(())
+    }
+}
+
+/// Directories in which every file is the server's, and needed.
+const DATA: [&[u8]; 8] = [
+    b"base",
+    b"global",
+    b"pg_commit_ts",
+    b"pg_logical",
+    b"pg_multixact",
+    b"pg_tblspc",
+    b"pg_twophase",
+    b"pg_xact",
+];
+
+/// A file that the server replaces by a rename, in the directory of this path.
+fn replaced_by_rename(directory: &[u8]) -> Option<&'static [u8]> {
+    match directory {
+        b"" => Some(b"postgresql.auto.conf"),
+        b"pg_logical" => Some(b"replorigin_checkpoint"),
+        _ => relation::database_directory(directory).map(|_| &b"pg_filenode.map"[..]),
+    }
+}
+
+/// Adds the file that a rename took out of the listing, if it is there: some file systems give it a
+/// new place among the entries, behind the reader or beyond what the reader will see.
+fn add_replaced(path: &[u8], source: &Path, children: &mut Vec<Child>) {
+    let Some(name) = replaced_by_rename(path) else { return };
+    let Err(at) = children.binary_search_by(|child| child.name.as_slice().cmp(name)) else {
+        return;
+    };
+    let found = source.join(OsStr::from_bytes(name)).symlink_metadata();
+    if found.is_ok_and(|found| found.is_file()) {
+        children.insert(at, Child { name: name.to_vec(), kind: EntryKind::File });
     }
 }
 
@@ -349,6 +399,44 @@ mod tests {
             assert!(paths.iter().any(|found| found == path), "{path} in {paths:?}");
         }
         assert!(!paths.iter().any(|path| path.ends_with("0001")), "WAL is not copied");
+    }
+
+    #[test]
+    fn f056_a_file_that_is_replaced_during_the_listing_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["", "base/5", "global", "pg_logical", "pg_tblspc/9/PG_15_202209061/5", "other"]
+        {
+            let source = dir.path().join(path);
+            fs::create_dir_all(&source).unwrap();
+            let mut children = vec![Child { name: b"PG_VERSION".to_vec(), kind: EntryKind::File }];
+            add_replaced(path.as_bytes(), &source, &mut children);
+            assert_eq!(children.len(), 1, "{path}: it is not there");
+            let Some(name) = replaced_by_rename(path.as_bytes()) else {
+                assert_eq!(path, "other");
+                continue;
+            };
+            fs::File::create(source.join(OsStr::from_bytes(name))).unwrap();
+            for _ in 0..2 {
+                add_replaced(path.as_bytes(), &source, &mut children);
+                assert_eq!(children.len(), 2, "{path}");
+                assert!(children.is_sorted_by(|a, b| a.name < b.name), "{path}");
+            }
+        }
+    }
+
+    /// A table's file that had been moved to another disk, which was not mounted: its link led nowhere,
+    /// and the backup was complete without the table.
+    #[test]
+    fn d20261120_a_table_behind_a_dangling_link_is_not_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("base/5")).unwrap();
+        std::os::unix::fs::symlink("/nowhere/x", dir.path().join("postgresql.old")).unwrap();
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let layout = Layout::new(MajorVersion::V15, 202_209_061);
+        walk(&ctx, dir.path(), &layout, &mut |_| Ok(())).unwrap();
+        std::os::unix::fs::symlink("/nowhere/16384", dir.path().join("base/5/16384")).unwrap();
+        let refused = walk(&ctx, dir.path(), &layout, &mut |_| Ok(())).unwrap_err();
+        assert!(refused.to_string().contains("not mounted"), "{refused}");
     }
 
     #[test]

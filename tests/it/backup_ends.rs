@@ -17,8 +17,9 @@ const PAGE: u64 = 8192;
 /// Segments of all clusters here: 1 MiB.
 const SEGMENT: u64 = 1 << 20;
 
-/// Bytes of an `XLOG_BACKUP_END` record in WAL: header, data header, one position, aligned.
-const BACKUP_END: u64 = 40;
+/// Bytes of the last record, of a commit that did nothing else or of `XLOG_BACKUP_END`: header, data
+/// header, a time or a position, aligned.
+const LAST: u64 = 40;
 
 /// Bytes of a message's record besides the message: header, long data header, the message's own,
 /// prefix.
@@ -48,17 +49,17 @@ fn usable(from: u64, to: u64) -> u64 {
     to_offset - before(from)
 }
 
-/// Writes WAL so that `rest` more bytes of records end at the next multiple of `unit`, unless the
-/// server writes something of its own meanwhile.
-fn fill(cluster: &TestCluster, unit: u64, rest: u64) {
+/// Writes WAL so that one more record, a commit at once or whatever comes, ends at the next multiple
+/// of `unit`, unless the server writes something of its own meanwhile.
+fn fill(cluster: &TestCluster, unit: u64, is_committed: bool) {
     loop {
         let from = position(cluster);
         let space = usable(from, (from / unit + 1) * unit);
         // Above 255 bytes the header of a record's data is the long one.
-        let length = space.checked_sub(MESSAGE + rest).filter(|length| *length > 300);
+        let length = space.checked_sub(MESSAGE + LAST).filter(|length| *length > 300);
         let message = |length: u64| {
             cluster.psql(&format!(
-                "select pg_logical_emit_message(false, 'p', repeat('x', {length})) is null"
+                "select pg_logical_emit_message({is_committed}, 'p', repeat('x', {length})) is null"
             ));
         };
         match length {
@@ -74,7 +75,7 @@ fn f027_f030_a_stop_on_a_segment_boundary_needs_the_segment_before_it() {
         let mut live = LibraryCluster::start(&server);
         live.cluster.set("autovacuum", "off");
         let boundary = (0..10).find_map(|_| {
-            let filled = |cluster: &TestCluster| fill(cluster, SEGMENT, BACKUP_END);
+            let filled = |cluster: &TestCluster| fill(cluster, SEGMENT, false);
             let summary = live.backup_interrupted(filled).unwrap().summary;
             summary.stop_lsn.0.is_multiple_of(SEGMENT).then_some(summary)
         });
@@ -174,7 +175,7 @@ fn f027_f030_an_idle_standby_s_backup_ends_on_any_boundary_or_by_its_deadline() 
         // Its last record ends a page, in a segment that the primary has not ended.
         let on_page = (0..5).any(|_| {
             primary.psql("insert into t values (1001)");
-            fill(primary, PAGE, 0);
+            fill(primary, PAGE, true);
             standby.catch_up(primary);
             let replayed = standby.cluster.psql("select pg_last_wal_replay_lsn()");
             replayed.parse::<Lsn>().unwrap().0 % PAGE == 0

@@ -8,6 +8,7 @@ use pgkeep::pgconn::ConnectOptions;
 use pgkeep::repo;
 
 use crate::support::library::{self, LibraryCluster};
+use crate::support::run::run;
 use crate::support::servers::Server;
 use crate::support::{ScratchDir, Stop, TestCluster, account};
 
@@ -42,6 +43,22 @@ fn d20261120_a_backup_is_not_committed_on_another_history_s_wal() {
         })
         .unwrap_err();
     assert!(matches!(refused, backup::Error::Refused { .. }), "{refused}");
+    assert!(refused.to_string().contains("forked"), "{refused}");
+    let backups = healthy.backups(&live.ctx, &live.place).unwrap();
+    assert!(backups.complete.is_empty(), "nothing became visible");
+
+    // Of a standby's own WAL nothing was compared: it may still be receiving its last segment.
+    let data = scratch.create_dir("standby");
+    let mut copying = rolled_back.command("pg_basebackup");
+    copying.args(["-R", "-c", "fast", "-X", "stream", "-d", &rolled_back.conninfo(), "-D"]);
+    run(copying.arg(&data)).assert_ok();
+    let standby = TestCluster::adopt(&server, &data).start();
+    let refused = live
+        .backup(&healthy, |options| {
+            options.data_directory = data.clone();
+            options.connection = ConnectOptions::new(standby.conninfo(), "pgkeep");
+        })
+        .unwrap_err();
     assert!(refused.to_string().contains("forked"), "{refused}");
     let backups = healthy.backups(&live.ctx, &live.place).unwrap();
     assert!(backups.complete.is_empty(), "nothing became visible");
