@@ -541,3 +541,30 @@ impl Taking<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_move_the_lower_bound_before_the_wal() {
+        let at = |seconds| Timestamp::from_timestamp(seconds, 0).unwrap();
+        let bound = |called, started, stopped| {
+            latest(&StoppedBackup {
+                start_lsn: 1,
+                stop_lsn: 2,
+                start_timeline: 1,
+                stop_timeline: 1,
+                backup_label: Vec::new(),
+                tablespace_map: Vec::new(),
+                in_recovery: false,
+                called_at: at(called),
+                started_at: at(started),
+                stopped_at: at(stopped),
+            })
+        };
+        assert_eq!(bound(100, 110, 500), at(500));
+        assert_eq!(bound(100, 4000, 500), at(4000), "set back after the start");
+        assert_eq!(bound(4000, 110, 500), at(4000), "set back during the start");
+    }
+}

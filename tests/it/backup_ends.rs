@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pgkeep::pg::Lsn;
 
 use crate::support::library::LibraryCluster;
-use crate::support::run::{Ran, Running, run, start};
+use crate::support::run::{DEADLINE, Ran, Running, run, start, wait_until};
 use crate::support::site::{Site, json, started};
 use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, tools};
 
@@ -149,6 +149,35 @@ impl Standby {
     }
 }
 
+/// How many backups were begun in a repository.
+fn begun(folder: &Path) -> usize {
+    let count = |path: &Path| match path.file_name().unwrap() == "begin" {
+        true => fs::read_dir(path).unwrap().count(),
+        false => begun(path),
+    };
+    let folders = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    folders.filter(|path| path.is_dir()).map(|path| count(&path)).sum()
+}
+
+/// A standby's backup whose last segment the primary ends only when the backup waits for it.
+fn backup_waiting_for(site: &Site, standby: &TestCluster, config: &TestConfig) -> Ran {
+    let before = begun(site.repo.path());
+    let running = start(&mut config.pgkeep(["backup", "--json"]));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| running.wait());
+        let has_begun = || begun(site.repo.path()) > before || waiting.is_finished();
+        wait_until(DEADLINE, has_begun, || "no backup has begun".into());
+        while !waiting.is_finished() {
+            standby.wait_until(
+                "not exists (select from pg_stat_activity \
+                 where application_name like 'pgkeep backup 2%')",
+            );
+            site.cluster.archive_now();
+        }
+        waiting.join().unwrap().assert_ok()
+    })
+}
+
 fn stop_lsn(taken: &serde_json::Value) -> u64 {
     taken["stop_lsn"].as_str().unwrap().parse::<Lsn>().unwrap().0
 }
@@ -161,39 +190,33 @@ fn f027_f030_an_idle_standby_s_backup_ends_on_any_boundary_or_by_its_deadline() 
         primary.psql("create table t as select generate_series(1, 1000) n");
         site.backup();
         let standby = Standby::restored(&site);
-        // Its last record is the switch: the stop lies where the next segment would begin, and no
-        // more WAL is needed or will come.
+        // Its last record is the switch: the stop lies where the next segment would begin, and what
+        // is needed is archived already.
         let on_segment = (0..5).find_map(|_| {
             primary.archive_now();
             standby.catch_up(primary);
-            let taken = json(&standby.config.run(["backup", "--json"]).assert_ok().stdout);
+            let taken = json(&backup_waiting_for(&site, &standby.cluster, &standby.config).stdout);
             stop_lsn(&taken).is_multiple_of(SEGMENT).then_some(taken)
         });
         let taken = on_segment.expect("one of five backups ends where a segment does");
-        assert_eq!(taken["timeline"], 1);
+        let last = stop_lsn(&taken) / SEGMENT - 1;
+        assert_eq!(taken["wal_last"], format!("00000001{:08X}{:08X}", last >> 12, last & 0xFFF));
 
-        // Its last record ends a page, in a segment that the primary has not ended.
-        let on_page = (0..5).any(|_| {
+        // The primary has not ended the segment that is needed.
+        primary.psql("insert into t values (1001)");
+        standby.catch_up(primary);
+        let ended = standby.impatient_backup().assert_code(1);
+        ended.assert_says("did not arrive in the repository within 2 s");
+
+        // The same with a last record that ends a page, until the primary ends the segment.
+        let on_page = (0..5).find_map(|_| {
             primary.psql("insert into t values (1001)");
             fill(primary, PAGE, true);
             standby.catch_up(primary);
-            let replayed = standby.cluster.psql("select pg_last_wal_replay_lsn()");
-            replayed.parse::<Lsn>().unwrap().0 % PAGE == 0
+            let taken = json(&backup_waiting_for(&site, &standby.cluster, &standby.config).stdout);
+            (stop_lsn(&taken) % PAGE == 0).then_some(taken)
         });
-        assert!(on_page, "one of five messages ends a page");
-        let ended = standby.impatient_backup().assert_code(1);
-        ended.assert_says("did not arrive in the repository within 2 s");
-        let waiting = start(&mut standby.config.pgkeep(["backup", "--json"]));
-        standby.cluster.wait_until(
-            "exists (select from pg_stat_activity where application_name like 'pgkeep backup 2%')",
-        );
-        standby.cluster.wait_until(
-            "not exists (select from pg_stat_activity \
-             where application_name like 'pgkeep backup 2%')",
-        );
-        primary.archive_now();
-        let taken = json(&waiting.wait().assert_ok().stdout);
-        assert_eq!(stop_lsn(&taken) % PAGE, 0, "{taken}");
+        let taken = on_page.expect("one of five backups ends where a page does");
 
         let rows = primary.psql("select count(*) from t");
         let scratch = ScratchDir::new("copy");
@@ -276,20 +299,9 @@ fn a_standby_that_does_not_archive_is_backed_up_all_the_same() {
         run(copying.arg(&data)).assert_ok();
         let standby = TestCluster::adopt(&server, &data).setting("archive_mode", mode).start();
         let config = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
-        site.cluster.archive_now();
         let position = site.cluster.psql("select pg_current_wal_flush_lsn()");
         standby.wait_until(&format!("pg_last_wal_replay_lsn() >= '{position}'"));
-        let running = start(&mut config.pgkeep(["backup"]));
-        standby.wait_until(
-            "(select count(*) from pg_stat_activity where application_name \
-             like 'pgkeep backup 2%') > 0",
-        );
-        standby.wait_until(
-            "(select count(*) from pg_stat_activity where application_name \
-             like 'pgkeep backup 2%') = 0",
-        );
-        site.cluster.archive_now();
-        let ran = running.wait().assert_ok();
+        let ran = backup_waiting_for(&site, &standby, &config);
         let is_warned = ran.stderr.contains("this standby does not run archive_command");
         assert_eq!(is_warned, mode == "off", "{ran}");
         let checked = config.run(["check", "--json"]);

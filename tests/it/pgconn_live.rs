@@ -305,6 +305,8 @@ fn check_backup(server: &Scratch) {
     reader.prove_same_server(&ctx, &identity).unwrap();
     backup.check_alive(&ctx).unwrap();
     let start_lsn = backup.start_lsn();
+    let newest = backup.newest_lsn(&ctx).unwrap();
+    assert!(newest > start_lsn);
     let stopped = backup.stop(&ctx).unwrap();
     assert_eq!(stopped.start_lsn, start_lsn);
     assert!(stopped.stop_lsn > start_lsn);
@@ -455,6 +457,8 @@ fn a_promotion_in_the_middle_ends_the_backup() {
 
     let whole = BackupSession::start(&ctx, session, start_options()).unwrap();
     assert!(whole.in_recovery());
+    let replayed = whole.session().wal_position(&ctx).unwrap().lsn.unwrap();
+    assert!(whole.newest_lsn(&ctx).unwrap() >= replayed);
     let whole = whole.stop(&ctx).unwrap();
     assert!(whole.in_recovery && whole.stop_timeline == 1);
     assert!(whole.stop_lsn >= whole.start_lsn);
