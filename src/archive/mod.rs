@@ -4,13 +4,11 @@
 //! "absent" only when that is proven; every doubt is an error. Exit codes are the command line's.
 
 mod error;
-mod gaps;
 mod get;
 mod push;
 mod standby;
 
 pub use error::{Error, Result};
-pub use gaps::{ArchivedWal, Start, Stretch};
 pub use get::{GetOptions, Got, get};
 pub use push::{MARKER, PushOptions, Pushed, Stored, push, read_control_file};
 pub use standby::{is_standby, promotion};

@@ -7,11 +7,10 @@ use super::error::Failure;
 use super::exit::Exit;
 use super::invocation::Invocation;
 use super::output::{self, duration, moment, print, print_json, seconds_between};
-use super::recovery_window::{self, Window, stretch_text};
-use crate::archive::{ArchivedWal, Stretch};
 use crate::base::{ByteSize, Timestamp};
 use crate::config::{RepositorySettings, Resolved};
-use crate::repo::{Backups, Place, Summary};
+use crate::pg::{ArchivedWal, Stretch};
+use crate::repo::{Backups, Place, Summary, Window};
 use crate::wiring::{self, Access};
 
 /// What one repository holds of the cluster.
@@ -74,9 +73,10 @@ fn content(
     let (place, registration) =
         run.place_for_reading(resolved, &settings.name, repository, epoch)?;
     let backups = repository.backups(&run.ctx, &place)?;
-    let (wal, notes) = recovery_window::survey(&run.ctx, repository, &place, &registration)?;
-    let windows = recovery_window::windows(&run.ctx, repository, &place, &backups, &wal)?;
-    let start = backups.complete.first().and_then(recovery_window::start_of);
+    let survey = repository.survey(&run.ctx, &place, &registration)?;
+    let (wal, notes) = (survey.wal, survey.unreadable);
+    let windows = backups.windows(&run.ctx, repository, &place, &wal)?;
+    let start = backups.complete.first().and_then(Summary::start);
     let holes = start.map_or_else(|| wal.gaps(), |start| wal.holes(start));
     Ok(Content {
         repository: settings.name.clone(),
@@ -146,13 +146,10 @@ impl Content {
         }
         for stretch in self.wal.stretches() {
             let timeline = stretch.timeline;
-            lines.push(format!(
-                "  WAL of timeline {timeline}: {}",
-                stretch_text(&self.wal, &stretch)
-            ));
+            lines.push(format!("  WAL of timeline {timeline}: {}", self.wal.describe(&stretch)));
         }
         for hole in &self.holes {
-            lines.push(format!("  MISSING: {}", stretch_text(&self.wal, hole)));
+            lines.push(format!("  MISSING: {}", self.wal.describe(hole)));
         }
         let misfits = self.wal.misfits.iter();
         lines.extend(misfits.map(|name| format!("  {name}: not of this cluster's segment size")));
@@ -174,6 +171,7 @@ impl Content {
             json!({
                 "from": window.from.to_rfc3339(),
                 "to": window.to.to_rfc3339(),
+                "timeline": window.timeline,
                 "backup": window.backup,
                 "last_segment": window.last_segment,
             })

@@ -19,7 +19,6 @@ mod key;
 mod logging;
 mod output;
 mod own_place;
-mod recovery_window;
 mod restore;
 mod server_settings;
 

@@ -9,6 +9,7 @@
 
 #![warn(clippy::indexing_slicing)]
 
+pub mod archived_wal;
 pub mod backup_label;
 pub mod checked_file;
 pub mod config_file;
@@ -28,6 +29,7 @@ pub mod wal;
 
 mod read;
 
+pub use archived_wal::{ArchivedWal, Run, Start, Stretch};
 pub use backup_label::{BackupHistory, BackupLabel};
 pub use checked_file::CheckedFile;
 pub use control_file::ControlFile;

@@ -64,12 +64,17 @@ impl Repository {
         Ok(found)
     }
 
-    /// Names of the archived segments of every timeline, sorted.
+    /// Calls `each` with the name of every archived segment, sorted within a timeline. One request for
+    /// a thousand; nothing is kept.
     ///
     /// # Errors
     /// As the store's.
-    pub fn segments(&self, ctx: &Ctx, place: &Place) -> Result<BTreeMap<u32, Vec<String>>> {
-        let mut timelines: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    pub fn each_segment(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        mut each: impl FnMut(u32, &str),
+    ) -> Result<()> {
         let mut after: Option<String> = None;
         loop {
             ctx.cancel.check()?;
@@ -81,14 +86,26 @@ impl Repository {
                 if let Some(timeline) = timeline
                     && place.wal(name).as_ref() == Some(&meta.key)
                 {
-                    timelines.entry(timeline).or_default().push(name.to_owned());
+                    each(timeline, name);
                 }
             }
             match page.last() {
                 Some(last) if page.len() == 1000 => after = Some(last.key.to_string()),
-                _ => return Ok(timelines),
+                _ => return Ok(()),
             }
         }
+    }
+
+    /// Names of the archived segments of every timeline, sorted.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn segments(&self, ctx: &Ctx, place: &Place) -> Result<BTreeMap<u32, Vec<String>>> {
+        let mut timelines: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        self.each_segment(ctx, place, |timeline, name| {
+            timelines.entry(timeline).or_default().push(name.to_owned());
+        })?;
+        Ok(timelines)
     }
 
     /// The timeline history files in the archive, by timeline.

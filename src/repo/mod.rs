@@ -23,6 +23,7 @@ mod repository;
 pub mod sealed;
 mod text;
 mod wal_object;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -41,3 +42,4 @@ pub use records::{Begin, HashScheme, Registration};
 pub use repository::{InitOptions, Repository};
 pub use sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
 pub use wal_object::{Origin, SealedWal, WalFacts, WalPut, WalReader};
+pub use window::{Survey, Window};

@@ -1,16 +1,14 @@
 //! What `check` looks at in each repository.
 
 use super::findings::Findings;
-use crate::archive::ArchivedWal;
 use crate::cli::error::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::output::{counted, duration, moment, seconds_between};
-use crate::cli::recovery_window;
 use crate::config::{RepositorySettings, Resolved};
 use crate::crypt::SlotKind;
-use crate::pg::WalFileName;
+use crate::pg::{ArchivedWal, WalFileName};
 use crate::pgconn::ServerFacts;
-use crate::repo::{Backups, Place, Registration, Repository};
+use crate::repo::{Backups, Place, Registration, Repository, Summary};
 use crate::wiring::{self, Access, Opened};
 
 /// A last backup older than this is worth a word.
@@ -137,8 +135,8 @@ fn contents(
         findings.fail("backup", format!("{name}: {error}"), todo);
     }
     last_backup(run, &backups, findings);
-    let (wal, _) = recovery_window::survey(&run.ctx, repository, place, registration)?;
-    holes(&backups, &wal, findings);
+    let survey = repository.survey(&run.ctx, place, registration)?;
+    holes(&backups, &survey.wal, findings);
     Ok(())
 }
 
@@ -163,12 +161,12 @@ fn last_backup(run: &Invocation, backups: &Backups, findings: &mut Findings) {
 
 fn holes(backups: &Backups, wal: &ArchivedWal, findings: &mut Findings) {
     const CHECK: &str = "WAL";
-    let Some(start) = backups.complete.first().and_then(recovery_window::start_of) else { return };
+    let Some(start) = backups.complete.first().and_then(Summary::start) else { return };
     let holes = wal.holes(start);
     let Some(first) = holes.first() else {
         return findings.ok(CHECK, "without holes since the oldest backup");
     };
-    let names = recovery_window::stretch_text(wal, first);
+    let names = wal.describe(first);
     let more = match holes.len() {
         1 => String::new(),
         several => format!(" and {}", counted(several - 1, "more hole")),
@@ -176,7 +174,7 @@ fn holes(backups: &Backups, wal: &ArchivedWal, findings: &mut Findings) {
     let todo = "Moments behind a hole need a backup taken behind it. If the segments are still in \
                 pg_wal, run `pgkeep archive-push` for each; otherwise take a backup.";
     // The newest backup decides whether the present is safe.
-    let newest = backups.complete.last().and_then(recovery_window::start_of);
+    let newest = backups.complete.last().and_then(Summary::start);
     let is_behind = newest.is_some_and(|newest| wal.holes(newest).is_empty());
     if is_behind {
         findings.warn(CHECK, format!("missing: {names}{more}; newer backups are whole"), todo);

@@ -1,0 +1,194 @@
+//! Which moments can be restored: backups and archived WAL, taken together.
+//!
+//! Nothing here reads WAL: `archive-push` looked when the segment was in its hands, and the facts of a
+//! segment are one small request. How many are asked is bounded by the number of windows, never by the
+//! number of segments.
+
+use super::catalog::Backups;
+use super::error::{Error, Result};
+use super::found::Found;
+use super::layout::{BackupId, Kind, Place};
+use super::manifest::Summary;
+use super::records::Registration;
+use super::repository::Repository;
+use crate::base::{Ctx, Timestamp};
+use crate::pg::{ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, Start, TimelineId};
+
+/// How many segments are asked for their newest moment, from the last one back.
+const WALK_BACK_MAX: usize = 256;
+
+/// Moments that can be restored, without a hole in between.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Window {
+    /// From the end of this backup.
+    pub from: Timestamp,
+    /// To the newest moment that its WAL reaches.
+    pub to: Timestamp,
+    /// Along which timeline.
+    pub timeline: TimelineId,
+    /// The first backup of the window.
+    pub backup: BackupId,
+    /// Where that backup becomes consistent.
+    pub from_lsn: Lsn,
+    /// Where the WAL ends.
+    pub to_lsn: Lsn,
+    /// The last segment that can be replayed.
+    pub last_segment: String,
+}
+
+/// What is archived, and what of it cannot be read.
+#[derive(Debug)]
+pub struct Survey {
+    /// Segments and histories.
+    pub wal: ArchivedWal,
+    /// Histories that cannot be read, in words.
+    pub unreadable: Vec<String>,
+}
+
+impl Summary {
+    /// Where recovery from this backup begins.
+    #[must_use]
+    pub fn start(&self) -> Option<Start> {
+        let size = SegmentSize::new(self.server.wal_segment_size.into()).ok()?;
+        Some((TimelineId::new(self.timeline)?, SegmentNo::of(self.start_lsn, size)))
+    }
+
+    /// Whether recovery along a history can begin with this backup.
+    #[must_use]
+    pub fn is_on(&self, history: &History) -> bool {
+        let timeline = TimelineId::new(self.timeline_stop);
+        timeline.is_some_and(|timeline| history.contains_until(timeline, self.stop_lsn))
+    }
+}
+
+impl Backups {
+    /// The windows of every backup, each along the newest timeline that it leads to.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn windows(
+        &self,
+        ctx: &Ctx,
+        repository: &Repository,
+        place: &Place,
+        wal: &ArchivedWal,
+    ) -> Result<Vec<Window>> {
+        let newest = |backup: &Summary| {
+            let timeline = TimelineId::new(backup.timeline)?;
+            Some(wal.newest_timeline(timeline))
+        };
+        let mut timelines: Vec<TimelineId> = self.complete.iter().filter_map(newest).collect();
+        timelines.sort_unstable();
+        timelines.dedup();
+        let mut windows = Vec::new();
+        for timeline in timelines {
+            let Some(history) = wal.history(timeline) else { continue };
+            let leads_there = |backup: &&Summary| newest(backup) == Some(timeline);
+            let backups: Vec<&Summary> = self.complete.iter().filter(leads_there).collect();
+            windows.extend(repository.windows(ctx, place, &backups, wal, &history)?);
+        }
+        windows.sort_by_key(|window| (window.from, window.to));
+        Ok(windows)
+    }
+}
+
+impl Repository {
+    /// Lists what is archived. One request for a thousand segments, one for each history.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn survey(&self, ctx: &Ctx, place: &Place, registration: &Registration) -> Result<Survey> {
+        let size = SegmentSize::new(registration.wal_segment_size.into())
+            .map_err(|error| Error::Limit(error.to_string()))?;
+        let mut wal = ArchivedWal::new(size);
+        self.each_segment(ctx, place, |_, name| wal.add(name))?;
+        let mut unreadable = Vec::new();
+        for (number, content) in self.histories(place)? {
+            let Some(timeline) = TimelineId::new(number) else { continue };
+            match History::parse(timeline, &content) {
+                Ok(history) => wal.add_history(history),
+                Err(error) => unreadable.push(format!("history of timeline {number}: {error}")),
+            }
+        }
+        Ok(Survey { wal, unreadable })
+    }
+
+    /// The windows along one history, oldest first. A backup that is not on it, or whose own WAL is
+    /// not whole, opens none.
+    ///
+    /// # Errors
+    /// As the store's. A segment whose facts are damaged proves nothing.
+    pub fn windows(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        backups: &[&Summary],
+        wal: &ArchivedWal,
+        history: &History,
+    ) -> Result<Vec<Window>> {
+        let mut windows: Vec<Window> = Vec::new();
+        for summary in backups.iter().filter(|backup| backup.is_on(history)) {
+            ctx.cancel.check()?;
+            let run = wal.run(history, summary.start_lsn);
+            let Some(last_segment) = run.names().next_back() else { continue };
+            // The same end is the same window: the older backup's WAL leads past this one.
+            if let Some(window) = windows.last_mut().filter(|w| w.last_segment == last_segment) {
+                window.to = window.to.max(summary.finished);
+                continue;
+            }
+            let end = self.end_of(place, &run)?;
+            if end < summary.stop_lsn {
+                continue;
+            }
+            let newest = self.newest_moment(ctx, place, &run)?;
+            windows.push(Window {
+                from: summary.finished,
+                to: newest.map_or(summary.finished, |newest| newest.max(summary.finished)),
+                timeline: history.timeline(),
+                backup: summary.id.clone(),
+                from_lsn: summary.stop_lsn,
+                to_lsn: end,
+                last_segment,
+            });
+        }
+        Ok(windows)
+    }
+
+    /// Where the valid records of a run end: a last segment whose records stop early reaches no
+    /// further than they do.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn end_of(&self, place: &Place, run: &Run) -> Result<Lsn> {
+        let Some(last) = run.names().next_back() else { return Ok(run.end) };
+        let found = self.proven(place, &last)?.filter(|found| found.ending == "partial");
+        Ok(found.and_then(|found| found.end).map_or(run.end, |end| end.min(run.end)))
+    }
+
+    /// What `archive-push` found in a segment. One small request; nothing where that is damaged.
+    fn proven(&self, place: &Place, name: &str) -> Result<Option<Found>> {
+        let Some(key) = place.wal(name) else { return Ok(None) };
+        match self.wal_facts(Kind::Wal, &key) {
+            Ok(facts) => Ok(facts.found),
+            Err(Error::Corrupt { .. } | Error::UnknownKey { .. }) => Ok(None),
+            // Expired since the list was made.
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The newest commit or checkpoint in the last segments of a run.
+    fn newest_moment(&self, ctx: &Ctx, place: &Place, run: &Run) -> Result<Option<Timestamp>> {
+        for name in run.names().rev().take(WALK_BACK_MAX) {
+            ctx.cancel.check()?;
+            let Some(found) = self.proven(place, &name)? else { continue };
+            // Of a segment that goes on into another history, only what is before that counts, and
+            // the facts do not tell it apart.
+            let is_cut = found.end.is_some_and(|end| end > run.end);
+            if let Some(newest) = found.latest.max(found.last_checkpoint).filter(|_| !is_cut) {
+                return Ok(Some(newest));
+            }
+        }
+        Ok(None)
+    }
+}
