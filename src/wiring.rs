@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::archive::{self, Destination};
 use crate::base::Ctx;
 use crate::config::{self, Environment, RepositorySettings, Resolved, Settings, Sources, Warning};
 use crate::crypt::Unlock;
-use crate::pgconn::ConnectOptions;
+use crate::pgconn::{ConnectOptions, Session};
 use crate::repo::{
     self, BackupType, KeyCache, Origin, Place, Registration, Repository, SlotSummary, layout,
 };
+use crate::restore::{ProgramPlaces, ServerNow};
 use crate::storage::{self, LocalStore, ObjectStore, ReadOnlyStore};
 use crate::{backup, pg};
 
@@ -289,6 +291,34 @@ pub fn destination(
 pub fn connect_options(resolved: &Resolved, purpose: &str) -> ConnectOptions {
     let connection = resolved.cluster.connection.expose();
     ConnectOptions::new(connection.as_str(), format!("pgkeep {purpose}"))
+}
+
+/// Where the server's programs are looked for.
+#[must_use]
+pub fn program_places(resolved: &Resolved) -> ProgramPlaces {
+    ProgramPlaces {
+        configured: resolved.cluster.bin_directory.clone(),
+        root: "/".into(),
+        path: Environment::of_process().program_folders(),
+    }
+}
+
+/// What the cluster's server says about its last moments, if it can be asked without waiting long.
+#[must_use]
+pub fn server_now(ctx: &Ctx, resolved: &Resolved) -> Option<ServerNow> {
+    let mut options = connect_options(resolved, "restore");
+    options.connect_timeout = Duration::from_secs(3);
+    options.statement_timeout = Duration::from_secs(5);
+    let session = Session::connect(ctx, &options).ok()?;
+    let now = session.last_moment(ctx).ok()?;
+    Some(ServerNow {
+        system: now.system_identifier,
+        in_recovery: now.wal.in_recovery,
+        timeline: now.wal.timeline,
+        clock: now.clock,
+        running: now.running,
+        insert: pg::Lsn(now.wal.lsn?),
+    })
 }
 
 /// What a backup is told.

@@ -9,6 +9,7 @@ use super::args::LogFormat;
 use super::exit::Exit;
 use super::output::{self, exact_moment};
 use crate::repo::SlotSummary;
+use crate::restore::{Nearest, Side};
 use crate::{archive, backup, config, pgconn, repo, restore, storage, wiring};
 
 /// What sort of thing went wrong.
@@ -48,6 +49,8 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// What to do.
     pub hint: Option<String>,
+    /// For programs: more members of the error as JSON.
+    pub details: Vec<(&'static str, serde_json::Value)>,
 }
 
 /// Exit code, kind and hint of an error.
@@ -57,7 +60,8 @@ impl Failure {
     /// A failure without a room's error behind it.
     pub fn failed(message: impl Into<String>) -> Self {
         let (exit, kind) = (Exit::Failed, Kind::Failed);
-        Self { exit, kind, message: message.into(), causes: Vec::new(), hint: None }
+        let (causes, details) = (Vec::new(), Vec::new());
+        Self { exit, kind, message: message.into(), causes, hint: None, details }
     }
 
     /// A wrong command line.
@@ -85,7 +89,7 @@ impl Failure {
             }
             cause = source.source();
         }
-        Self { exit, kind, message, causes, hint }
+        Self { exit, kind, message, causes, hint, details: Vec::new() }
     }
 
     /// Writes it to stderr.
@@ -109,6 +113,22 @@ impl Failure {
             text.push_str(&format!("{cyan}hint:{plain} {hint}\n"));
         }
         text
+    }
+
+    /// The error as a command's result in JSON.
+    #[must_use]
+    pub fn json_error(&self) -> serde_json::Value {
+        let mut error = serde_json::json!({
+            "kind": self.kind,
+            "message": self.message,
+            "causes": self.causes,
+            "hint": self.hint,
+            "exit_code": self.exit.code(),
+        });
+        for (name, value) in &self.details {
+            error[*name] = value.clone();
+        }
+        error
     }
 
     fn json(&self) -> serde_json::Value {
@@ -393,9 +413,9 @@ impl From<restore::Error> for Failure {
         let advice = match &error {
             _ if error.is_cancelled() => (Exit::Interrupted, Kind::Interrupted, None),
             restore::Error::Repository(source) => of_repo(source),
-            restore::Error::Unreachable { .. } => {
-                let next = "`pgkeep info` shows what can be reached.";
-                (Exit::TargetNotReachable, Kind::NotFound, hint(next))
+            restore::Error::Unreachable { hint, nearest, .. } => {
+                let next = unreachable_hint(hint.as_deref(), nearest);
+                (Exit::TargetNotReachable, Kind::NotFound, Some(next))
             }
             restore::Error::Occupied { .. } => {
                 let next = "Name another directory with --to, or move this one out of the way once \
@@ -407,13 +427,37 @@ impl From<restore::Error> for Failure {
             _ => (Exit::Failed, Kind::Failed, None),
         };
         let mut failure = Self::of(&error, advice);
-        if let restore::Error::Unreachable { nearest, .. } = &error {
-            let each =
-                nearest.iter().map(|time| format!("can be reached: {}", exact_moment(*time)));
-            failure.causes.extend(each);
+        if let restore::Error::Unreachable { nearest, windows, .. } = &error {
+            failure.causes.extend(nearest.iter().map(nearest_line));
+            failure.details.push(("nearest", serde_json::json!(nearest)));
+            failure.details.push(("windows", serde_json::json!(windows)));
         }
         failure
     }
+}
+
+fn nearest_line(nearest: &Nearest) -> String {
+    let Nearest { side, time, lsn } = nearest;
+    let order = match side {
+        Side::Before => "last",
+        Side::After => "first",
+    };
+    let position = lsn.map(|lsn| format!(" (LSN {lsn})")).unwrap_or_default();
+    format!("the {order} {side} it that can be reached: {}{position}", exact_moment(*time))
+}
+
+fn unreachable_hint(first: Option<&str>, nearest: &[Nearest]) -> String {
+    let each = nearest.iter().map(|nearest| match nearest.lsn {
+        Some(lsn) => format!("--target-lsn {lsn}"),
+        None => format!("--target-time '{}'", exact_moment(nearest.time)),
+    });
+    let each: Vec<String> = each.collect();
+    let mut sentences: Vec<String> = first.map(str::to_owned).into_iter().collect();
+    if !each.is_empty() {
+        sentences.push(format!("Ask for {}.", each.join(" or ")));
+    }
+    sentences.push("`pgkeep info` shows what can be reached.".into());
+    sentences.join(" ")
 }
 
 #[cfg(test)]

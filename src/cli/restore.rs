@@ -22,8 +22,16 @@ use crate::repo::{Place, Repository};
 use crate::restore::{self, Archiving, Options, Plan, RestoreCommand, Restored, Target};
 use crate::wiring::{self, Access};
 
-/// Restores, or says what a restore would do.
+/// Restores, or says what a restore would do. With --json a failure is told on stdout too.
 pub fn restore(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
+    let done = planned(run, args);
+    if let (true, Err(failure)) = (args.json, &done) {
+        print_json(&json!({ "format_version": 1, "error": failure.json_error() }))?;
+    }
+    done
+}
+
+fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
     if args.delta {
         let hint = "Restore into an empty directory.";
         return Err(Failure::usage("--delta is not in this version").with_hint(hint));
@@ -99,6 +107,9 @@ fn options(
             program: program(run)?,
             epoch: args.epoch.or((!args.standby).then_some(place.epoch())),
         },
+        // Only for a moment does it matter whether the server has more.
+        server: args.target_time.and_then(|_| wiring::server_now(&run.ctx, resolved)),
+        programs: wiring::program_places(resolved),
         to,
     })
 }
@@ -173,12 +184,11 @@ fn next_steps(args: &RestoreArgs, plan: &Plan, restored: &Restored) -> String {
         ),
         String::new(),
         "Next:".into(),
-        format!(
-            "  pg_ctl -D {directory} start          # of PostgreSQL {}; -o '-p 5433' beside another",
-            plan.major
-        ),
-        "  SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp();".into(),
     ];
+    lines.extend(plan.next.iter().map(|command| format!("  {command}")));
+    lines.push(
+        "Beside another server on this host it needs a port of its own: -o '-p 5433'.".into(),
+    );
     if plan.standby {
         lines.push("It follows the archive as a standby until it is promoted.".into());
     } else if matches!(target(args), Target::Latest) {

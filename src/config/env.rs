@@ -58,6 +58,15 @@ impl Environment {
         self.find(CREDENTIALS).map(PathBuf::from)
     }
 
+    /// Where programs are looked for: the folders of `PATH`.
+    #[must_use]
+    pub fn program_folders(&self) -> Vec<PathBuf> {
+        let folders = self.find("PATH").map(|path| std::env::split_paths(path).collect::<Vec<_>>());
+        let mut folders = folders.unwrap_or_default();
+        folders.retain(|folder| folder.is_absolute());
+        folders
+    }
+
     /// Whether colours are welcome as far as the environment tells: `NO_COLOR` and `TERM=dumb`
     /// forbid them.
     #[must_use]
@@ -86,7 +95,7 @@ impl Environment {
 impl<K: Into<String>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
         let is_ours = |name: &str| {
-            name.starts_with(PREFIX) || [CREDENTIALS, "NO_COLOR", "TERM"].contains(&name)
+            name.starts_with(PREFIX) || [CREDENTIALS, "NO_COLOR", "PATH", "TERM"].contains(&name)
         };
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
         Self { variables: variables.filter(|(name, _): &(String, _)| is_ours(name)).collect() }

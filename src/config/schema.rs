@@ -151,6 +151,8 @@ pub const KEYS: &[Key] = &[
         "libpq connection string of the server"),
     key(Cluster, "data_directory", Path, None,
         "the cluster's data directory on this host; not needed for backups over the network"),
+    key(Cluster, "bin_directory", Path, None,
+        "folder of the server's programs, for restores; not needed where packages put them, or where PATH leads"),
     key(Cluster, "rpo", Duration, Some("5m"),
         "how much time a disaster may cost at most; check and the daemon warn when the archive falls behind it"),
     key(Cluster, "wal_wait", Duration, Some("10m"),

@@ -25,6 +25,8 @@ pub struct ClusterSettings {
     pub connection: Secret<String>,
     /// The data directory on this host.
     pub data_directory: Option<PathBuf>,
+    /// The folder of the server's programs on this host.
+    pub bin_directory: Option<PathBuf>,
     /// How much time a disaster may cost at most.
     pub rpo: Duration,
     /// How long a backup waits for its last WAL segment.
@@ -127,6 +129,7 @@ pub(super) fn read_cluster(layered: &Layered, name: &SectionName) -> Result<Clus
     Ok(ClusterSettings {
         connection: section.get("connection", |text| Ok(Secret::new(text.to_owned())))?,
         data_directory: section.find("data_directory", absolute)?,
+        bin_directory: section.find("bin_directory", absolute)?,
         rpo: section.get("rpo", some_time)?,
         wal_wait: section.get("wal_wait", some_time)?,
         archive_get_wait: section.get("archive_get_wait", time)?,

@@ -198,11 +198,9 @@ impl ArchivedWal {
             first = first.max(switch);
         }
         let timeline = history.timeline();
-        let archived = self.timelines.get(&timeline).and_then(|ranges| ranges.last());
-        let archived = archived.map(|range| SegmentNo(*range.end()));
-        let left = self.histories.values().filter_map(|later| later.switch_point(timeline)).max();
+        let left = self.left_at(timeline);
         let left = left.and_then(|switch| SegmentNo::of(switch, self.size).previous());
-        if let Some(last) = archived.max(left).filter(|last| *last >= first) {
+        if let Some(last) = self.last(timeline).max(left).filter(|last| *last >= first) {
             needed.push(Stretch { timeline, first, last });
         }
         needed
@@ -248,14 +246,16 @@ impl ArchivedWal {
         ranges.iter().any(|range| range.contains(&number.0))
     }
 
-    /// Whether all that is archived of a timeline lies on the way to another one that is known.
+    /// The last segment of a timeline.
     #[must_use]
-    pub fn is_passed(&self, timeline: TimelineId) -> bool {
-        let last = self.timelines.get(&timeline).and_then(|ranges| Some(*ranges.last()?.end()));
-        let switches = self.histories.values().filter_map(|later| later.switch_point(timeline));
-        switches.max().is_some_and(|switch| {
-            last.is_none_or(|last| last <= SegmentNo::of(switch, self.size).0)
-        })
+    pub fn last(&self, timeline: TimelineId) -> Option<SegmentNo> {
+        self.timelines.get(&timeline)?.last().map(|range| SegmentNo(*range.end()))
+    }
+
+    /// Where the last of the histories that left a timeline left it.
+    #[must_use]
+    pub fn left_at(&self, timeline: TimelineId) -> Option<Lsn> {
+        self.histories.values().filter_map(|later| later.switch_point(timeline)).max()
     }
 
     /// What is missing of [`ArchivedWal::needed`], in order.
@@ -269,6 +269,21 @@ impl ArchivedWal {
     pub fn holes_along(&self, history: &History, begin: SegmentNo) -> Vec<Stretch> {
         let needed = self.needed_along(history, begin).into_iter();
         needed.flat_map(|needed| self.missing(needed)).collect()
+    }
+
+    /// What is archived along `history` from segment `begin` on, also behind holes, in order.
+    #[must_use]
+    pub fn archived_along(&self, history: &History, begin: SegmentNo) -> Vec<Stretch> {
+        let mut archived = Vec::new();
+        for needed in self.needed_along(history, begin) {
+            let ranges = self.timelines.get(&needed.timeline).into_iter().flatten();
+            archived.extend(ranges.filter_map(|range| {
+                let first = SegmentNo(*range.start()).max(needed.first);
+                let last = SegmentNo(*range.end()).min(needed.last);
+                (first <= last).then_some(Stretch { first, last, ..needed })
+            }));
+        }
+        archived
     }
 
     /// How far recovery from `start` gets: the last segment before the first hole, or nothing when
@@ -510,7 +525,16 @@ mod tests {
         assert_eq!(names, [all[0], all[1], all[4], all[5]]);
         assert_eq!((end.as_str(), hole), ("0/7000000", None));
         assert_eq!(run_of(&whole, 1, 0x3000028).0, all[..4], "the parent's own end");
-        assert!(!whole.is_passed(timeline(1)) && !whole.is_passed(timeline(2)));
+        let later = whole.archived_along(&whole.history(timeline(2)).unwrap(), SegmentNo(4));
+        assert_eq!(
+            shown(&whole, later),
+            [format!("{}-{}", all[1], all[1]), format!("{}-{}", all[4], all[5])]
+        );
+        assert_eq!(
+            (whole.left_at(timeline(1)), whole.left_at(timeline(2))),
+            (Some(Lsn(0x5400000)), None)
+        );
+        assert_eq!((whole.last(timeline(1)), whole.last(timeline(3))), (Some(SegmentNo(6)), None));
         // Only the parent has the segment in which the child begins: it counts up to the switch.
         let (names, end, hole) = run_of(&survey(&all[..4], left(), 16 * MIB), 2, 0x3000028);
         assert_eq!((names.len(), end.as_str(), hole), (3, "0/5400000", None));
@@ -522,7 +546,6 @@ mod tests {
         let short = survey(&all[..1], left(), 16 * MIB);
         let (names, end, hole) = run_of(&short, 1, 0x3000028);
         assert_eq!((names.len(), end.as_str(), hole.as_deref()), (1, "0/4000000", Some(all[1])));
-        assert!(short.is_passed(timeline(1)));
         let nothing = survey(&[], vec![], 16 * MIB);
         assert_eq!(run_of(&nothing, 1, 0x3000028), (vec![], "0/3000028".into(), None));
     }

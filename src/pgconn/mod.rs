@@ -27,6 +27,6 @@ pub use error::{BackupHolder, Error, ServerMessage};
 pub use promotion::Promotion;
 pub use same_server::ServerIdentity;
 pub use server_facts::{
-    Archiver, Known, ReadySegments, SegmentStatus, ServerFacts, Tablespace, WalPosition,
+    Archiver, Known, LastMoment, ReadySegments, SegmentStatus, ServerFacts, Tablespace, WalPosition,
 };
 pub use session::Session;

@@ -129,6 +129,19 @@ pub struct WalPosition {
     pub timeline: Option<u32>,
 }
 
+/// The last moments of a server, read in the order of the fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastMoment {
+    /// The identity of the cluster.
+    pub system_identifier: u64,
+    /// The server's clock.
+    pub clock: Timestamp,
+    /// How many transactions with a number were running after that.
+    pub running: u64,
+    /// Where WAL was written after that.
+    pub wal: WalPosition,
+}
+
 /// `pg_stat_archiver`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archiver {
@@ -302,6 +315,20 @@ fn unexpected(name: &str, expected: &'static str, found: &str) -> Error {
 }
 
 impl Session {
+    /// How far a server has come. The order counts: what was committed by the time of the clock is
+    /// behind the position, unless its transaction was running.
+    ///
+    /// # Errors
+    /// Those of statements.
+    pub fn last_moment(&self, ctx: &Ctx) -> Result<LastMoment, Error> {
+        let system_identifier = self.identity(ctx)?.system_identifier;
+        let clock = self.server_clock(ctx)?;
+        let rows = self.query(ctx, sql::RUNNING, vec![])?;
+        let running: i64 = Columns::only(sql::RUNNING, &rows)?.value(0)?;
+        let wal = self.wal_position(ctx)?;
+        Ok(LastMoment { system_identifier, clock, running: running.cast_unsigned(), wal })
+    }
+
     /// Where WAL is written or replayed now.
     ///
     /// # Errors

@@ -137,6 +137,14 @@ pub(super) const NEWEST_LSN: Sql = Sql {
                   ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
 };
 
+/// How many transactions with a number run: one of them may have taken the time of its commit and not
+/// written it yet. A session's own never has a number here.
+pub(super) const RUNNING: Sql = Sql {
+    name: "pg_current_snapshot()",
+    text: "SELECT pg_catalog.count(*) \
+           FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot())",
+};
+
 /// The archiver's own account; one row always.
 pub(super) const ARCHIVER: Sql = Sql {
     name: "pg_stat_archiver",

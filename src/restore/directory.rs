@@ -1,4 +1,4 @@
-//! Where a restore goes: directories that must be empty, tablespaces that go elsewhere, free space.
+//! Where a restore goes: directories that must be empty, tablespaces that go elsewhere.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -94,12 +94,4 @@ pub(super) fn check_empty(path: &Path) -> Result<()> {
             Some(_) => occupied("is not empty"),
         },
     }
-}
-
-/// Free bytes on the file system that the path will be on.
-pub(super) fn free_bytes(path: &Path) -> u64 {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists());
-    existing
-        .and_then(|existing| rustix::fs::statvfs(existing).ok())
-        .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }

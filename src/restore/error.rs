@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::base::{Cancelled, Timestamp};
+use super::nearest::Nearest;
+use crate::base::Cancelled;
+use crate::repo::Window;
 use crate::{pg, repo};
 
 /// Why a restore was refused, or failed; the directory cannot be started then.
@@ -18,8 +20,12 @@ pub enum Error {
     Unreachable {
         /// What cannot be reached, and why.
         what: String,
+        /// What to do, where that is more than to choose another target.
+        hint: Option<String>,
         /// The nearest moments that can, before and after.
-        nearest: Vec<Timestamp>,
+        nearest: Vec<Nearest>,
+        /// All that can.
+        windows: Vec<Window>,
     },
     /// The place to restore to is not empty, or a server runs on it.
     #[error("{} {why}", path.display())]
@@ -72,6 +78,11 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// A target that cannot be reached; what can be is added by who knows it.
+    pub(super) fn unreachable(what: String) -> Self {
+        Self::Unreachable { what, hint: None, nearest: Vec::new(), windows: Vec::new() }
+    }
+
     pub(super) fn file(
         action: &'static str,
         path: impl Into<PathBuf>,

@@ -6,22 +6,35 @@
 //! then the directory cannot be started.
 
 mod adopt;
+mod choose;
 mod directory;
 mod error;
 mod execute;
 mod fetch;
+mod installed;
+mod lost;
+mod nearest;
+mod next;
 mod options;
 mod plan;
+mod plan_text;
+mod position;
 mod reach;
 mod recovery;
+mod server_now;
+mod space;
 mod target;
 
 pub use adopt::{Adoption, adopt, plan_adoption};
 pub use error::{Error, Result};
 pub use execute::{Restored, execute};
+pub use installed::{ProgramPlaces, Programs};
+pub use lost::Lost;
+pub use nearest::{Hole, Nearest, Side};
 pub use options::{Archiving, Options, RestoreCommand, TablespaceMapping};
-pub use plan::{Lost, Plan, plan};
-pub use reach::Archive;
+pub use plan::{Plan, plan};
+pub use server_now::ServerNow;
+pub use space::Space;
 pub use target::{NotATime, parse_time};
 
 pub use crate::pg::recovery::{RecoveryTarget as Target, TargetTimeline as TimelineChoice};

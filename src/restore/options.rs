@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::installed::ProgramPlaces;
+use super::server_now::ServerNow;
 use super::{Target, TimelineChoice};
 use crate::pg::recovery::TargetAction;
 use crate::repo::BackupId;
@@ -58,4 +60,8 @@ pub struct Options {
     pub jobs: usize,
     /// How recovery fetches WAL.
     pub restore_command: RestoreCommand,
+    /// What the cluster's own server said just now, where it was asked and answered.
+    pub server: Option<ServerNow>,
+    /// Where the server's programs are looked for.
+    pub programs: ProgramPlaces,
 }

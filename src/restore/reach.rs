@@ -1,36 +1,65 @@
-//! What the archive reaches: timelines, whole runs of segments, and the moments that their facts
-//! prove. Nothing here reads WAL: `archive-push` looked when the segment was in its hands.
+//! What the archive reaches: timelines, runs of segments, and the moments that their facts prove.
+//!
+//! Facts come from `archive-push`, which looked when the segment was in its hands: one small request
+//! each. Only the segment in which a target lies is read itself, to know exactly what comes after it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use super::error::{Error, Result};
 use crate::base::{Ctx, Timestamp};
-use crate::pg::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use crate::pg::wal::{Outcome, Reader, SegmentHeader, Xact, XlogEvent};
+use crate::pg::{ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, TimelineId};
 use crate::repo::{self, Found, Kind, Place, Registration, Repository};
+
+/// Segments up to this size are read whole; of larger ones the facts must do.
+const READ_BYTES_MAX: u32 = 64 << 20;
+
+/// How many segments at the end of a run are asked for the last moment that they prove.
+const MOMENT_SEGMENTS_MAX: usize = 4096;
 
 /// The WAL of a cluster, as a restore's plan sees it.
 #[derive(Debug)]
 pub struct Archive<'a> {
     repository: &'a Repository,
     place: &'a Place,
-    size: SegmentSize,
-    /// Segment numbers by timeline, sorted.
-    segments: BTreeMap<u32, Vec<u64>>,
-    histories: BTreeMap<u32, History>,
-    /// What could not be read of the segments' facts.
+    wal: ArchivedWal,
+    /// What could not be read, in words.
     damaged: Mutex<BTreeSet<String>>,
 }
 
-/// A run of segments without a hole, along one history.
-#[derive(Debug, Clone)]
-pub struct Run {
-    /// Names in order, from the backup's first on.
-    pub names: Vec<String>,
-    /// Where the run's last segment ends.
+/// A record at which recovery can stop, or that it counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Where the record begins.
+    pub begin: Lsn,
+    /// Where it ends.
     pub end: Lsn,
-    /// The first name that is missing although later ones exist.
-    pub hole: Option<String>,
+    /// What it is.
+    pub what: What,
+}
+
+/// What a record is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A transaction ended.
+    End {
+        /// Its number.
+        xid: u32,
+        /// Whether it committed.
+        is_commit: bool,
+        /// When.
+        time: Option<Timestamp>,
+    },
+    /// A restore point.
+    Point {
+        /// Its name.
+        name: String,
+        /// When it was made.
+        time: Option<Timestamp>,
+    },
+    /// Anything else.
+    Other,
 }
 
 impl<'a> Archive<'a> {
@@ -44,34 +73,27 @@ impl<'a> Archive<'a> {
         place: &'a Place,
         registration: &Registration,
     ) -> Result<Self> {
-        let size = SegmentSize::new(registration.wal_segment_size.into())
-            .map_err(|source| Error::Postgres { what: "the cluster's registration", source })?;
-        let mut segments: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for (timeline, names) in repository.segments(ctx, place)? {
-            for name in names {
-                let number = SegmentName::parse(name.as_bytes()).and_then(|n| n.number(size));
-                // A name that does not fit the segment size was not put by archive-push.
-                if let Ok(number) = number {
-                    segments.entry(timeline).or_default().push(number.0);
-                }
-            }
-        }
-        let mut histories = BTreeMap::new();
-        for (timeline, content) in repository.histories(place)? {
-            let Some(id) = TimelineId::new(timeline) else { continue };
-            let history = History::parse(id, &content)
-                .map_err(|source| Error::Postgres { what: "a timeline history", source })?;
-            histories.insert(timeline, history);
-        }
-        let damaged = Mutex::default();
-        Ok(Self { repository, place, size, segments, histories, damaged })
+        let survey = repository.survey(ctx, place, registration)?;
+        let damaged = Mutex::new(survey.unreadable.into_iter().collect());
+        Ok(Self { repository, place, wal: survey.wal, damaged })
+    }
+
+    /// What is archived.
+    #[must_use]
+    pub fn wal(&self) -> &ArchivedWal {
+        &self.wal
+    }
+
+    /// The size of the segments.
+    #[must_use]
+    pub fn segment_size(&self) -> SegmentSize {
+        self.wal.segment_size()
     }
 
     /// The newest timeline that the archive knows.
     #[must_use]
     pub fn newest_timeline(&self) -> Option<TimelineId> {
-        let newest = self.segments.keys().chain(self.histories.keys()).max();
-        newest.and_then(|timeline| TimelineId::new(*timeline))
+        self.wal.timelines().last().copied()
     }
 
     /// The history of a timeline.
@@ -79,10 +101,7 @@ impl<'a> Archive<'a> {
     /// # Errors
     /// [`Error::Refused`] when the archive does not have it.
     pub fn history(&self, timeline: TimelineId) -> Result<History> {
-        if timeline == TimelineId::FIRST {
-            return Ok(History::without_ancestors(timeline));
-        }
-        self.histories.get(&timeline.get()).cloned().ok_or_else(|| Error::Refused {
+        self.wal.history(timeline).ok_or_else(|| Error::Refused {
             what: format!(
                 "the archive has no {}: recovery would end on an older timeline",
                 timeline.history_file_name()
@@ -90,82 +109,12 @@ impl<'a> Archive<'a> {
         })
     }
 
-    /// The run of segments from `start` on, along `history`.
-    #[must_use]
-    pub fn run(&self, history: &History, start: Lsn) -> Run {
-        let first = SegmentNo::of(start, self.size).0;
-        let mut names = Vec::new();
-        let mut number = first;
-        let mut end = start;
-        while let Some((timeline, name)) = self.find(history, number) {
-            names.push(name);
-            end = SegmentNo(number).end(self.size).unwrap_or(end);
-            // An ancestor's segment counts up to the switch only: the rest is another history.
-            if let Some(switch) = history.switch_point(timeline) {
-                end = end.min(switch);
-            }
-            number += 1;
-        }
-        let later = |timeline: u32, numbers: &Vec<u64>| {
-            TimelineId::new(timeline).is_some_and(|id| {
-                history.includes(id)
-                    && numbers.iter().any(|n| *n > number && self.is_on(history, id, *n))
-            })
-        };
-        let hole = self
-            .segments
-            .iter()
-            .any(|(timeline, numbers)| later(*timeline, numbers))
-            .then(|| self.name(history, number));
-        Run { names, end, hole }
-    }
-
-    /// The segment that recovery will use for this number: of the timelines in the history that may
-    /// have it, the newest first (src/backend/access/transam/xlogrecovery.c, XLogFileReadAnyTLI).
-    fn find(&self, history: &History, number: u64) -> Option<(TimelineId, String)> {
-        let mut timelines: Vec<u32> =
-            history.ancestors().iter().map(|a| a.timeline.get()).collect();
-        timelines.push(history.timeline().get());
-        timelines.into_iter().rev().find_map(|timeline| {
-            let id = TimelineId::new(timeline)?;
-            let numbers = self.segments.get(&timeline)?;
-            if !self.is_on(history, id, number) || numbers.binary_search(&number).is_err() {
-                return None;
-            }
-            let name = SegmentName::new(id, SegmentNo(number), self.size).ok()?;
-            Some((id, name.to_string()))
-        })
-    }
-
-    /// Whether a timeline's own WAL, or its copy of the switch segment, covers part of this segment.
-    fn is_on(&self, history: &History, timeline: TimelineId, number: u64) -> bool {
-        let begin = history.begin(timeline).map(|lsn| SegmentNo::of(lsn, self.size).0);
-        let end = history
-            .switch_point(timeline)
-            .and_then(|lsn| SegmentNo::of_end(lsn, self.size))
-            .map(|number| number.0);
-        begin.is_none_or(|begin| number >= begin) && end.is_none_or(|end| number <= end)
-    }
-
-    fn name(&self, history: &History, number: u64) -> String {
-        let begin = SegmentNo(number).begin(self.size).unwrap_or_default();
-        let timeline = history.timeline_of(begin);
-        SegmentName::new(timeline, SegmentNo(number), self.size)
-            .map_or_else(|error| error.to_string(), |name| name.to_string())
-    }
-
-    /// Bytes of a segment.
-    #[must_use]
-    pub fn segment_bytes(&self) -> u64 {
-        self.size.bytes().into()
-    }
-
-    /// How many segments hold WAL from `start` up to `end`.
-    #[must_use]
-    pub fn segments_until(&self, start: Lsn, end: Lsn) -> usize {
-        let first = SegmentNo::of(start, self.size).0;
-        let last = SegmentNo::of_end(end, self.size).map_or(first, |number| number.0);
-        usize::try_from(last.saturating_sub(first) + 1).unwrap_or(usize::MAX)
+    /// Where the valid records of a run end.
+    ///
+    /// # Errors
+    /// As the repository's.
+    pub fn end_of(&self, run: &Run) -> Result<Lsn> {
+        Ok(self.repository.end_of(self.place, run)?)
     }
 
     /// What `archive-push` found in a segment. One small request.
@@ -178,26 +127,73 @@ impl<'a> Archive<'a> {
         })?;
         match self.repository.wal_facts(Kind::Wal, &key) {
             Ok(facts) => Ok(facts.found),
-            // One damaged object must not stand in the way of targets that do not need it; recovery
-            // stops at it if it does.
-            Err(error @ (repo::Error::Corrupt { .. } | repo::Error::UnknownKey { .. })) => {
+            Err(error) => self.unless_damaged(error),
+        }
+    }
+
+    /// One damaged object must not stand in the way of targets that do not need it; recovery stops at
+    /// it if it does.
+    fn unless_damaged<T>(&self, error: repo::Error) -> Result<Option<T>> {
+        match error {
+            error @ (repo::Error::Corrupt { .. } | repo::Error::UnknownKey { .. }) => {
                 let mut damaged = self.damaged.lock().expect("no holder of this lock panics");
                 damaged.insert(error.to_string());
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
+            error => Err(error.into()),
         }
     }
 
-    /// The latest moment that a run of segments proves, by a commit or a checkpoint, walking back
-    /// from its end; `None` when no segment after the first names one.
+    /// Reads a segment and calls `each` with every record that lies whole in it. False when nobody
+    /// knows what is in it: it is damaged, of an unknown format, or too large to be read for a plan.
     ///
     /// # Errors
     /// As the repository's.
-    pub fn last_moment(&self, ctx: &Ctx, names: &[String]) -> Result<Option<Timestamp>> {
-        for name in names.iter().rev() {
+    pub fn each_mark(
+        &self,
+        segment: (TimelineId, SegmentNo),
+        mut each: impl FnMut(&Mark),
+    ) -> Result<bool> {
+        if self.segment_size().bytes() > READ_BYTES_MAX {
+            return Ok(false);
+        }
+        let name = self.wal.name(segment.0, segment.1);
+        let Some(key) = self.place.wal(&name) else { return Ok(false) };
+        let content = match self.repository.get_wal(Kind::Wal, &key) {
+            Ok((_, content)) => content,
+            Err(error) => return Ok(self.unless_damaged::<()>(error)?.is_some()),
+        };
+        let Ok(header) = SegmentHeader::parse(&content) else { return Ok(false) };
+        let Ok(mut reader) = Reader::new(&content, &header, segment.0.get()) else {
+            return Ok(false);
+        };
+        let format = reader.format();
+        while let Some(record) = reader.read_next() {
+            let what = match (Xact::parse(&record, format), XlogEvent::parse(&record, format)) {
+                (Ok(Some(xact)), _) => What::End {
+                    xid: xact.xid,
+                    is_commit: xact.outcome == Outcome::Commit,
+                    time: xact.time,
+                },
+                (_, Ok(Some(XlogEvent::RestorePoint(point)))) => {
+                    What::Point { name: point.name().into_owned(), time: point.time }
+                }
+                _ => What::Other,
+            };
+            each(&Mark { begin: Lsn(record.lsn), end: Lsn(record.end_lsn), what });
+        }
+        Ok(true)
+    }
+
+    /// The latest moment that a run of segments proves, by a commit or a checkpoint, walking back
+    /// from its end; `None` when none of them names one.
+    ///
+    /// # Errors
+    /// As the repository's.
+    pub fn last_moment(&self, ctx: &Ctx, run: &Run) -> Result<Option<Timestamp>> {
+        for name in run.names().rev().take(MOMENT_SEGMENTS_MAX) {
             ctx.cancel.check()?;
-            if let Some(found) = self.found(name)?
+            if let Some(found) = self.found(&name)?
                 && let Some(moment) = found.latest.max(found.last_checkpoint)
             {
                 return Ok(Some(moment));
@@ -210,26 +206,5 @@ impl<'a> Archive<'a> {
     #[must_use]
     pub fn damaged(&self) -> Vec<String> {
         self.damaged.lock().expect("no holder of this lock panics").iter().cloned().collect()
-    }
-
-    /// The index of the first segment that satisfies a predicate on what was found in it.
-    ///
-    /// # Errors
-    /// As the repository's.
-    pub fn search(
-        &self,
-        ctx: &Ctx,
-        names: &[String],
-        mut is_it: impl FnMut(&Found) -> bool,
-    ) -> Result<Option<(usize, Found)>> {
-        for (i, name) in names.iter().enumerate() {
-            ctx.cancel.check()?;
-            if let Some(found) = self.found(name)?
-                && is_it(&found)
-            {
-                return Ok(Some((i, found)));
-            }
-        }
-        Ok(None)
     }
 }

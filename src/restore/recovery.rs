@@ -20,7 +20,7 @@ pub(super) fn settings(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<Stri
     let timeline = TimelineId::new(plan.timeline).unwrap_or(TimelineId::FIRST);
     let settings = RecoverySettings {
         target: plan.effective.clone(),
-        inclusive: options.inclusive,
+        inclusive: plan.inclusive,
         action: options.action,
         timeline: if options.standby {
             TargetTimeline::Latest

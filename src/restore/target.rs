@@ -4,6 +4,8 @@ use chrono::{DateTime, Local, NaiveDateTime, TimeZone as _, Utc};
 
 use crate::base::Timestamp;
 
+pub(super) use crate::pg::recovery::RecoveryTarget as Target;
+
 /// The text is not a moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotATime {

@@ -19,6 +19,7 @@ mod live_harness;
 mod majors;
 mod pgconn_live;
 mod pitr;
+mod plan_live;
 mod pooler;
 mod regress;
 mod restore_live;

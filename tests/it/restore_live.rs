@@ -462,7 +462,7 @@ fn f068_a_moment_of_an_idle_cluster_is_reached() {
 /// planned as "the end of the WAL", and the server died at the hole after a restore that said 0. So did
 /// every target close before a hole: from 15 on the server reads ahead of what it replays.
 #[test]
-fn d20261120_the_last_commit_before_a_hole_is_refused_before_anything_is_written() {
+fn d20261120_the_last_commit_before_a_hole_is_reached_and_nothing_after_it() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server);
     site.config.run(["backup"]).assert_ok();
@@ -478,12 +478,17 @@ fn d20261120_the_last_commit_before_a_hole_is_refused_before_anything_is_written
     let shown = site.config.run(["info", "--json"]).assert_ok();
     let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
     let end = shown["repositories"][0]["windows"][0]["to"].as_str().unwrap();
-    let refused = site.restore("copy", &["--target-time", end]).assert_code(13);
+    let after =
+        chrono::DateTime::parse_from_rfc3339(end).unwrap() + chrono::TimeDelta::microseconds(1);
+    let after = after.format("%Y-%m-%d %H:%M:%S%.6f%:z").to_string();
+    let refused = site.restore("copy", &["--target-time", &after]).assert_code(13);
     assert!(refused.stderr.contains(&missing), "{refused}");
     assert!(!site.to("copy").exists());
-    // What it names instead is reached.
+    // What it names instead is reached: the last commit itself.
     let nearest = refused.stderr.lines().find_map(|line| line.split_once("can be reached: "));
     let nearest = nearest.unwrap().1;
-    let args = ["--target-time", nearest, "--target-action", "promote"];
-    assert_eq!(site.restored("copy", &args).1, "1");
+    for (name, time) in [("told", nearest), ("shown", end)] {
+        let args = ["--target-time", time, "--target-action", "promote"];
+        assert_eq!(site.restored(name, &args).1, "1,2", "{time}");
+    }
 }

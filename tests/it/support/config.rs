@@ -98,6 +98,11 @@ impl TestConfig {
         self.written()
     }
 
+    /// With another text altogether.
+    pub fn replaced(self, text: &str) -> Self {
+        Self { text: text.to_owned(), ..self }.written()
+    }
+
     fn written(self) -> Self {
         self.scratch.write("pgkeep.toml", &self.text);
         self

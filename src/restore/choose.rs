@@ -1,0 +1,415 @@
+//! Whether a target can be reached, from which backup, and what the server is told so that it stops
+//! exactly there.
+//!
+//! The server dies of a target that it does not meet ("recovery ended before configured recovery
+//! target was reached"), also when nothing is missing: a moment after the last commit, a position
+//! after the last record. Then it is given the record after which nothing that counts follows.
+
+use super::error::{Error, Result};
+use super::lost::Stop;
+use super::options::Options;
+use super::position::{SEARCH_SEGMENTS_MAX, Search, Spot, search};
+use super::reach::{Archive, Mark, What};
+use super::server_now::archived_up_to;
+use super::target::Target;
+use crate::base::{Ctx, Timestamp};
+use crate::pg::wal::RM_XACT;
+use crate::pg::{History, Lsn, Run, SegmentNo, TimelineId};
+use crate::repo::{Found, Summary};
+
+/// How many segments at the end of a run are asked for the last commit.
+const LAST_SEGMENTS_MAX: usize = 4096;
+
+/// How many segments are read at most to find a record; one record seldom fills several.
+const READ_SEGMENTS_MAX: usize = 4;
+
+/// The way to a target.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub backup: Summary,
+    pub run: Run,
+    /// Where the valid records of the run end.
+    pub end: Lsn,
+    /// What the server is told.
+    pub effective: Target,
+    /// Whether what equals that is still replayed.
+    pub inclusive: bool,
+    /// What is lost lies behind this.
+    pub stop: Stop,
+    /// The target's moment, where it is known.
+    pub at: Option<Timestamp>,
+    /// The last moment that is proven.
+    pub reaches: Option<Timestamp>,
+    /// What the operator should know.
+    pub notes: Vec<String>,
+}
+
+/// Finds the way to the target along a history; `candidates` are backups on it, oldest first.
+pub(super) fn choose(
+    ctx: &Ctx,
+    options: &Options,
+    archive: &Archive<'_>,
+    history: &History,
+    candidates: &[&Summary],
+) -> Result<Way> {
+    let newest = |fits: &dyn Fn(&Summary) -> bool| {
+        candidates.iter().rev().find(|backup| fits(backup)).copied()
+    };
+    let mut spot = None;
+    let backup = match &options.target {
+        Target::Latest | Target::Immediate => newest(&|_| true),
+        Target::Time(time) => newest(&|backup| backup.finished <= *time),
+        Target::Lsn(lsn) => newest(&|backup| backup.stop_lsn <= *lsn),
+        Target::Name(_) | Target::Xid(_) => {
+            match search(ctx, archive, history, candidates, &options.target)? {
+                Search::Found(i, found) => {
+                    spot = Some(found);
+                    candidates.get(i).copied()
+                }
+                Search::TooEarly(_) => None,
+                Search::Nowhere => {
+                    let what = format!("the archive holds no {}", options.target);
+                    return Err(Error::unreachable(what));
+                }
+                Search::GaveUp => {
+                    return Err(Error::Unreachable {
+                        what: format!(
+                            "{} was not found in the newest {SEARCH_SEGMENTS_MAX} segments",
+                            options.target
+                        ),
+                        hint: Some(
+                            "Name the backup before it with --backup, or a time with --target-time."
+                                .into(),
+                        ),
+                        nearest: Vec::new(),
+                        windows: Vec::new(),
+                    });
+                }
+            }
+        }
+    };
+    let Some(backup) = backup else {
+        return Err(Error::unreachable(format!(
+            "{} lies before the first consistent point of every backup on timeline {}",
+            options.target,
+            history.timeline()
+        )));
+    };
+    let run = archive.wal().run(history, backup.start_lsn);
+    let end = archive.end_of(&run)?;
+    if end < backup.stop_lsn {
+        let missing = match &run.hole {
+            Some(hole) => archive.wal().describe(hole),
+            None => "the segment after it".into(),
+        };
+        return Err(Error::unreachable(format!(
+            "WAL that backup {} itself needs is missing: the archive ends at {end}, the backup is \
+             consistent at {} ({missing})",
+            backup.id, backup.stop_lsn
+        )));
+    }
+    let reaches = archive.last_moment(ctx, &run)?;
+    let way = Way {
+        backup: backup.clone(),
+        run,
+        end,
+        effective: options.target.clone(),
+        inclusive: options.inclusive,
+        stop: Stop::End,
+        at: None,
+        reaches,
+        notes: Vec::new(),
+    };
+    let choosing = Choosing { ctx, options, archive, history };
+    match &options.target {
+        Target::Latest => choosing.latest(way),
+        Target::Immediate => {
+            let (stop, at) = (Stop::Before(backup.stop_lsn), Some(backup.finished));
+            Ok(Way { stop, at, ..way })
+        }
+        Target::Time(time) => choosing.time(way, *time),
+        Target::Lsn(lsn) => choosing.lsn(way, *lsn),
+        Target::Name(_) | Target::Xid(_) => Ok(choosing.spot(way, spot)),
+    }
+}
+
+struct Choosing<'a> {
+    ctx: &'a Ctx,
+    options: &'a Options,
+    archive: &'a Archive<'a>,
+    history: &'a History,
+}
+
+/// A search for the first record at or after a position.
+enum First {
+    At(Lsn),
+    /// There is none; the last one before begins here.
+    None(Option<Lsn>),
+    Unknown,
+}
+
+impl Choosing<'_> {
+    fn latest(&self, way: Way) -> Result<Way> {
+        match &way.run.hole {
+            Some(hole) if !self.options.standby => {
+                let missing = self.archive.wal().describe(hole);
+                let what =
+                    format!("{missing} is missing, and later WAL exists: name a target before it");
+                Err(Error::unreachable(what))
+            }
+            _ => Ok(way),
+        }
+    }
+
+    fn spot(&self, way: Way, spot: Option<Spot>) -> Way {
+        let Some(spot) = spot else { return way };
+        let stop = match (&self.options.target, spot.is_exact) {
+            (Target::Name(_), _) => Stop::Before(spot.end),
+            (_, false) => Stop::Between(spot.begin, spot.end),
+            (_, true) if self.options.inclusive => Stop::Before(Lsn(spot.begin.0 + 1)),
+            (_, true) => Stop::Before(spot.begin),
+        };
+        Way { stop, at: spot.time, ..way }
+    }
+
+    /// In which hole, or behind which, a target lies.
+    fn hole_text(&self, way: &Way) -> Option<String> {
+        let hole = way.run.hole.as_ref()?;
+        Some(format!("{} is missing", self.archive.wal().describe(hole)))
+    }
+
+    fn lsn(&self, mut way: Way, lsn: Lsn) -> Result<Way> {
+        let size = self.archive.segment_size();
+        let reach = archived_up_to(&way.run, way.end, lsn, size, way.backup.server.wal_block_size);
+        if !reach {
+            let what = match self.hole_text(&way) {
+                Some(missing) => format!(
+                    "LSN {lsn} lies in or behind a hole: WAL is archived to {}, and {missing}",
+                    way.end
+                ),
+                None => format!("LSN {lsn} lies after the end of the archive, {}", way.end),
+            };
+            return Err(Error::unreachable(what));
+        }
+        match self.first_from(&way, lsn)? {
+            First::At(begin) if self.options.inclusive => {
+                way.stop = Stop::Before(Lsn(begin.0 + 1));
+            }
+            First::At(begin) => way.stop = Stop::Before(begin),
+            First::None(last) => self.stop_at_last(&mut way, last),
+            First::Unknown => {
+                let later = lsn.checked_add(size.bytes().into()).unwrap_or(lsn);
+                way.stop = Stop::Between(lsn, later);
+                way.notes.push(format!(
+                    "whether a record begins at {lsn} or later could not be read: if none does, the \
+                     server ends with \"recovery ended before configured recovery target was \
+                     reached\""
+                ));
+            }
+        }
+        Ok(way)
+    }
+
+    /// All of the run is replayed, and the server stops at its last record instead of the target.
+    fn stop_at_last(&self, way: &mut Way, last: Option<Lsn>) {
+        way.inclusive = true;
+        way.stop = Stop::End;
+        way.effective = match last.filter(|last| *last >= way.backup.stop_lsn) {
+            Some(last) => Target::Lsn(last),
+            None => Target::Immediate,
+        };
+    }
+
+    fn first_from(&self, way: &Way, lsn: Lsn) -> Result<First> {
+        let holding = SegmentNo::of(lsn, self.archive.segment_size());
+        let last = way.run.segments().next_back();
+        // Behind the last segment's end there is nothing: its own last record counts then.
+        let from = last.map_or(holding, |(_, last)| holding.min(last));
+        let segments = way.run.segments().rev().take_while(|(_, number)| *number >= from);
+        let mut segments: Vec<_> = segments.collect();
+        segments.reverse();
+        let mut before = None;
+        for segment in segments.into_iter().take(READ_SEGMENTS_MAX) {
+            self.ctx.cancel.check()?;
+            let mut first = None;
+            let is_known = self.archive.each_mark(segment, |mark| {
+                if mark.begin >= lsn && mark.begin < way.run.end {
+                    first.get_or_insert(mark.begin);
+                } else if mark.begin < way.run.end {
+                    before = Some(mark.begin);
+                }
+            })?;
+            if !is_known {
+                return Ok(First::Unknown);
+            }
+            // The record that goes on in the next segment is none of these.
+            let name = self.archive.wal().name(segment.0, segment.1);
+            let cut = self.archive.found(&name)?.and_then(|found| found.cut);
+            let cut = cut.filter(|_| Some(segment) != last).map(|cut| cut.lsn);
+            if let Some(begin) = first.or(cut.filter(|cut| *cut >= lsn)) {
+                return Ok(First::At(begin));
+            }
+            before = cut.or(before);
+        }
+        match last {
+            Some((_, number)) if number.0 >= from.0 + READ_SEGMENTS_MAX as u64 => {
+                Ok(First::Unknown)
+            }
+            _ => Ok(First::None(before)),
+        }
+    }
+
+    fn time(&self, mut way: Way, time: Timestamp) -> Result<Way> {
+        way.stop = Stop::Time { time, inclusive: self.options.inclusive };
+        let last = way.reaches.map_or(way.backup.finished, |last| last.max(way.backup.finished));
+        if time > last {
+            let (size, block) = (self.archive.segment_size(), way.backup.server.wal_block_size);
+            let asked = self.options.server.as_ref();
+            let proof = asked.map(|server| {
+                server.proves(way.backup.system, self.history.timeline(), time, |insert| {
+                    way.run.hole.is_none() && archived_up_to(&way.run, way.end, insert, size, block)
+                })
+            });
+            match proof {
+                Some(Ok(clock)) => {
+                    way.reaches = Some(clock);
+                    way.notes.push(format!(
+                        "the server says that all its WAL up to {} is archived: nothing is missing",
+                        shown(clock)
+                    ));
+                }
+                other => {
+                    return Err(self.too_late(
+                        &way,
+                        time,
+                        last,
+                        other.and_then(std::result::Result::err),
+                    ));
+                }
+            }
+        }
+        self.effective(way, time)
+    }
+
+    fn too_late(&self, way: &Way, time: Timestamp, last: Timestamp, why: Option<String>) -> Error {
+        let target = &self.options.target;
+        if time > self.ctx.clock.now().max(last) {
+            return Error::unreachable(format!(
+                "{target} lies in the future; the last moment that the archive proves is {}",
+                shown(last)
+            ));
+        }
+        if let Some(missing) = self.hole_text(way) {
+            return Error::unreachable(format!(
+                "{target} lies in or behind a hole: after {} {missing}",
+                shown(last)
+            ));
+        }
+        let mut what =
+            format!("{target} lies after the last moment that the archive proves, {}", shown(last));
+        if let Some(why) = why {
+            what.push_str(&format!("; {why}"));
+        }
+        let hint = "If the cluster's server still runs: SELECT pg_switch_wal() on it, wait for the \
+                    archiver, and ask again. Without a target, recovery goes to the end.";
+        let (hint, nearest, windows) = (Some(hint.into()), Vec::new(), Vec::new());
+        Error::Unreachable { what, hint, nearest, windows }
+    }
+
+    /// What the server is told for a moment after which no transaction ended in the run.
+    fn effective(&self, mut way: Way, time: Timestamp) -> Result<Way> {
+        let is_after = |at: Timestamp| {
+            if self.options.inclusive { at > time } else { at >= time }
+        };
+        let (mut proof, mut last, mut is_met) = (None, None, false);
+        for (i, segment) in way.run.segments().rev().take(LAST_SEGMENTS_MAX).enumerate() {
+            self.ctx.cancel.check()?;
+            let name = self.archive.wal().name(segment.0, segment.1);
+            let found = self.archive.found(&name)?;
+            is_met = found.as_ref().is_none_or(|found| {
+                (i > 0 && may_cut_an_end(found)) || found.latest.is_some_and(is_after)
+            });
+            let Some(found) = found.filter(|_| !is_met) else { break };
+            // The oldest checkpoint after the moment: nothing ended between the two.
+            let checkpoint = found.last_checkpoint.filter(|at| *at >= time);
+            proof = checkpoint.and(found.last_checkpoint_lsn).or(proof);
+            if found.latest.is_some() {
+                last = Some(segment);
+                break;
+            }
+        }
+        if is_met {
+            // The server meets it and stops before.
+            return Ok(way);
+        }
+        let mut end = None;
+        if let Some(segment) = last {
+            let keep = |mark: &Mark| {
+                if matches!(mark.what, What::End { .. }) && mark.begin < way.run.end {
+                    end = Some(mark.begin);
+                }
+            };
+            if !self.archive.each_mark(segment, keep)? && proof.is_none() {
+                return self.to_the_end(way);
+            }
+        }
+        let stop = way.stop;
+        self.stop_at_last(&mut way, end.max(proof));
+        way.stop = stop;
+        way.notes.push(match &way.effective {
+            Target::Lsn(lsn) => format!(
+                "nothing was committed between {lsn} and {}: recovery ends at {lsn}, which is the \
+                 same state",
+                self.options.target
+            ),
+            _ => "nothing was committed after the backup: recovery ends where the backup is \
+                  consistent, which is the same state"
+                .into(),
+        });
+        Ok(way)
+    }
+
+    /// Where the last commit is cannot be told: recovery would have to read on to know that nothing
+    /// follows, and `archive-get` does not call a hole the end.
+    fn to_the_end(&self, mut way: Way) -> Result<Way> {
+        if let Some(missing) = self.hole_text(&way) {
+            return Err(Error::unreachable(format!(
+                "{} is the last commit before a hole ({missing}): recovery can stop before that \
+                 commit, not after it",
+                self.options.target
+            )));
+        }
+        way.effective = Target::Latest;
+        way.notes.push(
+            "the target is the last commit in the archive: recovery goes to its end, and opens for \
+             writing there"
+                .into(),
+        );
+        Ok(way)
+    }
+}
+
+/// A record that is cut by the segment's end may be the commit that recovery must stop before.
+fn may_cut_an_end(found: &Found) -> bool {
+    found.cut.as_ref().is_some_and(|cut| cut.rmgr.is_none_or(|id| id == RM_XACT))
+}
+
+/// A moment in a sentence, so that it can be typed back.
+pub(super) fn shown(time: Timestamp) -> String {
+    time.format("%Y-%m-%d %H:%M:%S%.6f UTC").to_string()
+}
+
+/// The timeline that a target means, when nobody says it by number.
+pub(super) fn timeline_of(
+    options: &Options,
+    archive: &Archive<'_>,
+    newest: &Summary,
+) -> TimelineId {
+    use crate::pg::recovery::TargetTimeline;
+    let current = TimelineId::new(newest.timeline_stop).unwrap_or(TimelineId::FIRST);
+    match (options.timeline, &options.target) {
+        (TargetTimeline::Number(number), _) => number,
+        (TargetTimeline::Current, _) | (_, Target::Immediate) => current,
+        (TargetTimeline::Latest, _) => archive.newest_timeline().unwrap_or(current),
+    }
+}

@@ -1,0 +1,165 @@
+//! What to run after a restore, word by word.
+
+use std::path::Path;
+
+use super::installed::Programs;
+use super::options::{Archiving, Options};
+use super::target::Target;
+use crate::pg::recovery::TargetAction;
+use crate::repo::OpenedBackup;
+
+/// How long `pg_ctl start` waits for the server to take connections.
+const START_SECONDS: u32 = 600;
+
+/// As whom the server runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Account {
+    /// As whoever runs the commands.
+    Own,
+    /// As the owner of the data directory: its name here, or its numbers.
+    Other { user: Option<String>, uid: u32, gid: u32 },
+}
+
+impl Account {
+    /// Root restores files with their owners, and PostgreSQL refuses to run as root.
+    pub(super) fn of(opened: &OpenedBackup) -> Self {
+        let owner = opened.find_row(b"").ok().flatten().map(|row| (row.uid, row.gid));
+        match owner {
+            Some((uid, gid)) if rustix::process::geteuid().is_root() && uid != 0 => {
+                let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+                Self::Other { user: user_name(&users, uid), uid, gid }
+            }
+            _ => Self::Own,
+        }
+    }
+
+    fn prefix(&self) -> Vec<String> {
+        // setpriv is part of util-linux; sudo may not be there in a container.
+        match self {
+            Self::Own => Vec::new(),
+            Self::Other { user, uid, gid } => {
+                let groups = if user.is_some() { "--init-groups" } else { "--clear-groups" };
+                let user = user.clone().unwrap_or_else(|| uid.to_string());
+                let (user, group) = (format!("--reuid={user}"), format!("--regid={gid}"));
+                vec!["setpriv".into(), user, group, groups.into()]
+            }
+        }
+    }
+}
+
+fn user_name(users: &str, uid: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// The command that starts the restored server. `configuration` is a folder with a `postgresql.conf`
+/// outside the data directory.
+pub(super) fn start_command(
+    programs: &Programs,
+    to: &Path,
+    account: &Account,
+    configuration: Option<&Path>,
+) -> String {
+    let log = to.join("startup.log");
+    let mut words = pg_ctl(programs, account);
+    words.extend(["start", "-w", "-t"].map(str::to_owned));
+    words.push(START_SECONDS.to_string());
+    words.extend(["-D".to_owned(), to.display().to_string()]);
+    words.extend(["-l".to_owned(), log.display().to_string()]);
+    if let Some(folder) = configuration {
+        // pg_ctl hands the options to a shell of its own.
+        let file = shell_word(&folder.join("postgresql.conf").display().to_string());
+        words.extend(["-o".to_owned(), format!("-c config_file={file}")]);
+    }
+    line(&words)
+}
+
+/// Start, look, decide, go on.
+pub(super) fn steps(options: &Options, programs: &Programs, account: &Account) -> Vec<String> {
+    let mut steps = vec![start_command(programs, &options.to, account, None)];
+    let psql = |sql: &str| {
+        let mut words = account.prefix();
+        words.extend(["psql", "-X", "-d", "postgres", "-c", sql].map(str::to_owned));
+        line(&words)
+    };
+    steps.push(psql("SELECT pg_is_in_recovery(), pg_last_xact_replay_timestamp()"));
+    let promote = || {
+        let mut words = pg_ctl(programs, account);
+        words.extend(["promote", "-D"].map(str::to_owned));
+        words.push(options.to.display().to_string());
+        line(&words)
+    };
+    if options.standby {
+        steps.push(promote());
+    } else if options.target != Target::Latest && options.action == TargetAction::Pause {
+        steps.push(psql("SELECT pg_wal_replay_resume()"));
+    }
+    if options.archiving == Archiving::On && !options.standby {
+        let words = options.restore_command.program.iter().cloned();
+        let backup = ["backup", "--type", "full"].map(str::to_owned);
+        steps.push(line(&words.chain(backup).collect::<Vec<_>>()));
+    }
+    steps
+}
+
+fn pg_ctl(programs: &Programs, account: &Account) -> Vec<String> {
+    let program = programs.bin_directory.as_ref().map(|bin| bin.join("pg_ctl"));
+    let program = program.map_or_else(|| "pg_ctl".into(), |path| path.display().to_string());
+    let mut words = account.prefix();
+    words.push(program);
+    words
+}
+
+fn line(words: &[String]) -> String {
+    words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell reads it.
+fn shell_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=:,+@%".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_is_started_by_its_own_pg_ctl_as_the_owner_of_its_files() {
+        let mut programs = Programs::default();
+        let to = Path::new("/srv/my data");
+        assert_eq!(
+            start_command(&programs, to, &Account::Own, None),
+            "pg_ctl start -w -t 600 -D '/srv/my data' -l '/srv/my data/startup.log'"
+        );
+        programs.bin_directory = Some("/opt/bin".into());
+        let user = Account::Other { user: Some("postgres".into()), uid: 105, gid: 113 };
+        let to = Path::new("/srv/data");
+        assert_eq!(
+            start_command(&programs, to, &user, Some(Path::new("/etc/it's"))),
+            "setpriv --reuid=postgres --regid=113 --init-groups /opt/bin/pg_ctl start -w -t 600 -D /srv/data -l \
+             /srv/data/startup.log -o '-c config_file='\\''/etc/it'\\''\\'\\'''\\''s/postgresql.conf'\\'''"
+        );
+        let nameless = Account::Other { user: None, uid: 105, gid: 113 };
+        let started = start_command(&programs, to, &nameless, None);
+        assert!(
+            started.starts_with(
+                "setpriv --reuid=105 --regid=113 --clear-groups /opt/bin/pg_ctl start "
+            )
+        );
+    }
+
+    #[test]
+    fn accounts_are_found_by_number() {
+        let users = "root:x:0:0::/root:/bin/sh\npostgres:x:105:113::/var/lib:/bin/sh\nodd\n";
+        assert_eq!(user_name(users, 105).as_deref(), Some("postgres"));
+        assert_eq!(user_name(users, 113), None);
+    }
+}

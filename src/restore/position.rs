@@ -1,0 +1,205 @@
+//! Where a restore point or a transaction's end lies, and which backup leads there.
+//!
+//! Recovery stops at the first record that fits, counted from the backup that it begins with. So the
+//! backups are tried from the newest back, each with the first record that recovery from it would
+//! meet; a name that was used twice leads to its newest use that a backup comes before.
+
+use super::error::{Error, Result};
+use super::reach::{Archive, Mark, What};
+use super::target::Target;
+use crate::base::{Ctx, Timestamp};
+use crate::pg::wal::RM_XACT;
+use crate::pg::{History, Lsn, SegmentNo, TimelineId};
+use crate::repo::{Found, Summary};
+
+/// How many segments are asked at most whether they hold what is looked for.
+pub(super) const SEARCH_SEGMENTS_MAX: usize = 20_000;
+
+/// How many segments are read at most to see which of them holds a transaction's end.
+const READ_SEGMENTS_MAX: usize = 64;
+
+/// A record at which recovery stops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// Where the record begins.
+    pub begin: Lsn,
+    /// Where it ends; where that is not known, the end of its segment.
+    pub end: Lsn,
+    /// Its time.
+    pub time: Option<Timestamp>,
+    /// Whether the record was seen, or only that it may be there.
+    pub is_exact: bool,
+}
+
+/// What a search came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Search {
+    /// This backup, by its place in the list, leads to it.
+    Found(usize, Spot),
+    /// It is there, but before the first consistent point of every backup that leads there.
+    TooEarly(Spot),
+    /// It is in none of the segments that a backup leads to.
+    Nowhere,
+    /// Not in the newest segments, as many as are asked.
+    GaveUp,
+}
+
+/// Looks for a name or a transaction along a history, from the newest of `backups` back to the
+/// oldest.
+pub(super) fn search(
+    ctx: &Ctx,
+    archive: &Archive<'_>,
+    history: &History,
+    backups: &[&Summary],
+    target: &Target,
+) -> Result<Search> {
+    let size = archive.segment_size();
+    let mut looking = Looking { archive, target, asked: 0, read: 0 };
+    let mut first: Option<Spot> = None;
+    // The first segment that was walked already.
+    let mut walked: Option<u64> = None;
+    for (i, backup) in backups.iter().enumerate().rev() {
+        let run = archive.wal().run(history, backup.start_lsn);
+        let last = run.segments().next_back().map(|(_, number)| number.0);
+        // Behind a hole, recovery from this backup never gets to what was found.
+        if walked.is_some_and(|walked| last.is_none_or(|last| last < walked)) {
+            first = None;
+        }
+        for (timeline, number) in run.segments().take_while(|(_, n)| walked.is_none_or(|w| n.0 < w))
+        {
+            ctx.cancel.check()?;
+            let is_last = Some(number.0) == last;
+            match looking.in_segment((timeline, number), is_last, run.end)? {
+                Looked::There(spot) => {
+                    first = Some(spot);
+                    break;
+                }
+                Looked::NotThere => {}
+                Looked::Enough => return Ok(Search::GaveUp),
+            }
+        }
+        walked = Some(SegmentNo::of(backup.start_lsn, size).0);
+        if let Some(spot) = first.clone().filter(|spot| backup.stop_lsn <= spot.end) {
+            return Ok(Search::Found(i, spot));
+        }
+    }
+    Ok(first.map_or(Search::Nowhere, Search::TooEarly))
+}
+
+enum Looked {
+    There(Spot),
+    NotThere,
+    Enough,
+}
+
+struct Looking<'a> {
+    archive: &'a Archive<'a>,
+    target: &'a Target,
+    asked: usize,
+    read: usize,
+}
+
+impl Looking<'_> {
+    fn in_segment(
+        &mut self,
+        segment: (TimelineId, SegmentNo),
+        is_last: bool,
+        run_end: Lsn,
+    ) -> Result<Looked> {
+        if self.asked >= SEARCH_SEGMENTS_MAX {
+            return Ok(Looked::Enough);
+        }
+        self.asked += 1;
+        let name = self.archive.wal().name(segment.0, segment.1);
+        let Some(found) = self.archive.found(&name)? else { return Ok(Looked::NotThere) };
+        let spot = match self.target {
+            Target::Name(name) => self.point(segment, &found, name)?,
+            Target::Xid(xid) => {
+                self.end_of((xid & 0xFFFF_FFFF) as u32, segment, &found, is_last)?
+            }
+            _ => None,
+        };
+        // What an ancestor wrote after the switch is not this history.
+        let spot = spot.filter(|spot| spot.begin < run_end);
+        Ok(spot.map_or(Looked::NotThere, Looked::There))
+    }
+
+    fn point(
+        &self,
+        segment: (TimelineId, SegmentNo),
+        found: &Found,
+        name: &str,
+    ) -> Result<Option<Spot>> {
+        if let Some(point) = found.restore_points.iter().find(|point| point.name == name) {
+            // Where it begins is not recorded, and not needed: recovery stops after it.
+            let begin = point.lsn.checked_sub(1).unwrap_or(point.lsn);
+            let (end, time) = (point.lsn, point.time);
+            return Ok(Some(Spot { begin, end, time, is_exact: true }));
+        }
+        if found.restore_points_more == 0 {
+            return Ok(None);
+        }
+        // The facts name the first ones only.
+        let mut spot = None;
+        self.archive.each_mark(segment, |mark| match &mark.what {
+            What::Point { name: found, time } if found == name && spot.is_none() => {
+                spot = Some(seen(mark, *time));
+            }
+            _ => {}
+        })?;
+        Ok(spot)
+    }
+
+    fn end_of(
+        &mut self,
+        wanted: u32,
+        segment: (TimelineId, SegmentNo),
+        found: &Found,
+        is_last: bool,
+    ) -> Result<Option<Spot>> {
+        if may_hold(found, wanted) {
+            let mut spot = None;
+            let mut is_known = false;
+            if self.read < READ_SEGMENTS_MAX {
+                self.read += 1;
+                is_known = self.archive.each_mark(segment, |mark| match mark.what {
+                    What::End { xid, time, .. } if xid == wanted && spot.is_none() => {
+                        spot = Some(seen(mark, time));
+                    }
+                    _ => {}
+                })?;
+            }
+            if spot.is_some() {
+                return Ok(spot);
+            }
+            if !is_known {
+                let (begin, end) = self.bounds(segment.1, found)?;
+                return Ok(Some(Spot { begin, end, time: None, is_exact: false }));
+            }
+        }
+        // A record that goes on in the next segment is in the findings of neither.
+        let cut = found
+            .cut
+            .as_ref()
+            .filter(|cut| !is_last && cut.rmgr == Some(RM_XACT) && cut.xid == Some(wanted));
+        Ok(cut.map(|cut| Spot { begin: cut.lsn, end: cut.lsn, time: None, is_exact: false }))
+    }
+
+    fn bounds(&self, number: SegmentNo, found: &Found) -> Result<(Lsn, Lsn)> {
+        let size = self.archive.segment_size();
+        let begin = number.begin(size).zip(number.end(size)).ok_or_else(|| Error::Refused {
+            what: format!("segment {number} lies beyond the end of the numbering"),
+        })?;
+        Ok((begin.0, found.end.unwrap_or(begin.1)))
+    }
+}
+
+fn seen(mark: &Mark, time: Option<Timestamp>) -> Spot {
+    Spot { begin: mark.begin, end: mark.end, time, is_exact: true }
+}
+
+/// Whether a transaction may have ended in a segment, in the circular order of 32 bits.
+fn may_hold(found: &Found, xid: u32) -> bool {
+    let (Some(min), Some(max)) = (found.xid_min, found.xid_max) else { return false };
+    xid.wrapping_sub(min) <= max.wrapping_sub(min)
+}
