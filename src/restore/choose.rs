@@ -13,6 +13,7 @@ use super::reach::{Archive, Mark, What};
 use super::server_now::archived_up_to;
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
+use crate::pg::recovery::TargetAction;
 use crate::pg::wal::RM_XACT;
 use crate::pg::{History, Lsn, Run, SegmentNo, TimelineId};
 use crate::repo::{Found, Summary};
@@ -34,6 +35,8 @@ pub(super) struct Way {
     pub effective: Target,
     /// Whether what equals that is still replayed.
     pub inclusive: bool,
+    /// What it does there.
+    pub action: TargetAction,
     /// What is lost lies behind this.
     pub stop: Stop,
     /// The target's moment, where it is known.
@@ -115,6 +118,7 @@ pub(super) fn choose(
         end,
         effective: options.target.clone(),
         inclusive: options.inclusive,
+        action: options.action,
         stop: Stop::End,
         at: None,
         reaches,
@@ -149,7 +153,42 @@ enum First {
 }
 
 impl Choosing<'_> {
-    fn latest(&self, way: Way) -> Result<Way> {
+    fn latest(&self, mut way: Way) -> Result<Way> {
+        // The server would replay an ancestor's last segment to its end, and so what this history
+        // has left behind (XLogFileReadAnyTLI in xlogrecovery.c takes the file of either timeline).
+        let last = way.run.segments().next_back();
+        let size = self.archive.segment_size();
+        if let Some(segment) = last
+            && segment.1.end(size).is_some_and(|end| way.run.end < end)
+        {
+            let mut beyond = None;
+            self.archive.each_mark(segment, |mark| {
+                if mark.begin >= way.run.end {
+                    beyond.get_or_insert(mark.begin);
+                }
+            })?;
+            if let (Some(_), true) = (beyond, self.options.standby) {
+                let timeline = self.history.timeline();
+                let needed = self.archive.wal().name(timeline, segment.1);
+                return Err(Error::Refused {
+                    what: format!(
+                        "{needed} is not archived yet: a standby would replay its ancestor's, and \
+                         with it what timeline {timeline} has left behind; wait until it is archived"
+                    ),
+                });
+            }
+            if let Some(begin) = beyond {
+                way.effective = Target::Lsn(begin);
+                way.inclusive = false;
+                // As at the end of all WAL.
+                way.action = TargetAction::Promote;
+                way.notes.push(format!(
+                    "no WAL of timeline {} is archived yet: recovery ends at {}, where it begins",
+                    self.history.timeline(),
+                    way.run.end
+                ));
+            }
+        }
         match &way.run.hole {
             Some(hole) if !self.options.standby => {
                 let missing = self.archive.wal().describe(hole);
@@ -324,8 +363,7 @@ impl Choosing<'_> {
         let (mut proof, mut last, mut is_met) = (None, None, false);
         for (i, segment) in way.run.segments().rev().take(LAST_SEGMENTS_MAX).enumerate() {
             self.ctx.cancel.check()?;
-            let name = self.archive.wal().name(segment.0, segment.1);
-            let found = self.archive.found(&name)?;
+            let found = self.archive.found_in(&way.run, segment)?;
             is_met = found.as_ref().is_none_or(|found| {
                 (i > 0 && may_cut_an_end(found)) || found.latest.is_some_and(is_after)
             });

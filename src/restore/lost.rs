@@ -12,7 +12,7 @@ use crate::pg::{History, Lsn, Run, SegmentNo, TimelineId};
 use crate::repo::Found;
 
 /// How many segments are asked at most.
-const SEGMENTS_MAX: usize = 2_000;
+const SEGMENTS_MAX: usize = 1_000;
 
 /// How many segments are read at most because the target may lie in them.
 const READ_SEGMENTS_MAX: usize = 4;
@@ -63,10 +63,8 @@ pub(super) fn count(
         let numbers = (stretch.first.0..=stretch.last.0).rev();
         numbers.map(|number| (stretch.timeline, SegmentNo(number)))
     });
-    let mut counting = Counting::new(archive, stop);
+    let mut counting = Counting::new(archive, run, stop);
     counting.is_open = run.hole.is_some();
-    // An ancestor's last segment counts up to the switch.
-    counting.limit = if run.hole.is_some() { Lsn(u64::MAX) } else { run.end };
     counting.walk(ctx, behind.chain(run.segments().rev()))?;
     let Some(until) = counting.until else { return Ok(None) };
     if counting.at_least == 0 && counting.at_most == 0 && !counting.is_open {
@@ -91,9 +89,8 @@ pub(super) fn count(
 
 struct Counting<'a> {
     archive: &'a Archive<'a>,
+    run: &'a Run,
     stop: Stop,
-    /// Records from here on are another history's.
-    limit: Lsn,
     at_least: u64,
     at_most: u64,
     /// Commits of the last segment that was read, before its first record after the target.
@@ -107,11 +104,11 @@ struct Counting<'a> {
 }
 
 impl<'a> Counting<'a> {
-    fn new(archive: &'a Archive<'a>, stop: Stop) -> Self {
+    fn new(archive: &'a Archive<'a>, run: &'a Run, stop: Stop) -> Self {
         Self {
             archive,
+            run,
             stop,
-            limit: Lsn(u64::MAX),
             at_least: 0,
             at_most: 0,
             slack: 0,
@@ -134,8 +131,7 @@ impl<'a> Counting<'a> {
                 self.is_open = true;
                 return Ok(());
             }
-            let name = self.archive.wal().name(timeline, number);
-            let Some(mut found) = self.archive.found(&name)? else {
+            let Some(mut found) = self.archive.found_in(self.run, (timeline, number))? else {
                 self.is_open = true;
                 continue;
             };
@@ -147,11 +143,11 @@ impl<'a> Counting<'a> {
             let (begin, end) = number.begin(size).zip(number.end(size)).unwrap_or_default();
             match place(&found, (begin, end), self.stop) {
                 Place::Before => return Ok(()),
-                Place::After if end <= self.limit => {
+                Place::After => {
                     self.at_least += found.commits;
                     self.at_most += found.commits + may_be_cut(&found);
                 }
-                _ => self.within((timeline, number), &found)?,
+                Place::Within => self.within((timeline, number), &found)?,
             }
         }
         Ok(())
@@ -160,7 +156,10 @@ impl<'a> Counting<'a> {
     /// The segment in which recovery stops.
     fn within(&mut self, segment: (TimelineId, SegmentNo), found: &Found) -> Result<()> {
         let (mut after, mut before, mut is_after) = (0, None, false);
-        let (stop, limit) = (self.stop, self.limit);
+        // Behind a hole, positions are greater all the same.
+        let is_last = self.run.segments().next_back() == Some(segment);
+        let limit = if is_last { self.run.end } else { Lsn(u64::MAX) };
+        let stop = self.stop;
         let can_tell = !matches!(stop, Stop::Between(..)) && self.read < READ_SEGMENTS_MAX;
         let is_read = can_tell
             && self.archive.each_mark(segment, |mark| {

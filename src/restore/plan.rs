@@ -14,6 +14,7 @@ use super::reach::Archive;
 use super::space::{self, Space, configuration};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
+use crate::pg::recovery::TargetAction;
 use crate::pg::{History, Lsn, MajorVersion};
 use crate::repo::{BackupId, OpenedBackup, Place, Registration, Repository, Summary, Window};
 
@@ -74,6 +75,9 @@ pub struct Plan {
     /// Whether what equals that is still replayed.
     #[serde(skip)]
     pub(super) inclusive: bool,
+    /// What the server does there.
+    #[serde(skip)]
+    pub(super) action: TargetAction,
     /// WAL after the run is missing or damaged: the server must not read ahead of what it replays.
     #[serde(skip)]
     pub(super) ends_at_hole: bool,
@@ -166,6 +170,7 @@ pub fn plan(
         warnings,
         effective: way.effective,
         inclusive: way.inclusive,
+        action: way.action,
         summary,
         opened,
     })

@@ -131,6 +131,44 @@ impl<'a> Archive<'a> {
         }
     }
 
+    /// What was found in a segment of a run, of this history only: an ancestor's last segment is read
+    /// up to the switch, where the facts speak of all of it.
+    ///
+    /// # Errors
+    /// As the repository's.
+    pub fn found_in(
+        &self,
+        run: &Run,
+        (timeline, number): (TimelineId, SegmentNo),
+    ) -> Result<Option<Found>> {
+        let found = self.found(&self.wal.name(timeline, number))?;
+        let is_last = run.segments().next_back() == Some((timeline, number));
+        let goes_on = found.as_ref().and_then(|found| found.end).is_some_and(|end| end > run.end);
+        if !(is_last && goes_on) {
+            return Ok(found);
+        }
+        let Some(mut found) = found else { return Ok(None) };
+        (found.commits, found.aborts, found.cut) = (0, 0, None);
+        (found.earliest, found.latest) = (None, None);
+        let is_known = self.each_mark((timeline, number), |mark| {
+            if let What::End { is_commit, time, .. } = mark.what
+                && mark.begin < run.end
+            {
+                found.commits += u64::from(is_commit);
+                found.aborts += u64::from(!is_commit);
+                found.earliest =
+                    found.earliest.map_or(time, |earliest| time.map(|t| t.min(earliest)));
+                found.latest = found.latest.max(time);
+            }
+        })?;
+        if found.last_checkpoint_lsn.is_none_or(|lsn| lsn >= run.end) {
+            (found.last_checkpoint, found.last_checkpoint_lsn) = (None, None);
+        }
+        found.restore_points.retain(|point| point.lsn <= run.end);
+        found.end = Some(run.end);
+        Ok(is_known.then_some(found))
+    }
+
     /// One damaged object must not stand in the way of targets that do not need it; recovery stops at
     /// it if it does.
     fn unless_damaged<T>(&self, error: repo::Error) -> Result<Option<T>> {
@@ -191,9 +229,9 @@ impl<'a> Archive<'a> {
     /// # Errors
     /// As the repository's.
     pub fn last_moment(&self, ctx: &Ctx, run: &Run) -> Result<Option<Timestamp>> {
-        for name in run.names().rev().take(MOMENT_SEGMENTS_MAX) {
+        for segment in run.segments().rev().take(MOMENT_SEGMENTS_MAX) {
             ctx.cancel.check()?;
-            if let Some(found) = self.found(&name)?
+            if let Some(found) = self.found_in(run, segment)?
                 && let Some(moment) = found.latest.max(found.last_checkpoint)
             {
                 return Ok(Some(moment));

@@ -21,7 +21,7 @@ pub(super) fn settings(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<Stri
     let settings = RecoverySettings {
         target: plan.effective.clone(),
         inclusive: plan.inclusive,
-        action: options.action,
+        action: plan.action,
         timeline: if options.standby {
             TargetTimeline::Latest
         } else {

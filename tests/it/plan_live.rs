@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::run::{Ran, run};
+use crate::support::run::{DEADLINE, Ran, run, wait_until};
 use crate::support::site::{Site, json, started};
 use crate::support::{ScratchDir, Server, Stop, TestCluster};
 
@@ -348,6 +348,69 @@ fn targets_are_found_on_the_history_that_is_followed() {
     assert!(old["warnings"].to_string().contains("timeline 2 (at 0/"), "{old}");
     planned.refused(&["--target-name", "followed", "--target-timeline", "1"]);
     assert_eq!(planned.rows("followed", &["--target-name", "followed"]), "1,20");
+}
+
+/// The newest timeline may have its history in the archive and no WAL yet. The server then takes the
+/// ancestor's segment, and would replay what its new history has left behind.
+#[test]
+fn a_timeline_without_wal_of_its_own_ends_where_it_begins() {
+    let Some(server) = Server::main() else { return };
+    let planned = Planned::new(&server);
+    planned.site.backup();
+    planned.insert(1);
+    let fork = planned.now();
+    planned.site.cluster.psql("select pg_sleep(0.01)");
+    planned.insert(2);
+    let abandoned = planned.now();
+    planned.site.cluster.archive_now();
+    planned.site.cluster.stop(Stop::Fast);
+    let to = planned.copies.join("second");
+    planned.site.restore(&to, &["--archive", "on", "--target-time", &fork]);
+    let second = started(&server, &to);
+    let has_history = || {
+        let objects = objects(planned.site.repo.path());
+        objects.iter().any(|path| path.ends_with("history/00000002"))
+    };
+    wait_until(DEADLINE, has_history, || second.log());
+    second.stop(Stop::Immediate);
+
+    let plan = planned.plan(&[]);
+    assert_eq!(plan["timeline"], 2, "{plan}");
+    assert!(
+        plan["warnings"].to_string().contains("no WAL of timeline 2 is archived yet"),
+        "{plan}"
+    );
+    planned.refused(&["--target-time", &abandoned]);
+    planned.ask(&["--standby"]).assert_code(1).assert_says("is not archived yet");
+    assert_eq!(planned.rows("latest", &[]), "1");
+    assert_eq!(planned.rows("first", &["--target-timeline", "1"]), "1,2");
+}
+
+#[test]
+fn the_ends_are_exact_on_every_major() {
+    for server in Server::all() {
+        let planned = Planned::new(&server);
+        planned.site.backup();
+        planned.insert(1);
+        planned.insert(2);
+        planned.site.cluster.archive_now();
+        planned.site.cluster.psql("select pg_sleep(0.05)");
+        let (now, end) = (planned.now(), planned.lsn());
+        let window = &planned.plan(&["--target-time", &now])["windows"][0];
+        let before = later(&window["to"], -1);
+        for (name, args, expected) in [
+            ("now", ["--target-time", now.as_str()], "1,2"),
+            ("last", ["--target-time", &later(&window["to"], 0)], "1,2"),
+            ("before", ["--target-time", &before], "1"),
+            ("end", ["--target-lsn", &end], "1,2"),
+        ] {
+            assert_eq!(planned.rows(name, &args), expected, "{name} on {}", server.version());
+        }
+        let lost = &planned.plan(&["--target-time", &before])["lost"];
+        assert_eq!((&lost["commits_at_least"], &lost["commits_at_most"]), (&1.into(), &1.into()));
+        planned.insert(3);
+        planned.refused(&["--target-time", &planned.now()]);
+    }
 }
 
 #[test]
