@@ -53,23 +53,23 @@ pub(super) fn search(
     backups: &[&Summary],
     target: &Target,
 ) -> Result<Search> {
-    let size = archive.segment_size();
     let mut looking = Looking { archive, target, asked: 0, read: 0 };
     let mut first: Option<Spot> = None;
-    // The first segment that was walked already.
-    let mut walked: Option<u64> = None;
+    // From here on, everything was walked already.
+    let mut walked = Lsn(u64::MAX);
     for (i, backup) in backups.iter().enumerate().rev() {
         let run = archive.wal().run(history, backup.start_lsn);
-        let last = run.segments().next_back().map(|(_, number)| number.0);
         // Behind a hole, recovery from this backup never gets to what was found.
-        if walked.is_some_and(|walked| last.is_none_or(|last| last < walked)) {
+        if run.end < walked {
             first = None;
         }
-        for (timeline, number) in run.segments().take_while(|(_, n)| walked.is_none_or(|w| n.0 < w))
-        {
+        let part = Part { from: backup.start_lsn, until: walked.min(run.end) };
+        let last = run.segments().next_back();
+        let size = archive.segment_size();
+        let is_in = |number: SegmentNo| number.begin(size).is_some_and(|begin| begin < part.until);
+        for segment in run.segments().take_while(|(_, number)| is_in(*number)) {
             ctx.cancel.check()?;
-            let is_last = Some(number.0) == last;
-            match looking.in_segment((timeline, number), is_last, run.end)? {
+            match looking.in_segment(segment, &part, Some(segment) == last)? {
                 Looked::There(spot) => {
                     first = Some(spot);
                     break;
@@ -78,12 +78,24 @@ pub(super) fn search(
                 Looked::Enough => return Ok(Search::GaveUp),
             }
         }
-        walked = Some(SegmentNo::of(backup.start_lsn, size).0);
+        walked = backup.start_lsn;
         if let Some(spot) = first.clone().filter(|spot| backup.stop_lsn <= spot.end) {
             return Ok(Search::Found(i, spot));
         }
     }
     Ok(first.map_or(Search::Nowhere, Search::TooEarly))
+}
+
+/// A part of the WAL: records that begin in it.
+struct Part {
+    from: Lsn,
+    until: Lsn,
+}
+
+impl Part {
+    fn holds(&self, begin: Lsn) -> bool {
+        self.from <= begin && begin < self.until
+    }
 }
 
 enum Looked {
@@ -103,8 +115,8 @@ impl Looking<'_> {
     fn in_segment(
         &mut self,
         segment: (TimelineId, SegmentNo),
+        part: &Part,
         is_last: bool,
-        run_end: Lsn,
     ) -> Result<Looked> {
         if self.asked >= SEARCH_SEGMENTS_MAX {
             return Ok(Looked::Enough);
@@ -113,27 +125,27 @@ impl Looking<'_> {
         let name = self.archive.wal().name(segment.0, segment.1);
         let Some(found) = self.archive.found(&name)? else { return Ok(Looked::NotThere) };
         let spot = match self.target {
-            Target::Name(name) => self.point(segment, &found, name)?,
+            Target::Name(name) => self.point(segment, part, &found, name)?,
             Target::Xid(xid) => {
-                self.end_of((xid & 0xFFFF_FFFF) as u32, segment, &found, is_last)?
+                self.end_of((xid & 0xFFFF_FFFF) as u32, segment, part, &found, is_last)?
             }
             _ => None,
         };
-        // What an ancestor wrote after the switch is not this history.
-        let spot = spot.filter(|spot| spot.begin < run_end);
         Ok(spot.map_or(Looked::NotThere, Looked::There))
     }
 
     fn point(
         &self,
         segment: (TimelineId, SegmentNo),
+        part: &Part,
         found: &Found,
         name: &str,
     ) -> Result<Option<Spot>> {
-        if let Some(point) = found.restore_points.iter().find(|point| point.name == name) {
-            // Where it begins is not recorded, and not needed: recovery stops after it.
-            let begin = point.lsn.checked_sub(1).unwrap_or(point.lsn);
-            let (end, time) = (point.lsn, point.time);
+        // Where it begins is not recorded, and not needed: recovery stops after it.
+        let begin = |end: Lsn| end.checked_sub(1).unwrap_or(end);
+        let mut points = found.restore_points.iter();
+        if let Some(point) = points.find(|p| p.name == name && part.holds(begin(p.lsn))) {
+            let (begin, end, time) = (begin(point.lsn), point.lsn, point.time);
             return Ok(Some(Spot { begin, end, time, is_exact: true }));
         }
         if found.restore_points_more == 0 {
@@ -142,7 +154,9 @@ impl Looking<'_> {
         // The facts name the first ones only.
         let mut spot = None;
         self.archive.each_mark(segment, |mark| match &mark.what {
-            What::Point { name: found, time } if found == name && spot.is_none() => {
+            What::Point { name: found, time }
+                if found == name && spot.is_none() && part.holds(mark.begin) =>
+            {
                 spot = Some(seen(mark, *time));
             }
             _ => {}
@@ -154,6 +168,7 @@ impl Looking<'_> {
         &mut self,
         wanted: u32,
         segment: (TimelineId, SegmentNo),
+        part: &Part,
         found: &Found,
         is_last: bool,
     ) -> Result<Option<Spot>> {
@@ -163,7 +178,9 @@ impl Looking<'_> {
             if self.read < READ_SEGMENTS_MAX {
                 self.read += 1;
                 is_known = self.archive.each_mark(segment, |mark| match mark.what {
-                    What::End { xid, time, .. } if xid == wanted && spot.is_none() => {
+                    What::End { xid, time, .. }
+                        if xid == wanted && spot.is_none() && part.holds(mark.begin) =>
+                    {
                         spot = Some(seen(mark, time));
                     }
                     _ => {}
@@ -178,10 +195,9 @@ impl Looking<'_> {
             }
         }
         // A record that goes on in the next segment is in the findings of neither.
-        let cut = found
-            .cut
-            .as_ref()
-            .filter(|cut| !is_last && cut.rmgr == Some(RM_XACT) && cut.xid == Some(wanted));
+        let cut = found.cut.as_ref().filter(|cut| {
+            !is_last && cut.rmgr == Some(RM_XACT) && cut.xid == Some(wanted) && part.holds(cut.lsn)
+        });
         Ok(cut.map(|cut| Spot { begin: cut.lsn, end: cut.lsn, time: None, is_exact: false }))
     }
 
@@ -202,4 +218,23 @@ fn seen(mark: &Mark, time: Option<Timestamp>) -> Spot {
 fn may_hold(found: &Found, xid: u32) -> bool {
     let (Some(min), Some(max)) = (found.xid_min, found.xid_max) else { return false };
     xid.wrapping_sub(min) <= max.wrapping_sub(min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_looked_for_in_the_circular_order_of_32_bits() {
+        let mut found: Found = serde_json::from_str(r#"{"read":true,"ending":"full"}"#).unwrap();
+        assert!(!may_hold(&found, 5), "nothing ended in it");
+        for (min, max, inside, outside) in [
+            (10, 20, [10, 15, 20], [9, 21, 3]),
+            (u32::MAX - 1, 5, [u32::MAX - 1, u32::MAX, 5], [6, u32::MAX - 2, 1000]),
+        ] {
+            (found.xid_min, found.xid_max) = (Some(min), Some(max));
+            assert!(inside.iter().all(|xid| may_hold(&found, *xid)), "{min} to {max}");
+            assert!(!outside.iter().any(|xid| may_hold(&found, *xid)), "{min} to {max}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -290,6 +291,8 @@ fn what_is_lost_is_counted_exactly_for_every_kind_of_target() {
     planned.site.cluster.archive_now();
     let first_use = planned.plan(&["--target-name", "between"]);
     assert_eq!(first_use["lost"]["commits_at_least"], 7, "from one backup the first is met");
+    // One just before the backup, in its first segment, is not what recovery from it meets.
+    planned.site.cluster.psql("select pg_create_restore_point('between')");
     let second = planned.site.backup();
     planned.site.cluster.psql("select pg_create_restore_point('between')");
     planned.insert(11);
@@ -455,6 +458,16 @@ fn the_plan_says_which_programs_and_libraries_are_needed_and_what_to_run() {
     let copy = TestCluster::adopt(&server, &to).prepare();
     assert!(copy.is_running());
     copy.stop(Stop::Fast);
+
+    // Root is told to start it as the owner of its files.
+    if rustix::process::geteuid().is_root() {
+        let mut command = Command::new(planned.copies.pgkeep_binary());
+        command.arg("--config").arg(planned.site.config.path());
+        command.args(["restore", "--dry-run", "--json", "--to"]).arg(planned.copies.join("root"));
+        let plan = json(&run(&mut command).assert_ok().stdout);
+        let start = plan["plan"]["next"][0].as_str().unwrap();
+        assert!(start.starts_with("setpriv --reuid="), "{start}");
+    }
 
     // Elsewhere the same backup meets nothing.
     let empty = planned.copies.create_dir("empty");
