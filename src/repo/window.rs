@@ -133,7 +133,9 @@ impl Repository {
             let Some(last_segment) = run.names().next_back() else { continue };
             // The same end is the same window: the older backup's WAL leads past this one.
             if let Some(window) = windows.last_mut().filter(|w| w.last_segment == last_segment) {
-                window.to = window.to.max(summary.finished);
+                if summary.stop_lsn <= window.to_lsn {
+                    window.to = window.to.max(summary.finished);
+                }
                 continue;
             }
             let end = self.end_of(place, &run)?;

@@ -13,7 +13,7 @@ fn id() -> BackupId {
     "20261120-020000F".parse().unwrap()
 }
 
-fn summary() -> Summary {
+pub(super) fn summary() -> Summary {
     Summary {
         id: id(),
         backup_type: BackupType::Full,

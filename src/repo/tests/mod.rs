@@ -6,6 +6,7 @@ mod manifest;
 mod packs;
 mod sealed;
 mod wal;
+mod window;
 
 use std::sync::Arc;
 

@@ -1,0 +1,121 @@
+//! Windows: what facts and names say together, and what asking costs.
+
+use super::manifest::summary;
+use super::*;
+use crate::pg::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use crate::repo::{Backups, Found, Kind, Registration, Summary, WalFacts, Window};
+use crate::storage::MeteredStore;
+
+const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+fn name(number: u64) -> String {
+    SegmentName::new(TimelineId::FIRST, SegmentNo(number), SIZE).unwrap().to_string()
+}
+
+fn at(minutes: i64) -> Timestamp {
+    now() + chrono::TimeDelta::minutes(minutes)
+}
+
+fn registration() -> Registration {
+    Registration {
+        cluster: "main".into(),
+        system: place().system(),
+        epoch: 1,
+        created: now(),
+        major: 15,
+        block_size: 8192,
+        wal_block_size: 8192,
+        wal_segment_size: SIZE.bytes(),
+        relation_segment_blocks: 131_072,
+    }
+}
+
+/// A backup that begins in one segment, ends in the next, and was finished then.
+fn backup(id: &str, first: u64, finished: Timestamp) -> Summary {
+    let lsn = |number: u64, offset: u64| Lsn(number * u64::from(SIZE.bytes()) + offset);
+    Summary {
+        id: id.parse().unwrap(),
+        finished,
+        timeline_stop: 1,
+        start_lsn: lsn(first, 0x28),
+        stop_lsn: lsn(first + 1, 0x100),
+        ..summary()
+    }
+}
+
+/// Archives a segment whose last commit was then; without one, nothing is known of it.
+fn archive(repository: &Repository, ctx: &Ctx, number: u64, latest: Option<Timestamp>, end: u64) {
+    let mut found: Found =
+        serde_json::from_str(r#"{"read":true,"commits":1,"ending":"full"}"#).unwrap();
+    if end < u64::from(SIZE.bytes()) {
+        found.ending = "partial".into();
+    }
+    (found.earliest, found.latest) = (latest, latest);
+    found.end = Some(Lsn(number * u64::from(SIZE.bytes()) + end));
+    let facts = WalFacts {
+        name: name(number),
+        system: place().system(),
+        size: 3,
+        digest: "x".into(),
+        timeline: Some(1),
+        address: None,
+        found: Some(found),
+        by: None,
+    };
+    let key = place().wal(&name(number)).unwrap();
+    repository.put_wal(ctx, Kind::Wal, &key, &facts, b"wal").unwrap();
+}
+
+fn windows(repository: &Repository, ctx: &Ctx, backups: Vec<Summary>) -> Vec<Window> {
+    let survey = repository.survey(ctx, &place(), &registration()).unwrap();
+    let backups = Backups { complete: backups, ..Backups::default() };
+    backups.windows(ctx, repository, &place(), &survey.wal).unwrap()
+}
+
+#[test]
+fn a_hole_divides_and_a_damaged_or_empty_segment_proves_nothing() {
+    let ctx = ctx();
+    let (repository, store) = fresh(&ctx, CipherChoice::Aes256Cbc);
+    let full = u64::from(SIZE.bytes());
+    for (number, latest) in [(2, at(1)), (3, at(3)), (4, at(4)), (7, at(8)), (8, at(9))] {
+        archive(&repository, &ctx, number, Some(latest), full);
+    }
+    archive(&repository, &ctx, 9, None, 0x3000);
+    let backups = vec![
+        backup("20261120-020000F", 2, at(2)),
+        backup("20261120-030000F", 3, at(5)),
+        backup("20261120-040000F", 7, at(8)),
+        backup("20261120-050000F", 9, at(10)),
+    ];
+    let found = windows(&repository, &ctx, backups.clone());
+    let spans: Vec<_> = found.iter().map(|w| (w.from, w.to, w.last_segment.clone())).collect();
+    // The second backup ends later than the last commit that its WAL has.
+    assert_eq!(spans, [(at(2), at(5), name(4)), (at(8), at(9), name(9))]);
+    assert_eq!(found[0].backup, backups[0].id);
+    assert_eq!((found[0].from_lsn, found[0].to_lsn), (backups[0].stop_lsn, Lsn(5 * full)));
+    assert_eq!(found[1].to_lsn, Lsn(9 * full + 0x3000), "its records stop early");
+    // Of a damaged segment only the name is known.
+    replace(&store, &place().wal(&name(8)).unwrap(), b"damaged");
+    let found = windows(&repository, &ctx, backups);
+    assert_eq!((found[1].to, found[1].last_segment.clone()), (at(8), name(9)));
+}
+
+#[test]
+fn windows_cost_as_much_however_long_the_wal_is() {
+    const SEGMENTS: u64 = 5_000;
+    let ctx = ctx();
+    let (made, store) = fresh(&ctx, CipherChoice::None);
+    for number in 2..SEGMENTS {
+        store.put(&place().wal(&name(number)).unwrap(), b"never read").unwrap();
+    }
+    archive(&made, &ctx, SEGMENTS, Some(at(9)), SIZE.bytes().into());
+    let metered = Arc::new(MeteredStore::new(store));
+    let repository = Repository::open(metered.clone(), &Unlock::Clear).unwrap();
+    metered.reset();
+    let backups = (0..20).map(|i| backup("20261120-020000F", 2 + 10 * i, at(1)));
+    let found = windows(&repository, &ctx, backups.collect());
+    assert_eq!((found.len(), found[0].to), (1, at(9)));
+    let cost = metered.requests();
+    assert_eq!(cost.list, SEGMENTS / 1000 + 1, "{cost:?}");
+    assert!(cost.reads() - cost.list <= 3, "{cost:?}");
+}
