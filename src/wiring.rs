@@ -318,6 +318,7 @@ pub fn server_now(ctx: &Ctx, resolved: &Resolved) -> Option<ServerNow> {
         clock: now.clock,
         running: now.running,
         insert: pg::Lsn(now.wal.lsn?),
+        wal_directory: resolved.cluster.data_directory.as_ref().map(|data| data.join("pg_wal")),
     })
 }
 

@@ -10,7 +10,7 @@ use super::lost::Stop;
 use super::options::Options;
 use super::position::{SEARCH_SEGMENTS_MAX, Search, Spot, search};
 use super::reach::{Archive, Mark, What};
-use super::server_now::archived_up_to;
+use super::server_now::{ServerNow, archived_up_to};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::recovery::TargetAction;
@@ -55,6 +55,56 @@ pub(super) fn choose(
     history: &History,
     candidates: &[&Summary],
 ) -> Result<Way> {
+    let (backup, spot) = begin_with(ctx, options, archive, history, candidates)?;
+    let run = archive.wal().run(history, backup.start_lsn);
+    let end = archive.end_of(&run)?;
+    if end < backup.stop_lsn {
+        let missing = match &run.hole {
+            Some(hole) => archive.wal().describe(hole),
+            None => "the segment after it".into(),
+        };
+        return Err(Error::unreachable(format!(
+            "WAL that backup {} itself needs is missing: the archive ends at {end}, the backup is \
+             consistent at {} ({missing})",
+            backup.id, backup.stop_lsn
+        )));
+    }
+    let reaches = archive.last_moment(ctx, &run)?;
+    // Nothing of the run is lost, and all that is behind a hole.
+    let stop = Stop::Before(run.end);
+    let way = Way {
+        backup: backup.clone(),
+        run,
+        end,
+        effective: options.target.clone(),
+        inclusive: options.inclusive,
+        action: options.action,
+        stop,
+        at: None,
+        reaches,
+        notes: Vec::new(),
+    };
+    let choosing = Choosing { ctx, options, archive, history };
+    match &options.target {
+        Target::Latest => choosing.latest(way),
+        Target::Immediate => {
+            let (stop, at) = (Stop::Before(backup.stop_lsn), Some(backup.finished));
+            Ok(Way { stop, at, ..way })
+        }
+        Target::Time(time) => choosing.time(way, *time),
+        Target::Lsn(lsn) => choosing.lsn(way, *lsn),
+        Target::Name(_) | Target::Xid(_) => Ok(choosing.spot(way, spot)),
+    }
+}
+
+/// The backup to begin with: the newest that leads to the target, as far as positions and times tell.
+fn begin_with<'b>(
+    ctx: &Ctx,
+    options: &Options,
+    archive: &Archive<'_>,
+    history: &History,
+    candidates: &[&'b Summary],
+) -> Result<(&'b Summary, Option<Spot>)> {
     let newest = |fits: &dyn Fn(&Summary) -> bool| {
         candidates.iter().rev().find(|backup| fits(backup)).copied()
     };
@@ -98,43 +148,7 @@ pub(super) fn choose(
             history.timeline()
         )));
     };
-    let run = archive.wal().run(history, backup.start_lsn);
-    let end = archive.end_of(&run)?;
-    if end < backup.stop_lsn {
-        let missing = match &run.hole {
-            Some(hole) => archive.wal().describe(hole),
-            None => "the segment after it".into(),
-        };
-        return Err(Error::unreachable(format!(
-            "WAL that backup {} itself needs is missing: the archive ends at {end}, the backup is \
-             consistent at {} ({missing})",
-            backup.id, backup.stop_lsn
-        )));
-    }
-    let reaches = archive.last_moment(ctx, &run)?;
-    let way = Way {
-        backup: backup.clone(),
-        run,
-        end,
-        effective: options.target.clone(),
-        inclusive: options.inclusive,
-        action: options.action,
-        stop: Stop::End,
-        at: None,
-        reaches,
-        notes: Vec::new(),
-    };
-    let choosing = Choosing { ctx, options, archive, history };
-    match &options.target {
-        Target::Latest => choosing.latest(way),
-        Target::Immediate => {
-            let (stop, at) = (Stop::Before(backup.stop_lsn), Some(backup.finished));
-            Ok(Way { stop, at, ..way })
-        }
-        Target::Time(time) => choosing.time(way, *time),
-        Target::Lsn(lsn) => choosing.lsn(way, *lsn),
-        Target::Name(_) | Target::Xid(_) => Ok(choosing.spot(way, spot)),
-    }
+    Ok((backup, spot))
 }
 
 struct Choosing<'a> {
@@ -162,11 +176,19 @@ impl Choosing<'_> {
             && segment.1.end(size).is_some_and(|end| way.run.end < end)
         {
             let mut beyond = None;
-            self.archive.each_mark(segment, |mark| {
+            let is_known = self.archive.each_mark(segment, |mark| {
                 if mark.begin >= way.run.end {
                     beyond.get_or_insert(mark.begin);
                 }
             })?;
+            if !is_known {
+                way.notes.push(format!(
+                    "{} goes on into another history after {}, and could not be read: what is there \
+                     may be replayed",
+                    self.archive.wal().name(segment.0, segment.1),
+                    way.run.end
+                ));
+            }
             if let (Some(_), true) = (beyond, self.options.standby) {
                 let timeline = self.history.timeline();
                 let needed = self.archive.wal().name(timeline, segment.1);
@@ -252,7 +274,7 @@ impl Choosing<'_> {
     /// All of the run is replayed, and the server stops at its last record instead of the target.
     fn stop_at_last(&self, way: &mut Way, last: Option<Lsn>) {
         way.inclusive = true;
-        way.stop = Stop::End;
+        way.stop = Stop::Before(way.run.end);
         way.effective = match last.filter(|last| *last >= way.backup.stop_lsn) {
             Some(last) => Target::Lsn(last),
             None => Target::Immediate,
@@ -306,14 +328,16 @@ impl Choosing<'_> {
             let asked = self.options.server.as_ref();
             let proof = asked.map(|server| {
                 server.proves(way.backup.system, self.history.timeline(), time, |insert| {
-                    way.run.hole.is_none() && archived_up_to(&way.run, way.end, insert, size, block)
+                    way.run.hole.is_none()
+                        && (archived_up_to(&way.run, way.end, insert, size, block)
+                            || self.tail_is_quiet(&way, server))
                 })
             });
             match proof {
                 Some(Ok(clock)) => {
                     way.reaches = Some(clock);
                     way.notes.push(format!(
-                        "the server says that all its WAL up to {} is archived: nothing is missing",
+                        "the server says that nothing was committed up to {} that is not archived",
                         shown(clock)
                     ));
                 }
@@ -328,6 +352,18 @@ impl Choosing<'_> {
             }
         }
         self.effective(way, time)
+    }
+
+    /// Whether nothing ended in the WAL that the server has and the archive has not.
+    fn tail_is_quiet(&self, way: &Way, server: &ServerNow) -> bool {
+        let size = self.archive.segment_size();
+        // A record that goes on in the server's segment would be read by nobody.
+        let last = way.run.segments().next_back().and_then(|(timeline, number)| {
+            self.archive.found(&self.archive.wal().name(timeline, number)).ok().flatten()
+        });
+        let is_whole = way.end == way.run.end && last.is_some_and(|last| last.cut.is_none());
+        let (timeline, block) = (self.history.timeline(), way.backup.server.wal_block_size);
+        is_whole && server.is_quiet_from(way.run.end, timeline, size, block)
     }
 
     fn too_late(&self, way: &Way, time: Timestamp, last: Timestamp, why: Option<String>) -> Error {
@@ -364,9 +400,17 @@ impl Choosing<'_> {
         for (i, segment) in way.run.segments().rev().take(LAST_SEGMENTS_MAX).enumerate() {
             self.ctx.cancel.check()?;
             let found = self.archive.found_in(&way.run, segment)?;
-            is_met = found.as_ref().is_none_or(|found| {
-                (i > 0 && may_cut_an_end(found)) || found.latest.is_some_and(is_after)
-            });
+            let is_open = i > 0 && found.as_ref().is_some_and(may_cut_an_end);
+            let is_later = found.as_ref().is_none_or(|found| found.latest.is_some_and(is_after));
+            if is_open && !is_later {
+                way.notes.push(format!(
+                    "a transaction may end on the boundary after {}: if nothing ended after the \
+                     target, the server ends with \"recovery ended before configured recovery \
+                     target was reached\"; a target a little earlier does not",
+                    self.archive.wal().name(segment.0, segment.1)
+                ));
+            }
+            is_met = is_open || is_later;
             let Some(found) = found.filter(|_| !is_met) else { break };
             // The oldest checkpoint after the moment: nothing ended between the two.
             let checkpoint = found.last_checkpoint.filter(|at| *at >= time);
@@ -378,6 +422,14 @@ impl Choosing<'_> {
         }
         if is_met {
             // The server meets it and stops before.
+            return Ok(way);
+        }
+        if last.is_none() && proof.is_none() && way.run.count() > LAST_SEGMENTS_MAX as u64 {
+            way.notes.push(format!(
+                "no transaction ended in the last {LAST_SEGMENTS_MAX} segments: if none ended after \
+                 the target, the server ends with \"recovery ended before configured recovery \
+                 target was reached\""
+            ));
             return Ok(way);
         }
         let mut end = None;

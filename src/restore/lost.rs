@@ -38,8 +38,6 @@ pub struct Lost {
 /// Where recovery stops: what comes after is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// At the end of all WAL.
-    End,
     /// Before the first transaction that ended after this moment, or also at it.
     Time { time: Timestamp, inclusive: bool },
     /// Before the first record that begins here or later.
@@ -218,7 +216,6 @@ enum Place {
 
 fn place(found: &Found, (begin, end): (Lsn, Lsn), stop: Stop) -> Place {
     match stop {
-        Stop::End => Place::Before,
         Stop::Before(lsn) | Stop::Between(lsn, _) if end <= lsn => Place::Before,
         Stop::Before(lsn) | Stop::Between(_, lsn) if begin >= lsn => Place::After,
         Stop::Before(_) | Stop::Between(..) => Place::Within,
@@ -274,7 +271,6 @@ mod tests {
             (at("20", true), Place::Before),
             (at("20", false), Place::Within),
             (at("21", true), Place::Before),
-            (Stop::End, Place::Before),
         ] {
             assert_eq!(place(&segment, bounds, stop), expected, "{stop:?}");
         }

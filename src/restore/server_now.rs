@@ -1,8 +1,11 @@
 //! What the cluster's own server proves about the last moments: an idle cluster writes no WAL that
 //! would say "nothing happened until now".
 
+use std::path::PathBuf;
+
 use crate::base::Timestamp;
-use crate::pg::{Lsn, Run, SegmentSize, TimelineId, segment};
+use crate::pg::wal::{Expected, Reader, SegmentHeader, Xact};
+use crate::pg::{Lsn, Run, SegmentName, SegmentNo, SegmentSize, TimelineId, segment};
 
 /// Headers of the first page of a segment, and of the others (`SizeOfXLogLongPHD`,
 /// `SizeOfXLogShortPHD`): a position at which a page's first record will begin lies behind them.
@@ -28,6 +31,8 @@ pub struct ServerNow {
     pub running: u64,
     /// The end of its WAL after that.
     pub insert: Lsn,
+    /// Its `pg_wal`, where that is on this host.
+    pub wal_directory: Option<PathBuf>,
 }
 
 impl ServerNow {
@@ -64,6 +69,51 @@ impl ServerNow {
     }
 }
 
+impl ServerNow {
+    /// Whether nothing ended in the WAL from `begin`, a segment's first position, to the insert
+    /// position, by the server's own file of that segment. An idle server writes a record about
+    /// running transactions, or a checkpoint, into a fresh segment, and does not archive that.
+    pub(super) fn is_quiet_from(
+        &self,
+        begin: Lsn,
+        timeline: TimelineId,
+        size: SegmentSize,
+        wal_block_size: u32,
+    ) -> bool {
+        let number = SegmentNo::of(begin, size);
+        let is_one_segment = number.begin(size) == Some(begin)
+            && SegmentNo::of_end(self.insert, size) == Some(number);
+        let Some(folder) = self.wal_directory.as_ref().filter(|_| is_one_segment) else {
+            return false;
+        };
+        let Ok(name) = SegmentName::new(timeline, number, size) else { return false };
+        let Ok(content) = std::fs::read(folder.join(name.to_string())) else { return false };
+        let expected = Expected {
+            system_id: Some(self.system),
+            address: begin.0,
+            segment_bytes: size.bytes(),
+            timeline: timeline.get(),
+            ancestors: &[],
+            accept_unknown_magic: false,
+        };
+        let Ok(header) = SegmentHeader::parse(&content) else { return false };
+        if header.check(&expected, content.len() as u64).is_err() {
+            return false;
+        }
+        let Ok(mut reader) = Reader::new(&content, &header, timeline.get()) else { return false };
+        let format = reader.format();
+        while let Some(record) = reader.read_next() {
+            if record.lsn >= self.insert.0 {
+                return true;
+            }
+            if !matches!(Xact::parse(&record, format), Ok(None)) {
+                return false;
+            }
+        }
+        without_header(self.insert, size, wal_block_size) <= Lsn(reader.position())
+    }
+}
+
 /// Whether a run holds all WAL up to a position. `end` is where its valid records end: behind that, a
 /// whole segment holds nothing (it was left by a switch), and one that stops early is not known.
 pub(super) fn archived_up_to(
@@ -73,6 +123,13 @@ pub(super) fn archived_up_to(
     size: SegmentSize,
     wal_block_size: u32,
 ) -> bool {
+    let position = without_header(position, size, wal_block_size);
+    let is_cut = end < run.end;
+    position <= end || (!is_cut && position <= run.end)
+}
+
+/// A position at which the first record of a page will begin, as the page's own.
+fn without_header(position: Lsn, size: SegmentSize, wal_block_size: u32) -> Lsn {
     let into_segment = u64::from(segment::offset(position, size));
     let into_page = position.0.checked_rem(wal_block_size.into()).unwrap_or_default();
     // The first record of a page will begin behind its header; before it, there is nothing.
@@ -81,9 +138,7 @@ pub(super) fn archived_up_to(
         (_, SHORT_HEADER) => SHORT_HEADER,
         _ => 0,
     };
-    let position = Lsn(position.0.saturating_sub(nothing_before));
-    let is_cut = end < run.end;
-    position <= end || (!is_cut && position <= run.end)
+    Lsn(position.0.saturating_sub(nothing_before))
 }
 
 #[cfg(test)]
@@ -131,6 +186,7 @@ mod tests {
             clock: time("2026-11-20T03:00:00Z"),
             running: 0,
             insert: Lsn(1),
+            wal_directory: None,
         };
         let proves = |now: &ServerNow, at: &str, archived: bool| {
             now.proves(7, TimelineId::FIRST, time(at), |_| archived)
