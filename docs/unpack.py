@@ -498,6 +498,16 @@ def write_whole(path, pieces):
             os.unlink(partial)
 
 
+def checked(backup, row):
+    """A file's content; at its end its checksum is compared."""
+    crc = 0xFFFFFFFF
+    for piece in backup.content(row):
+        crc = crc32c(crc, piece)
+        yield piece
+    if "c" in row and f"{crc ^ 0xFFFFFFFF:08x}" != row["c"]:
+        raise Refused(f"{shown(row['path'])}: its checksum is not the one in its row")
+
+
 def unpack_file(repository, arguments):
     backup = find_backup(repository, arguments.cluster, arguments.backup)
     wanted = os.fsencode(arguments.path)
@@ -507,17 +517,26 @@ def unpack_file(repository, arguments):
     if row["t"] != "f":
         raise Refused(f"{shown(wanted)} is a {'directory' if row['t'] == 'd' else 'link'}")
 
-    def checked():
-        crc = 0xFFFFFFFF
-        for piece in backup.content(row):
-            crc = crc32c(crc, piece)
-            yield piece
-        if "c" in row and f"{crc ^ 0xFFFFFFFF:08x}" != row["c"]:
-            raise Refused(f"{shown(wanted)}: its checksum is not the one in its row")
-
-    write_whole(arguments.output, checked())
+    write_whole(arguments.output, checked(backup, row))
     modified = datetime.fromisoformat(row["mt"].split(".")[0].rstrip("Z") + "+00:00").timestamp()
     os.utime(arguments.output, (modified, modified))
+    return 0
+
+
+def unpack_config(repository, arguments):
+    """Configuration files outside the data directory, below a folder of their own."""
+    backup = find_backup(repository, arguments.cluster, arguments.backup)
+    os.makedirs(arguments.output, mode=0o700)
+    for row in backup.rows():
+        parts = os.fsdecode(row["path"]).split("/")
+        if parts[0] or len(parts) == 1 or row["t"] != "f":
+            continue
+        if any(part in ("", ".", "..") for part in parts[1:]):
+            raise Refused(f"{shown(row['path'])} leads out of its folder")
+        path = os.path.join(arguments.output, *parts[1:])
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        write_whole(path, checked(backup, row))
+        os.chmod(path, int(row["m"], 8) & 0o777)
     return 0
 
 
@@ -578,6 +597,10 @@ def parse():
     one.add_argument("path", help="relative to the data directory")
     one.add_argument("-o", "--output", required=True)
     one.set_defaults(run=unpack_file)
+    config = commands.add_parser("config", help="unpacks files outside the data directory")
+    config.add_argument("backup")
+    config.add_argument("-o", "--output", required=True, help="a folder that is not there yet")
+    config.set_defaults(run=unpack_config)
     wal = commands.add_parser("wal", help="unpacks a WAL segment, .history or .backup file")
     wal.add_argument("segment")
     wal.add_argument("-o", "--output", required=True)

@@ -4,6 +4,7 @@
 //! copy, prove again, control file, stop, file table, wait for WAL, manifest. Whatever fails before
 //! the manifest leaves nothing visible, and the server ends the backup with the session.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use chrono::Duration as TimeDelta;
 
 use super::copy::{Job, Shared, Worker, read_control_file};
 use super::error::{Error, Result};
+use super::external::each_external;
 use super::motion::Motion;
 use super::needed::needed_segments;
 use super::options::Options;
@@ -25,7 +27,7 @@ use crate::crypt::BlockHasher;
 use crate::pg::{ControlFile, History, Layout, Lsn, SegmentSize, TimelineId};
 use crate::pgconn::{BackupSession, Known, ServerFacts, Session, StartOptions, StoppedBackup};
 use crate::repo::file_table::RowSpill;
-use crate::repo::manifest::{Counts, ServerRecord, Totals};
+use crate::repo::manifest::{Configuration, Counts, ServerRecord, Totals};
 use crate::repo::{
     self, BackupId, Begin, FileTableWriter, HashScheme, Kind, Manifest, ObjectRecord, PackPlan,
     Place, Registration, Repository, Row, Summary,
@@ -44,6 +46,8 @@ pub struct Finished {
     pub summary: Summary,
     /// Pages that were invalid, listed.
     pub damage: Vec<repo::manifest::Damage>,
+    /// Configuration files that could not be saved.
+    pub warnings: Vec<String>,
 }
 
 /// Takes the backup that was planned.
@@ -90,6 +94,16 @@ pub fn execute(
             }
             Err(error)
         }
+    }
+}
+
+/// Where the server's configuration is, as far as the role may know.
+fn configuration(facts: &ServerFacts) -> Configuration {
+    let known = |value: &Known<String>| value.value().cloned().unwrap_or_default();
+    Configuration {
+        config_file: known(&facts.config_file),
+        hba_file: known(&facts.hba_file),
+        ident_file: known(&facts.ident_file),
     }
 }
 
@@ -153,7 +167,9 @@ struct Taking<'a> {
 /// Everything that was read, before the stop.
 struct Content {
     spill: RowSpill,
-    control_row: Row,
+    /// Rows that the walk did not make, sorted: `global/pg_control`, and files outside.
+    more_rows: Vec<Row>,
+    warnings: Vec<String>,
     control: ControlFile,
     manifest: Parts,
 }
@@ -258,7 +274,22 @@ impl Taking<'_> {
         };
         let job = Job { sequence: 0, path: CONTROL_PATH.to_vec(), source: control_path.into() };
         let mut worker = Worker { ctx: self.ctx, shared, packs: first };
-        let control_row = worker.bytes(&job, &stat, &content)?;
+        let mut more_rows = vec![worker.bytes(&job, &stat, &content)?];
+        let directory = &self.options.data_directory;
+        let files_outside = configuration(self.facts);
+        let mut warnings =
+            each_external(self.ctx, directory, &files_outside, &mut |path, stat, content| {
+                let name = path.as_os_str().as_bytes().to_vec();
+                let job = Job { sequence: 0, path: name, source: path.into() };
+                more_rows.push(worker.bytes(&job, stat, content)?);
+                Ok(())
+            })?;
+        if let Known::Withheld { reason } = &self.facts.config_file
+            && !directory.join("postgresql.conf").exists()
+        {
+            warnings.push(format!("configuration files are not saved: {reason}"));
+        }
+        more_rows.sort_by(|a, b| a.path.cmp(&b.path));
         let mut objects = Vec::new();
         let mut zeros = 0;
         for packs in std::iter::once(worker.packs).chain(packs) {
@@ -266,9 +297,9 @@ impl Taking<'_> {
             objects.extend(packs.finish()?);
         }
         let totals = Totals {
-            files: files + 1,
+            files: files + more_rows.len() as u64,
             others,
-            bytes: bytes + content.len() as u64,
+            bytes: bytes + more_rows.iter().map(|row| row.size).sum::<u64>(),
             zeros,
             stored: 0,
             invalid_pages: shared.damaged_pages.load(Ordering::SeqCst),
@@ -277,14 +308,14 @@ impl Taking<'_> {
             std::mem::take(&mut *shared.damage.lock().expect("no holder of this lock panics"));
         damage.sort_by(|a, b| (&a.path, a.block).cmp(&(&b.path, b.block)));
         let manifest = Parts { objects, tablespaces, damage, totals };
-        Ok(Content { spill, control_row, control, manifest })
+        Ok(Content { spill, more_rows, warnings, control, manifest })
     }
 
     fn finish(&self, held: BackupSession, content: Content) -> Result<Finished> {
         let stopped = held.stop(self.ctx)?;
-        let Content { spill, control_row, control, manifest: mut parts } = content;
+        let Content { spill, more_rows, warnings, control, manifest: mut parts } = content;
         self.ctx.observer.event(Event::End { stage: Stage::Copy });
-        let (table, index) = self.file_table(spill, control_row)?;
+        let (table, index) = self.file_table(spill, more_rows)?;
         parts.objects.push(table);
         let (wal_first, wal_last) = self.wait_for_wal(&stopped)?;
         let summary = self.summary(&stopped, &control, parts.totals, wal_first, wal_last);
@@ -298,27 +329,27 @@ impl Taking<'_> {
         };
         // The commit: until here nothing is visible.
         self.repository.commit(self.ctx, self.place, &mut manifest)?;
-        Ok(Finished { summary: manifest.summary, damage: manifest.damage })
+        Ok(Finished { summary: manifest.summary, damage: manifest.damage, warnings })
     }
 
     fn file_table(
         &self,
         spill: RowSpill,
-        control_row: Row,
+        more_rows: Vec<Row>,
     ) -> Result<(ObjectRecord, Vec<repo::file_table::IndexEntry>)> {
         let key = self.place.files(&self.begin.id);
         let mut table =
             FileTableWriter::new(self.repository.stream(self.ctx, Kind::Files, &key)?);
-        let mut control_row = Some(control_row);
+        let mut more_rows = more_rows.into_iter().peekable();
         let failed = |error| Error::file("read back rows from", std::env::temp_dir())(error);
         spill.drain(failed, |row| {
-            if let Some(control) = control_row.take_if(|control| control.path < row.path) {
-                table.push(&control)?;
+            while let Some(more) = more_rows.next_if(|more| more.path < row.path) {
+                table.push(&more)?;
             }
             Ok(table.push(&row)?)
         })?;
-        if let Some(control) = control_row {
-            table.push(&control)?;
+        for more in more_rows {
+            table.push(&more)?;
         }
         let (sink, summary, index, _) = table.finish()?;
         sink.finish().map_err(repo::Error::from)?;
@@ -364,6 +395,7 @@ impl Taking<'_> {
                 host: self.options.host.clone(),
                 preload_libraries: known(&facts.shared_preload_libraries),
                 logical_slots: facts.logical_slots.clone(),
+                configuration: configuration(facts),
             },
             hash: self.begin.hash.clone(),
             totals,

@@ -9,6 +9,7 @@ mod checked;
 mod copy;
 mod error;
 mod execute;
+mod external;
 mod motion;
 mod needed;
 mod options;

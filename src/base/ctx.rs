@@ -49,6 +49,11 @@ impl Ctx {
         Self { cancel: self.cancel.child(), ..self.clone() }
     }
 
+    /// Tells the observer that a step is done.
+    pub fn step(&self, what: &'static str) {
+        self.observer.event(Event::Step(what));
+    }
+
     /// Tells the observer a fact.
     pub fn note(&self, text: impl Into<String>) {
         self.observer.event(Event::Note(text.into()));

@@ -43,6 +43,8 @@ pub enum Event {
         /// What is over.
         stage: Stage,
     },
+    /// A step that others rest on is done.
+    Step(&'static str),
     /// A fact for the log.
     Note(String),
     /// Something that the operator should look at; the operation goes on.

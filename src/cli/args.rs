@@ -273,6 +273,12 @@ pub struct RestoreArgs {
     /// Put a tablespace elsewhere; may be repeated
     #[arg(long, value_name = "OLD=NEW", value_parser = mapping)]
     pub tablespace: Vec<TablespaceMapping>,
+    /// Write the configuration files that lay outside the data directory into this directory
+    #[arg(long, value_name = "DIR")]
+    pub config_to: Option<PathBuf>,
+    /// Move a directory that is in the way aside, to DIR.old-<time>, instead of refusing
+    #[arg(long)]
+    pub rename_old: bool,
     /// How many workers write [default: the configuration's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,

@@ -44,11 +44,11 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     } else {
         print(&last_line(&finished.summary))?;
     }
-    if is_sound {
-        return Ok(Exit::Ok);
+    finished.warnings.iter().for_each(|warning| run.ctx.warn(warning.clone()));
+    if !is_sound {
+        warn_of_damage(run, &finished);
     }
-    warn_of_damage(run, &finished);
-    Ok(Exit::Warnings)
+    Ok(if is_sound && finished.warnings.is_empty() { Exit::Ok } else { Exit::Warnings })
 }
 
 /// The plan of a dry run is its result; otherwise it is a word on the way.
@@ -91,7 +91,7 @@ fn last_line(summary: &Summary) -> String {
 }
 
 fn as_json(repository: &str, finished: &Finished) -> serde_json::Value {
-    let Finished { summary, damage } = finished;
+    let Finished { summary, damage, warnings } = finished;
     json!({
         "format_version": 1,
         "repository": repository,
@@ -113,6 +113,7 @@ fn as_json(repository: &str, finished: &Finished) -> serde_json::Value {
         "stored_bytes": summary.totals.stored,
         "invalid_pages": summary.totals.invalid_pages,
         "damage": damage,
+        "warnings": warnings,
     })
 }
 

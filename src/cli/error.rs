@@ -419,7 +419,8 @@ impl From<restore::Error> for Failure {
             }
             restore::Error::Occupied { .. } => {
                 let next = "Name another directory with --to, or move this one out of the way once \
-                            its server is stopped (keep it: it may hold WAL that is not archived).";
+                            its server is stopped: --rename-old does (keep it: it may hold WAL that \
+                            is not archived).";
                 (Exit::DirectoryInUse, Kind::Busy, hint(next))
             }
             restore::Error::File { .. } => (Exit::Failed, Kind::Environment, None),

@@ -167,6 +167,7 @@ impl Observer for Reporter {
                     bar.finish_and_clear();
                 }
             }
+            Event::Step(what) => self.aside(|| tracing::debug!("{what}")),
             Event::Note(text) => self.aside(|| tracing::info!("{text}")),
             Event::Warning(text) => self.aside(|| tracing::warn!("{text}")),
         }

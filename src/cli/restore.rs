@@ -101,6 +101,8 @@ fn options(
         standby: args.standby,
         archiving,
         tablespaces: args.tablespace.clone(),
+        config_to: args.config_to.as_deref().map(absolute).transpose()?,
+        rename_old: args.rename_old,
         jobs: args.jobs.map_or(resolved.cluster.jobs, usize::from),
         // Recovery must not move on to an epoch that begins while it runs; a standby follows.
         restore_command: RestoreCommand {
@@ -116,7 +118,7 @@ fn options(
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path)
-        .map_err(|error| Failure::usage(format!("--to {}: {error}", path.display())))
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 fn target(args: &RestoreArgs) -> Target {

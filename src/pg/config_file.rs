@@ -5,6 +5,9 @@
 //! directives, does not know which settings exist, and goes on after a line that it cannot read, where
 //! a server would not start.
 
+use std::path::{Component, Path, PathBuf};
+
+use super::auth_file::Reference;
 use super::{Error, Result};
 
 /// One `name = value` line.
@@ -49,6 +52,20 @@ impl ConfigFile {
             }
         }
         file
+    }
+
+    /// The files that count as well, as the directives name them.
+    #[must_use]
+    pub fn references(&self) -> Vec<Reference> {
+        let each = self.includes.iter().map(|include| {
+            let path = include.value.clone();
+            match include.name.to_ascii_lowercase().as_str() {
+                "include_dir" => Reference::Directory(path),
+                "include_if_exists" => Reference::FileIfExists(path),
+                _ => Reference::File(path),
+            }
+        });
+        each.collect()
     }
 
     /// The value that counts: the last one.
@@ -125,6 +142,20 @@ pub fn split_list(value: &str) -> Vec<String> {
     }
     parts.push(part);
     parts.into_iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+}
+
+/// An absolute path as the server cleans it (`src/port/path.c`, `canonicalize_path`): by its text alone.
+#[must_use]
+pub fn clean_path(path: impl AsRef<Path>) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in path.as_ref().components() {
+        match part {
+            Component::ParentDir => _ = clean.pop(),
+            Component::Normal(name) => clean.push(name),
+            _ => {}
+        }
+    }
+    clean
 }
 
 enum Line {
@@ -248,6 +279,12 @@ mod tests {
             ConfigFile::parse(b"a = 1\nb\n= 1\nc = 'x\n1d = 1\ne = 1 2\nf = \n'x' = 1\ng = 2");
         assert_eq!(file.unreadable, [2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(file.find("g"), Some("2"));
+    }
+
+    #[test]
+    fn paths_are_cleaned_by_their_text() {
+        assert_eq!(clean_path("/etc/./a/../../b//c"), Path::new("/b/c"));
+        assert_eq!(clean_path("/../x"), Path::new("/x"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::base::{Timestamp, hex};
 
-use super::{Lsn, MajorVersion, TimelineId};
+use super::{History, Lsn, MajorVersion, TimelineId};
 
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,31 @@ pub struct WalRange {
     pub start: Lsn,
     /// up to here.
     pub end: Lsn,
+}
+
+/// The ranges of a backup that began on one timeline and ended on the same or a descendant, newest
+/// first, as the server lists them (`AddWALInfoToBackupManifest`); `None` where the history does not
+/// lead from one to the other. The history may go on after the backup's end.
+#[must_use]
+pub fn wal_ranges(
+    history: &History,
+    (start_timeline, start): (TimelineId, Lsn),
+    (stop_timeline, stop): (TimelineId, Lsn),
+) -> Option<Vec<WalRange>> {
+    let ancestors = history.ancestors().iter().map(|ancestor| ancestor.timeline);
+    let mut timelines: Vec<TimelineId> = ancestors.chain([history.timeline()]).collect();
+    timelines.reverse();
+    let (mut ranges, mut end) = (Vec::new(), stop);
+    for timeline in timelines.into_iter().skip_while(|timeline| *timeline != stop_timeline) {
+        if timeline == start_timeline {
+            ranges.push(WalRange { timeline, start, end });
+            return (start <= end).then_some(ranges);
+        }
+        let begin = history.begin(timeline)?;
+        ranges.push(WalRange { timeline, start: begin, end });
+        end = begin;
+    }
+    None
 }
 
 /// A manifest that is being written.
@@ -130,6 +155,7 @@ fn path(path: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::timeline::Ancestor;
 
     fn manifest(major: MajorVersion) -> String {
         let mut out = Vec::new();
@@ -187,6 +213,40 @@ mod tests {
              \"System-Identifier\": 7710253172731801100,\n{body}\"Manifest-Checksum\": \"{v2}\"}}\n"
         );
         assert_eq!(manifest(MajorVersion::V17), expected);
+    }
+
+    #[test]
+    fn ranges_follow_the_timelines_of_the_backup() {
+        let timeline = |number| TimelineId::new(number).unwrap();
+        let left =
+            |number, end| Ancestor { timeline: timeline(number), end, reason: String::new() };
+        let ancestors = vec![
+            left(1, Lsn(0x100)),
+            left(2, Lsn(0x300)),
+            left(4, Lsn(0x500)),
+            left(6, Lsn(0x900)),
+        ];
+        let history = History::new(timeline(7), ancestors).unwrap();
+        let ranges = |from: (u32, u64), to: (u32, u64)| {
+            let at = |(number, lsn)| (timeline(number), Lsn(lsn));
+            let ranges = wal_ranges(&history, at(from), at(to))?;
+            let plain = |range: &WalRange| (range.timeline.get(), range.start.0, range.end.0);
+            Some(ranges.iter().map(plain).collect::<Vec<_>>())
+        };
+        assert_eq!(ranges((4, 0x380), (4, 0x400)), Some(vec![(4, 0x380, 0x400)]));
+        assert_eq!(
+            ranges((2, 0x180), (6, 0x600)),
+            Some(vec![(6, 0x500, 0x600), (4, 0x300, 0x500), (2, 0x180, 0x300)])
+        );
+        assert_eq!(
+            ranges((6, 0x600), (7, 0x950)),
+            Some(vec![(7, 0x900, 0x950), (6, 0x600, 0x900)])
+        );
+        // Not of this history, or backwards.
+        assert_eq!(ranges((3, 0x180), (6, 0x600)), None);
+        assert_eq!(ranges((2, 0x180), (5, 0x600)), None);
+        assert_eq!(ranges((6, 0x600), (2, 0x280)), None);
+        assert_eq!(ranges((2, 0x350), (6, 0x600)), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod archived_wal;
+pub mod auth_file;
 pub mod backup_label;
 pub mod checked_file;
 pub mod config_file;

@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for Layer {
 /// One file, directory or link of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Relative to the data directory.
+    /// Relative to the data directory; absolute for a configuration file outside it.
     pub path: Vec<u8>,
     /// What it is.
     pub kind: RowKind,
@@ -131,6 +131,12 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether this is a file outside the data directory, which is never restored in place.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.path.first() == Some(&b'/')
+    }
+
     /// Whether the layers cover every block of the file once, in order.
     #[must_use]
     pub fn is_covered(&self, block_size: u32) -> bool {

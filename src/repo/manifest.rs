@@ -44,6 +44,29 @@ pub struct ServerRecord {
     pub preload_libraries: String,
     /// Names of logical replication slots, which are not copied.
     pub logical_slots: Vec<String>,
+    /// Where its configuration was.
+    #[serde(default, skip_serializing_if = "Configuration::is_unknown")]
+    pub configuration: Configuration,
+}
+
+/// The files that a server was started with, as it named them; empty where it did not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Configuration {
+    /// `config_file`.
+    pub config_file: String,
+    /// `hba_file`.
+    pub hba_file: String,
+    /// `ident_file`.
+    pub ident_file: String,
+}
+
+impl Configuration {
+    /// Whether nothing is known of them.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What was copied, counted.

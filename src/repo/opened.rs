@@ -17,6 +17,12 @@ use super::pack_writer::{PACK_SUMMARY_SIZE, PAGE_FRAMES, PAGE_SIZE};
 use super::repository::Repository;
 use super::sealed::SealedRandom;
 
+/// The least path after those that begin with a slash.
+const AFTER_EXTERNAL: &[u8] = b"0";
+
+/// No configuration has as many files.
+const EXTERNAL_ROWS_MAX: usize = 10_000;
+
 /// A backup whose manifest was read and authenticated.
 #[derive(Debug)]
 pub struct OpenedBackup {
@@ -99,6 +105,56 @@ impl OpenedBackup {
             }
         }
         Ok(parser.take_pending().filter(|row| row.path == path))
+    }
+
+    /// The files outside the data directory, whose paths begin with a slash: they lie together in the
+    /// table.
+    ///
+    /// # Errors
+    /// As [`OpenedBackup::find_row`]; [`Error::Limit`] for more than a configuration ever has.
+    pub fn external_rows(&self) -> Result<Vec<Row>> {
+        let table = self.random(Kind::Files, "files")?;
+        let mut parser = RowParser::new(table.opener().object().clone());
+        let first = file_table::search(&self.manifest.index, b"/").unwrap_or_default();
+        let mut rows = Vec::new();
+        for entry in self.manifest.index.get(first..).unwrap_or_default() {
+            if entry.path.as_slice() >= AFTER_EXTERNAL {
+                break;
+            }
+            let frame = table.frame(entry.frame, entry.offset, entry.length as usize)?;
+            parser.frame(&frame)?;
+            rows.extend(parser.ready.drain(..).filter(|row| row.is_external()));
+            if rows.len() > EXTERNAL_ROWS_MAX {
+                let what =
+                    format!("more than {EXTERNAL_ROWS_MAX} files outside the data directory");
+                return Err(Error::Limit(what));
+            }
+        }
+        rows.extend(parser.take_pending().filter(Row::is_external));
+        Ok(rows)
+    }
+
+    /// The whole content of a small file.
+    ///
+    /// # Errors
+    /// As [`OpenedBackup::read_block`]; [`Error::Limit`] for a file longer than `bytes_max`;
+    /// [`Error::Corrupt`] where it does not have its row's checksum.
+    pub fn read_whole(&self, row: &Row, bytes_max: u64) -> Result<Vec<u8>> {
+        let path = String::from_utf8_lossy(&row.path);
+        if row.size > bytes_max {
+            return Err(Error::Limit(format!("{path} is longer than {bytes_max} bytes")));
+        }
+        let mut content = Vec::new();
+        let block_size = u64::from(self.manifest.summary.server.block_size);
+        for block in 0..u32::try_from(row.size.div_ceil(block_size)).unwrap_or(u32::MAX) {
+            content.extend(self.read_block(row, block)?);
+        }
+        if row.crc != Some(crc32c::crc32c(&content)) {
+            let key = self.place.files(&self.manifest.summary.id);
+            let why = "the content does not have the row's checksum";
+            return Err(Error::corrupt(&key, format!("row {path}"), why));
+        }
+        Ok(content)
     }
 
     /// Any block of any file, in one call: at most two small ranged reads, and one more where the file

@@ -1,4 +1,4 @@
-//! Where a restore goes: directories that must be empty, tablespaces that go elsewhere.
+//! Where a restore goes: tablespaces that go elsewhere, configuration files that lie apart.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -61,6 +61,17 @@ pub(super) fn tablespaces(
     Ok(result)
 }
 
+/// Refuses a directory for configuration files that lies in another place of the restore, or around it.
+pub(super) fn check_apart(configuration: &Path, place: &Path) -> Result<()> {
+    let (one, other) = (place_of(configuration)?, place_of(place)?);
+    if one.starts_with(&other) || other.starts_with(&one) {
+        let (one, other) = (configuration.display(), place.display());
+        let what = format!("configuration files in {one} would lie in or around {other}");
+        return Err(Error::Refused { what });
+    }
+    Ok(())
+}
+
 /// Where a path leads: links and `..` followed as far as it exists, so that two names of one place
 /// are seen as one.
 fn place_of(path: &Path) -> Result<PathBuf> {
@@ -72,26 +83,4 @@ fn place_of(path: &Path) -> Result<PathBuf> {
     }
     let existing = existing.canonicalize().map_err(Error::file("look at", existing))?;
     Ok(if rest.as_os_str().is_empty() { existing } else { existing.join(rest) })
-}
-
-/// A directory that is to be made must not be there, or be empty.
-pub(super) fn check_empty(path: &Path) -> Result<()> {
-    let occupied = |why: &str| Err(Error::Occupied { path: path.into(), why: why.into() });
-    if !path.is_absolute() {
-        return Err(Error::Refused { what: format!("{} is not an absolute path", path.display()) });
-    }
-    match std::fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            occupied("is not a directory")
-        }
-        Err(error) => Err(Error::file("list", path)(error)),
-        Ok(_) if path.join("postmaster.pid").exists() => {
-            occupied("belongs to a server that runs, or did not stop in order")
-        }
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(_) => occupied("is not empty"),
-        },
-    }
 }

@@ -1,8 +1,10 @@
 //! Carrying the plan out.
 //!
-//! Order of durability: directories, links and all files but `global/pg_control` are written; the
-//! settings, `backup_label`, signal file and manifest too; then every file system involved is synced;
-//! then `pg_control` is written, synced and named, last. A directory without it cannot be started.
+//! Order of durability: the marks of a restore in progress; then directories, links and all files but
+//! `global/pg_control`, the settings, `backup_label`, signal file and manifest; then every file system
+//! involved is synced; then `pg_control` is written, synced and named; then its directory is synced; then
+//! the marks go, the data directory's last. Whatever stops it: without `pg_control` the directory cannot
+//! be started and its mark lets the same command go on; with it, everything is there and durable.
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write as _};
@@ -13,19 +15,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use super::directory::check_empty;
+use super::aside;
+use super::control::{CONTROL_PATH, control_content, control_file};
 use super::error::{Error, Result};
+use super::external;
 use super::fetch::{Batch, Batcher, Scratch, write_batch};
+use super::in_progress::Claim;
 use super::options::{Archiving, Options};
 use super::plan::Plan;
 use super::recovery::{MARKER, marker, settings, signal_file};
+use super::survey::{Ground, check, each_entry, is_mark, is_whole, shown, survey};
 use crate::base::{Ctx, Event, Stage, durable};
-use crate::pg::control_file::invalidate_checkpoint;
-use crate::pg::manifest::{ManifestWriter, Row as ManifestRow, WalRange};
+use crate::pg::manifest::{ManifestWriter, Row as ManifestRow, WalRange, wal_ranges};
 use crate::pg::{MajorVersion, TimelineId};
 use crate::repo::{OpenedBackup, Row, RowKind};
 
-const CONTROL_PATH: &[u8] = b"global/pg_control";
+const CONTROL_TEMPORARY: &str = "pgkeep-tmp";
 const AUTO_CONF: &[u8] = b"postgresql.auto.conf";
 
 /// Batches in the queue between the table's reader and the workers.
@@ -47,33 +52,85 @@ pub struct Restored {
 /// Carries a plan out.
 ///
 /// # Errors
-/// Any; without `global/pg_control` the directory cannot be started then.
+/// Any; without `global/pg_control` the directory cannot be started then, and the same call with the
+/// same options goes on from there.
 pub fn execute(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<Restored> {
     let ctx = &ctx.with_child_cancel();
     let begun = ctx.clock.monotonic();
-    check_empty(&plan.to)?;
-    durable::create_dir_all(&plan.to, 0o700).map_err(Error::file("create", &plan.to))?;
-    for (_, _, location) in &plan.tablespaces {
-        check_empty(location)?;
-        durable::create_dir_all(location, 0o700).map_err(Error::file("create", location))?;
-    }
+    aside::move_all(&plan.to, &plan.ground.moved)?;
+    let (claim, ground) = claim(ctx, plan)?;
     // Opened before the first write: a write-back error is told to every handle that was open when
     // it happened, and to none that came later (Linux 5.8 and newer; older kernels tell nobody).
     let mut file_systems = Vec::new();
-    for directory in std::iter::once(&plan.to).chain(plan.tablespaces.iter().map(|t| &t.2)) {
+    for directory in std::iter::once(&*plan.to).chain(plan.places().others()) {
         let handle = File::open(directory).map_err(Error::file("open", directory))?;
-        file_systems.push((directory.clone(), handle));
+        file_systems.push((directory.to_owned(), handle));
     }
-    let (bytes_total, files_total) = (plan.bytes, plan.files);
-    ctx.observer.event(Event::Begin { stage: Stage::Restore, bytes_total, files_total });
-    let mut writing = Writing::new(ctx, plan, options)?;
-    writing.all()?;
-    writing.recovery()?;
-    ctx.observer.event(Event::End { stage: Stage::Restore });
-    writing.make_durable(&file_systems)?;
+    let mut done = (plan.files, plan.bytes);
+    if !ground.is_complete {
+        let (bytes_total, files_total) = (plan.bytes, plan.files);
+        ctx.observer.event(Event::Begin { stage: Stage::Restore, bytes_total, files_total });
+        let continues = ground.continues.is_some();
+        if continues {
+            // What the earlier run wrote reaches the disk before it is read back and believed.
+            sync(&file_systems)?;
+        }
+        let mut writing = Writing::new(ctx, plan, options, continues)?;
+        writing.all()?;
+        writing.recovery()?;
+        if continues {
+            writing.refuse_strangers()?;
+        }
+        ctx.observer.event(Event::End { stage: Stage::Restore });
+        writing.make_durable(&file_systems)?;
+        done = (writing.files, writing.bytes);
+    }
+    let global = plan.to.join("global");
+    // An earlier run may have been stopped between the name and this.
+    durable::sync_dir(&global).map_err(Error::file("sync", &global))?;
+    claim.release(ctx)?;
     let seconds = ctx.clock.monotonic().saturating_sub(begun).as_secs_f64();
     let data_directory = plan.to.clone();
-    Ok(Restored { data_directory, files: writing.files, bytes: writing.bytes, seconds })
+    Ok(Restored { data_directory, files: done.0, bytes: done.1, seconds })
+}
+
+/// Takes the data directory's lock, looks at all places again under it, and marks them.
+fn claim(ctx: &Ctx, plan: &Plan) -> Result<(Claim, Ground)> {
+    let places = plan.places();
+    // Looked at before anything is made.
+    check(places, plan.wanted())?;
+    durable::create_dir_all(&plan.to, 0o700).map_err(Error::file("create", &plan.to))?;
+    let mut claim = Claim::take(&plan.to)?;
+    let ground = match survey(places, plan.wanted(), || control_file(&plan.opened)) {
+        Ok(ground) => ground,
+        Err(error) => {
+            claim.withdraw();
+            return Err(error);
+        }
+    };
+    let mark = match check(places, plan.wanted())? {
+        Some(mark) => mark,
+        None => claim.begin(ctx, plan.wanted())?,
+    };
+    ctx.step("the data directory is marked");
+    for place in places.others() {
+        if ground.is_complete {
+            claim.adopt_place(&mark, place)?;
+            continue;
+        }
+        claim.mark_place(&mark, place)?;
+        ctx.step("another place is marked");
+    }
+    Ok((claim, ground))
+}
+
+/// One call makes a whole file system durable: files, names, directories. The directory that holds the
+/// new one's name is on it too, or was synced when it was made.
+fn sync(file_systems: &[(PathBuf, File)]) -> Result<()> {
+    for (directory, handle) in file_systems {
+        rustix::fs::syncfs(handle).map_err(|error| Error::file("sync", directory)(error.into()))?;
+    }
+    Ok(())
 }
 
 struct Writing<'a> {
@@ -87,18 +144,29 @@ struct Writing<'a> {
     manifest_file: BufWriter<File>,
     manifest_text: Vec<u8>,
     control: Option<(Vec<u8>, Row)>,
+    /// Goes on from what an interrupted run has left.
+    continues: bool,
+    /// Whether the table has a `postgresql.auto.conf`, to whose end the settings go.
+    has_auto_conf: bool,
+    /// Everything that was made or found, but the control file: nothing else may be there.
+    entries: u64,
     files: u64,
     bytes: u64,
 }
 
 impl<'a> Writing<'a> {
-    fn new(ctx: &'a Ctx, plan: &'a Plan, options: &'a Options) -> Result<Self> {
+    fn new(ctx: &'a Ctx, plan: &'a Plan, options: &'a Options, continues: bool) -> Result<Self> {
         let failed = |source| Error::Postgres { what: "the backup's server", source };
         let version = plan.summary.server.version_num;
         let major = MajorVersion::from_server_version_num(version).map_err(failed)?;
         let mut manifest_text = Vec::new();
         let manifest = ManifestWriter::begin(major, plan.summary.system, &mut manifest_text);
         let path = plan.to.join("backup_manifest");
+        if continues {
+            remove(&path)?;
+            // The last run may have been stopped just before the name was changed.
+            remove(&control_path(plan).with_extension(CONTROL_TEMPORARY))?;
+        }
         let file = create(&path, 0o600)?;
         Ok(Self {
             ctx,
@@ -110,6 +178,10 @@ impl<'a> Writing<'a> {
             manifest_file: BufWriter::new(file),
             manifest_text,
             control: None,
+            continues,
+            has_auto_conf: false,
+            // The manifest.
+            entries: 1,
             files: 0,
             bytes: 0,
         })
@@ -156,26 +228,33 @@ impl<'a> Writing<'a> {
         let mut batcher = Batcher::new(self.plan.summary.server.block_size, in_flight);
         while let Some(row) = rows.next_row()? {
             self.ctx.cancel.check()?;
+            // The source was a copy itself, or restored; whether this one is, its own restore says.
+            // A file outside the data directory is never restored in place.
+            if row.path == MARKER.as_bytes() || is_mark(&row.path) || row.is_external() {
+                continue;
+            }
             let path = self.local(&row)?;
+            self.entries += u64::from(!row.path.is_empty() && row.path != CONTROL_PATH);
             match row.kind {
                 RowKind::Directory => self.directory(&row, &path)?,
                 RowKind::Link => self.link(&row, &path)?,
                 RowKind::File if row.path == CONTROL_PATH => self.keep_control(row)?,
-                // The source was a copy itself; whether this one is, its own restore says.
-                RowKind::File if row.path == MARKER.as_bytes() => {}
                 RowKind::File => {
-                    let file = create(&path, row.mode)?;
-                    if self.as_root {
-                        rustix::fs::fchown(&file, owner(row.uid), group(row.gid)).map_err(
-                            |error| Error::file("set the owner of", &path)(error.into()),
-                        )?;
-                    }
+                    let file = self.file(&row, &path)?;
                     self.files += 1;
                     self.bytes += row.size;
-                    if row.path != AUTO_CONF {
+                    if row.path == AUTO_CONF {
+                        self.has_auto_conf = true;
+                    } else {
                         self.note(&row.path, row.size, &row)?;
                     }
-                    batcher.add(&row, file, send)?;
+                    match file {
+                        Some(file) => batcher.add(&row, file, send)?,
+                        None => {
+                            let event = Event::Advance { bytes: row.size, files: 1 };
+                            self.ctx.observer.event(event);
+                        }
+                    }
                 }
             }
         }
@@ -196,12 +275,39 @@ impl<'a> Writing<'a> {
         }
     }
 
+    /// A file to write; `None` where an interrupted run has left it whole. One that is not is made anew,
+    /// never written to: it may be a link, or have another name elsewhere. Our settings are added to
+    /// `postgresql.auto.conf`, so that one is always made anew.
+    fn file(&self, row: &Row, path: &Path) -> Result<Option<File>> {
+        if self.continues && row.path != AUTO_CONF && is_whole(path, row)? {
+            self.own(path, row.mode, row.uid, row.gid)?;
+            return Ok(None);
+        }
+        if self.continues {
+            if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                return Err(self.stranger(&row.path, "is a directory"));
+            }
+            remove(path)?;
+        }
+        let file = create(path, row.mode)?;
+        if self.as_root {
+            rustix::fs::fchown(&file, owner(row.uid), group(row.gid))
+                .map_err(|error| Error::file("set the owner of", path)(error.into()))?;
+        }
+        Ok(Some(file))
+    }
+
     fn directory(&mut self, row: &Row, path: &Path) -> Result<()> {
         if row.path.is_empty() {
             self.owner = (row.uid, row.gid);
         } else {
             match fs::create_dir(path) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    let found = path.symlink_metadata().map_err(Error::file("stat", path))?;
+                    if !found.is_dir() {
+                        return Err(self.stranger(&row.path, "is no directory"));
+                    }
+                }
                 other => other.map_err(Error::file("create", path))?,
             }
         }
@@ -229,23 +335,48 @@ impl<'a> Writing<'a> {
         let planned = self.plan.tablespaces.iter().find(|(planned, ..)| *planned == oid);
         let (_, _, location) = planned.ok_or_else(|| wrong("a tablespace outside the manifest"))?;
         self.own(location, row.mode, row.uid, row.gid)?;
-        std::os::unix::fs::symlink(location, path).map_err(Error::file("link", path))
+        match std::os::unix::fs::symlink(location, path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                match fs::read_link(path) {
+                    Ok(leads_to) if leads_to == *location => Ok(()),
+                    _ => Err(self.stranger(&row.path, "does not lead to its tablespace")),
+                }
+            }
+            other => other.map_err(Error::file("link", path)),
+        }
+    }
+
+    fn stranger(&self, path: &[u8], why: &str) -> Error {
+        let why = format!("holds what is not of this restore: {} {why}", shown(path));
+        Error::Occupied { path: self.plan.to.clone(), why }
+    }
+
+    /// Everything of this restore was made or found, so another number of entries means that something
+    /// else lies there: it would be part of the cluster that starts.
+    fn refuse_strangers(&self) -> Result<()> {
+        let mut found = 0;
+        let places = self.plan.places();
+        each_entry(places, &mut |_, _| {
+            found += 1;
+            Ok(())
+        })?;
+        if found == self.entries {
+            return Ok(());
+        }
+        let own = ["backup_label", MARKER, "backup_manifest", signal_file(self.options)];
+        each_entry(places, &mut |path, _| {
+            let is_own = own.iter().any(|own| own.as_bytes() == path) || path == AUTO_CONF;
+            let is_known = is_own || self.plan.opened.find_row(path)?.is_some();
+            if is_known { Ok(()) } else { Err(self.stranger(path, "is not in the backup")) }
+        })?;
+        let why = "was changed by somebody else while it was being restored".into();
+        Err(Error::Occupied { path: self.plan.to.clone(), why })
     }
 
     /// Reads the control file and keeps it for the end, with a checkpoint that cannot be used
     /// without `backup_label`.
     fn keep_control(&mut self, row: Row) -> Result<()> {
-        let mut content = Vec::new();
-        let block_size = u64::from(self.plan.summary.server.block_size);
-        for block in 0..u32::try_from(row.size.div_ceil(block_size)).unwrap_or(u32::MAX) {
-            content.extend(self.plan.opened.read_block(&row, block)?);
-        }
-        if row.crc != Some(crc32c::crc32c(&content)) {
-            let why = "its content does not have the checksum of its row".into();
-            return Err(Error::Content { path: row.path, why });
-        }
-        invalidate_checkpoint(&mut content)
-            .map_err(|source| Error::Postgres { what: "pg_control", source })?;
+        let content = control_content(&self.plan.opened, &row)?;
         self.files += 1;
         self.bytes += row.size;
         let changed = Row { crc: Some(crc32c::crc32c(&content)), ..row };
@@ -282,6 +413,11 @@ impl<'a> Writing<'a> {
         }
         let settings = settings(self.ctx, self.plan, self.options)?;
         let path = self.plan.to.join(std::ffi::OsStr::from_bytes(AUTO_CONF));
+        if !self.has_auto_conf {
+            // One that an interrupted run has made would get the settings twice.
+            remove(&path)?;
+            self.entries += 1;
+        }
         let mut file = File::options()
             .append(true)
             .create(true)
@@ -291,7 +427,7 @@ impl<'a> Writing<'a> {
         file.write_all(settings.as_bytes()).map_err(Error::file("write", &path))?;
         self.own(&path, 0o600, self.owner.0, self.owner.1)?;
         self.own_file(signal_file(self.options), b"", false)?;
-        let ranges = self.wal_ranges();
+        let ranges = self.wal_ranges()?;
         let manifest = std::mem::replace(
             &mut self.manifest,
             ManifestWriter::begin(MajorVersion::V15, 0, &mut Vec::new()),
@@ -300,18 +436,35 @@ impl<'a> Writing<'a> {
         self.flush_manifest()?;
         let path = self.plan.to.join("backup_manifest");
         self.manifest_file.flush().map_err(Error::file("write", &path))?;
-        self.own(&path, 0o600, self.owner.0, self.owner.1)
+        self.own(&path, 0o600, self.owner.0, self.owner.1)?;
+        let owner = self.as_root.then_some(self.owner);
+        external::write(&self.plan.external, &self.plan.opened, owner)?;
+        self.ctx.step("what makes the server recover is written");
+        Ok(())
     }
 
-    fn wal_ranges(&self) -> Vec<WalRange> {
+    /// A standby's backup may span a switch of timelines: one range for each.
+    fn wal_ranges(&self) -> Result<Vec<WalRange>> {
         let summary = &self.plan.summary;
-        let timeline = TimelineId::new(summary.timeline_stop).unwrap_or(TimelineId::FIRST);
-        vec![WalRange { timeline, start: summary.start_lsn, end: summary.stop_lsn }]
+        let timeline = |number| TimelineId::new(number).unwrap_or(TimelineId::FIRST);
+        let start = (timeline(summary.timeline), summary.start_lsn);
+        let stop = (timeline(summary.timeline_stop), summary.stop_lsn);
+        wal_ranges(&self.plan.history, start, stop).ok_or_else(|| Error::Refused {
+            what: format!(
+                "the history of timeline {} does not lead from the backup's start on timeline {} to \
+                 its stop on timeline {}",
+                self.plan.timeline, summary.timeline, summary.timeline_stop
+            ),
+        })
     }
 
     /// Writes a file that is this restore's own.
     fn own_file(&mut self, name: &str, content: &[u8], in_manifest: bool) -> Result<()> {
         let path = self.plan.to.join(name);
+        if self.continues {
+            remove(&path)?;
+        }
+        self.entries += 1;
         let mut file = create(&path, 0o600)?;
         file.write_all(content).map_err(Error::file("write", &path))?;
         self.own(&path, 0o600, self.owner.0, self.owner.1)?;
@@ -339,25 +492,35 @@ impl<'a> Writing<'a> {
     fn make_durable(&mut self, file_systems: &[(PathBuf, File)]) -> Result<()> {
         let event = Event::Begin { stage: Stage::Sync, bytes_total: 0, files_total: 0 };
         self.ctx.observer.event(event);
-        for (directory, handle) in file_systems {
-            // One call makes a whole file system durable: files, names, directories. The directory
-            // that holds the new one's name is on it too, or was synced when it was made.
-            rustix::fs::syncfs(handle)
-                .map_err(|error| Error::file("sync", directory)(error.into()))?;
-        }
+        sync(file_systems)?;
+        self.ctx.step("everything but the control file is durable");
         let Some((content, row)) = self.control.take() else {
             let why = "the backup does not hold it".into();
             return Err(Error::Content { path: CONTROL_PATH.to_vec(), why });
         };
-        let path = self.plan.to.join(std::ffi::OsStr::from_bytes(CONTROL_PATH));
-        let temporary = path.with_extension("pgkeep-tmp");
+        let path = control_path(self.plan);
+        let temporary = path.with_extension(CONTROL_TEMPORARY);
         let mut file = create(&temporary, row.mode)?;
         file.write_all(&content).map_err(Error::file("write", &temporary))?;
         self.own(&temporary, row.mode, row.uid, row.gid)?;
         file.sync_all().map_err(Error::file("sync", &temporary))?;
+        self.ctx.step("the control file is written");
         durable::rename(&temporary, &path).map_err(Error::file("rename", &path))?;
+        self.ctx.step("the control file has its name");
         self.ctx.observer.event(Event::End { stage: Stage::Sync });
         Ok(())
+    }
+}
+
+fn control_path(plan: &Plan) -> PathBuf {
+    plan.to.join(std::ffi::OsStr::from_bytes(CONTROL_PATH))
+}
+
+/// Removes what an interrupted run has left of a file; absence is fine.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(Error::file("remove", path)),
     }
 }
 
@@ -370,7 +533,7 @@ fn group(gid: u32) -> Option<rustix::fs::Gid> {
 }
 
 /// A new file with exactly this mode, whatever the umask.
-fn create(path: &Path, mode: u32) -> Result<File> {
+pub(super) fn create(path: &Path, mode: u32) -> Result<File> {
     let file = File::options()
         .write(true)
         .create_new(true)

@@ -6,11 +6,15 @@
 //! then the directory cannot be started.
 
 mod adopt;
+mod aside;
 mod choose;
+mod control;
 mod directory;
 mod error;
 mod execute;
+mod external;
 mod fetch;
+mod in_progress;
 mod installed;
 mod lost;
 mod nearest;
@@ -23,11 +27,13 @@ mod reach;
 mod recovery;
 mod server_now;
 mod space;
+mod survey;
 mod target;
 
 pub use adopt::{Adoption, adopt, plan_adoption};
 pub use error::{Error, Result};
 pub use execute::{Restored, execute};
+pub use external::External;
 pub use installed::{ProgramPlaces, Programs};
 pub use lost::Lost;
 pub use nearest::{Hole, Nearest, Side};
@@ -35,6 +41,7 @@ pub use options::{Archiving, Options, RestoreCommand, TablespaceMapping};
 pub use plan::{Plan, plan};
 pub use server_now::ServerNow;
 pub use space::Space;
+pub use survey::Ground;
 pub use target::{NotATime, parse_time};
 
 pub use crate::pg::recovery::{RecoveryTarget as Target, TargetTimeline as TimelineChoice};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::external::{External, server_options};
 use super::installed::Programs;
 use super::options::{Archiving, Options};
 use super::target::Target;
@@ -55,13 +56,13 @@ fn user_name(users: &str, uid: u32) -> Option<String> {
     })
 }
 
-/// The command that starts the restored server. `configuration` is a folder with a `postgresql.conf`
-/// outside the data directory.
+/// The command that starts the restored server. With configuration files outside the data directory,
+/// the server's command line says where everything is.
 pub(super) fn start_command(
     programs: &Programs,
     to: &Path,
     account: &Account,
-    configuration: Option<&Path>,
+    external: &External,
 ) -> String {
     let log = to.join("startup.log");
     let mut words = pg_ctl(programs, account);
@@ -69,17 +70,28 @@ pub(super) fn start_command(
     words.push(START_SECONDS.to_string());
     words.extend(["-D".to_owned(), to.display().to_string()]);
     words.extend(["-l".to_owned(), log.display().to_string()]);
-    if let Some(folder) = configuration {
-        // pg_ctl hands the options to a shell of its own.
-        let file = shell_word(&folder.join("postgresql.conf").display().to_string());
-        words.extend(["-o".to_owned(), format!("-c config_file={file}")]);
+    let mut options = external.start_options.clone();
+    if external.lacks_main {
+        options = vec![
+            ("config_file".into(), "FILE".into()),
+            ("data_directory".into(), to.display().to_string()),
+        ];
+    }
+    if !options.is_empty() {
+        // pg_ctl hands them to a shell of its own.
+        words.extend(["-o".to_owned(), server_options(&options)]);
     }
     line(&words)
 }
 
 /// Start, look, decide, go on.
-pub(super) fn steps(options: &Options, programs: &Programs, account: &Account) -> Vec<String> {
-    let mut steps = vec![start_command(programs, &options.to, account, None)];
+pub(super) fn steps(
+    options: &Options,
+    programs: &Programs,
+    account: &Account,
+    external: &External,
+) -> Vec<String> {
+    let mut steps = vec![start_command(programs, &options.to, account, external)];
     let psql = |sql: &str| {
         let mut words = account.prefix();
         words.extend(["psql", "-X", "-d", "postgres", "-c", sql].map(str::to_owned));
@@ -136,19 +148,21 @@ mod tests {
         let mut programs = Programs::default();
         let to = Path::new("/srv/my data");
         assert_eq!(
-            start_command(&programs, to, &Account::Own, None),
+            start_command(&programs, to, &Account::Own, &External::default()),
             "pg_ctl start -w -t 600 -D '/srv/my data' -l '/srv/my data/startup.log'"
         );
         programs.bin_directory = Some("/opt/bin".into());
         let user = Account::Other { user: Some("postgres".into()), uid: 105, gid: 113 };
+        let file = ("config_file".to_owned(), "/etc/it's/postgresql.conf".to_owned());
+        let apart = External { start_options: vec![file], ..External::default() };
         let to = Path::new("/srv/data");
         assert_eq!(
-            start_command(&programs, to, &user, Some(Path::new("/etc/it's"))),
+            start_command(&programs, to, &user, &apart),
             "setpriv --reuid=postgres --regid=113 --init-groups /opt/bin/pg_ctl start -w -t 600 -D /srv/data -l \
-             /srv/data/startup.log -o '-c config_file='\\''/etc/it'\\''\\'\\'''\\''s/postgresql.conf'\\'''"
+             /srv/data/startup.log -o '-c '\\''config_file=/etc/it'\\''\\'\\'''\\''s/postgresql.conf'\\'''"
         );
         let nameless = Account::Other { user: None, uid: 105, gid: 113 };
-        let started = start_command(&programs, to, &nameless, None);
+        let started = start_command(&programs, to, &nameless, &External::default());
         assert!(
             started.starts_with(
                 "setpriv --reuid=105 --regid=113 --clear-groups /opt/bin/pg_ctl start "

@@ -56,6 +56,10 @@ pub struct Options {
     pub archiving: Archiving,
     /// Tablespaces that go elsewhere.
     pub tablespaces: Vec<TablespaceMapping>,
+    /// Where configuration files outside the data directory go.
+    pub config_to: Option<PathBuf>,
+    /// Moves what is in the way aside.
+    pub rename_old: bool,
     /// How many workers write.
     pub jobs: usize,
     /// How recovery fetches WAL.

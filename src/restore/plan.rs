@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use super::choose::{Way, choose, timeline_of};
-use super::directory::{check_empty, tablespaces};
+use super::directory::tablespaces;
 use super::error::{Error, Result};
+use super::external::External;
+use super::in_progress::Choices;
 use super::installed::{self, Programs};
 use super::lost::{self, Lost};
 use super::nearest::{Hole, all_windows, nearest};
@@ -12,6 +14,7 @@ use super::next::{Account, steps};
 use super::options::{Archiving, Options};
 use super::reach::Archive;
 use super::space::{self, Space, configuration};
+use super::survey::{Ground, Places, continued, ground};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::recovery::TargetAction;
@@ -39,6 +42,10 @@ pub struct Plan {
     pub to: PathBuf,
     /// Tablespaces: oid, location in the backup, where it goes.
     pub tablespaces: Vec<(u32, String, PathBuf)>,
+    /// What lies where the restore goes.
+    pub ground: Ground,
+    /// Configuration files outside the data directory.
+    pub external: External,
     /// Files to write.
     pub files: u64,
     /// Their bytes.
@@ -82,6 +89,10 @@ pub struct Plan {
     #[serde(skip)]
     pub(super) ends_at_hole: bool,
     #[serde(skip)]
+    pub(super) history: History,
+    #[serde(skip)]
+    pub(super) choices: Choices,
+    #[serde(skip)]
     pub(super) summary: Summary,
     #[serde(skip)]
     pub(super) opened: OpenedBackup,
@@ -98,6 +109,8 @@ pub fn plan(
     place: &Place,
     registration: &Registration,
 ) -> Result<Plan> {
+    let choices = Choices::new(options, repository, place);
+    let options = &continued(options, &choices)?;
     let archive = Archive::read(ctx, repository, place, registration)?;
     let backups = repository.backups(ctx, place)?;
     let unreadable = backups.unreadable.iter();
@@ -117,12 +130,15 @@ pub fn plan(
     warnings.extend(way.notes.iter().cloned());
     warnings.extend(about_the_archive(&archive, &history, &way));
     let tablespaces = tablespaces(options, &opened)?;
-    check_empty(&options.to)?;
-    for (_, _, target) in &tablespaces {
-        check_empty(target)?;
-    }
     let summary = way.backup;
-    warnings.extend(about_configuration(&opened)?);
+    let external = External::of(options, &tablespaces, &opened)?;
+    let apart = options.config_to.as_deref();
+    let places = Places { data: &options.to, tablespaces: &tablespaces, configuration: apart };
+    let ground = ground(ctx, options, places, &choices, &opened)?;
+    warnings.extend(external.warnings(&opened)?);
+    if !external.has(&summary.server.configuration.config_file) {
+        warnings.extend(about_configuration(&opened)?);
+    }
     if summary.totals.invalid_pages > 0 {
         let pages = summary.totals.invalid_pages;
         warnings
@@ -130,14 +146,17 @@ pub fn plan(
     }
     let wal_bytes = way.run.count().saturating_mul(archive.segment_size().bytes().into());
     let space = space::spaces(ctx, options, &opened, &tablespaces, wal_bytes)?;
-    warnings.extend(space::check(&space)?);
+    // What an interrupted run has left takes its room already.
+    if ground.continues.is_none() {
+        warnings.extend(space::check(&space)?);
+    }
     let server = &summary.server;
     let major = MajorVersion::from_server_version_num(server.version_num)
         .map_err(|source| Error::Postgres { what: "the backup's server", source })?;
     let programs =
         installed::look(ctx, &options.programs, server.version_num, &server.preload_libraries);
     warnings.extend(programs.warnings());
-    let next = steps(options, &programs, &Account::of(&opened));
+    let next = steps(options, &programs, &Account::of(&opened), &external);
     let damaged = archive.damaged();
     Ok(Plan {
         cluster: place.cluster().into(),
@@ -152,8 +171,10 @@ pub fn plan(
         timeline: history.timeline().get(),
         to: options.to.clone(),
         tablespaces,
-        files: summary.totals.files,
-        bytes: summary.totals.bytes,
+        ground,
+        files: summary.totals.files.saturating_sub(external.files.len() as u64),
+        bytes: summary.totals.bytes.saturating_sub(external.bytes),
+        external,
         space,
         wal_segments: wal_segments(options, &archive, &summary, &way.run),
         through: way.end,
@@ -171,6 +192,8 @@ pub fn plan(
         effective: way.effective,
         inclusive: way.inclusive,
         action: way.action,
+        history,
+        choices,
         summary,
         opened,
     })

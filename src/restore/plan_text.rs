@@ -23,6 +23,14 @@ impl fmt::Display for Plan {
         for (oid, old, new) in &self.tablespaces {
             writeln!(f, "  tablespace    {oid}: {old} -> {}", new.display())?;
         }
+        for line in self.ground.lines() {
+            writeln!(f, "{line}")?;
+        }
+        for (from, to) in &self.external.files {
+            if let Some(to) = to {
+                writeln!(f, "  configuration {} -> {}", from.display(), to.display())?;
+            }
+        }
         self.fmt_size(f)?;
         writeln!(f, "  WAL           {} segments, to {}", self.wal_segments, self.through)?;
         self.fmt_reach(f)?;

@@ -13,16 +13,16 @@ use crate::support::{
 };
 
 /// A cluster that archives into a repository.
-struct Site {
+pub(crate) struct Site {
     server: Server,
-    cluster: TestCluster,
-    config: TestConfig,
+    pub(crate) cluster: TestCluster,
+    pub(crate) config: TestConfig,
     repo: TestRepo,
-    copies: ScratchDir,
+    pub(crate) copies: ScratchDir,
 }
 
 impl Site {
-    fn new(server: &Server) -> Self {
+    pub(crate) fn new(server: &Server) -> Self {
         Self::from_launch(server, TestCluster::create(server))
     }
 
@@ -36,7 +36,7 @@ impl Site {
         Self { server: server.clone(), cluster, config, repo, copies: ScratchDir::new("copies") }
     }
 
-    fn to(&self, name: &str) -> PathBuf {
+    pub(crate) fn to(&self, name: &str) -> PathBuf {
         self.copies.join(name)
     }
 
@@ -48,14 +48,14 @@ impl Site {
         self.cluster.psql("select clock_timestamp()")
     }
 
-    fn restore(&self, name: &str, args: &[&str]) -> Ran {
+    pub(crate) fn restore(&self, name: &str, args: &[&str]) -> Ran {
         let mut command = self.config.pgkeep(["restore", "--yes", "--to"]);
         run(command.arg(self.to(name)).args(args))
     }
 
     /// Restores, starts and waits until it writes: what is in the table.
     #[track_caller]
-    fn restored(&self, name: &str, args: &[&str]) -> (TestCluster, String) {
+    pub(crate) fn restored(&self, name: &str, args: &[&str]) -> (TestCluster, String) {
         self.restore(name, args).assert_ok();
         let copy = TestCluster::adopt(&self.server, &self.to(name)).start();
         copy.wait_for_promotion();
@@ -73,7 +73,7 @@ fn rows(cluster: &TestCluster) -> String {
     cluster.psql("select coalesce(string_agg(n::text, ',' order by n), '') from t")
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
     while let Some(next) = folders.pop() {
         let Ok(entries) = fs::read_dir(next) else { continue };
@@ -360,8 +360,21 @@ fn f067_an_interrupted_restore_leaves_nothing_that_starts() {
         assert!(!to.join("global/pg_control").exists());
         let log = TestCluster::adopt(&server, &to).start_expecting_failure();
         assert!(!log.contains("ready"), "{log}");
-        let again = run(site.config.pgkeep(["restore", "--yes", "--to"]).arg(&to));
-        again.assert_code(15);
+        // Another restore is refused, and changes nothing; the same one finishes it.
+        let before = files(&to);
+        let mut other = site.config.pgkeep(["restore", "--yes", "--standby", "--to"]);
+        let refused = run(other.arg(&to)).assert_code(15);
+        assert!(refused.stderr.contains("holds an interrupted restore"), "{refused}");
+        assert!(refused.stderr.contains("--rename-old"), "{refused}");
+        assert_eq!(files(&to), before);
+        let again = run(site.config.pgkeep(["restore", "--yes", "--to"]).arg(&to)).assert_ok();
+        assert!(again.stdout.contains("continues     an interrupted restore"), "{again}");
+        let copy = TestCluster::adopt(&server, &to).start();
+        copy.wait_for_promotion();
+        assert_eq!(copy.psql("select count(*) from pgbench_accounts"), "600000");
+        copy.stop(Stop::Immediate);
+        // Finished and started: it is another cluster now.
+        run(site.config.pgkeep(["restore", "--yes", "--to"]).arg(&to)).assert_code(15);
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) fn summary() -> Summary {
             host: "db1".into(),
             preload_libraries: "timescaledb".into(),
             logical_slots: vec!["slot_a".into()],
+            configuration: Default::default(),
         },
         hash: HashScheme { algorithm: "highway64".into(), key: [0xab; 32] },
         totals: Totals { files: u64::MAX, ..Totals::default() },

@@ -156,6 +156,7 @@ fn summary_of(block_size: u32) -> Summary {
             host: "host".into(),
             preload_libraries: String::new(),
             logical_slots: vec![],
+            configuration: Default::default(),
         },
         hash: HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key: HASH_KEY },
         totals: Totals::default(),

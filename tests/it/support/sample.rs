@@ -274,6 +274,7 @@ fn summary_of(id: &BackupId) -> Summary {
             host: "db1".into(),
             preload_libraries: "timescaledb".into(),
             logical_slots: vec![],
+            configuration: Default::default(),
         },
         hash: hash(),
         totals: Totals { invalid_pages: 1, ..Totals::default() },

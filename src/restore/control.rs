@@ -1,0 +1,26 @@
+//! The control file as it is restored.
+
+use super::error::{Error, Result};
+use crate::pg::control_file::invalidate_checkpoint;
+use crate::repo::{OpenedBackup, Row};
+
+pub(super) const CONTROL_PATH: &[u8] = b"global/pg_control";
+
+/// Far more than a control file ever has.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// The control file as it is restored: with a checkpoint that cannot be used without `backup_label`.
+pub(super) fn control_file(opened: &OpenedBackup) -> Result<Vec<u8>> {
+    let missing = "the backup does not hold it";
+    let wrong = |why: &str| Error::Content { path: CONTROL_PATH.to_vec(), why: why.into() };
+    let row = opened.find_row(CONTROL_PATH)?.ok_or_else(|| wrong(missing))?;
+    control_content(opened, &row)
+}
+
+/// As [`control_file`], of a row that is known.
+pub(super) fn control_content(opened: &OpenedBackup, row: &Row) -> Result<Vec<u8>> {
+    let mut content = opened.read_whole(row, BYTES_MAX)?;
+    invalidate_checkpoint(&mut content)
+        .map_err(|source| Error::Postgres { what: "pg_control", source })?;
+    Ok(content)
+}

@@ -1,0 +1,300 @@
+//! What a restore finds in the places that it fills: nothing, an interrupted run of itself, or what is
+//! in the way.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, FileType};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Advice;
+
+use super::aside;
+use super::control::control_file;
+use super::error::{Error, Result};
+use super::in_progress::{self, Choices, Content, IN_PROGRESS, Mark, Wanted};
+use super::options::Options;
+use super::plan::Plan;
+use crate::base::{Ctx, Timestamp};
+use crate::repo::{OpenedBackup, Row};
+
+/// What lies where a restore goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Ground {
+    /// Files that an interrupted run of this very restore has left: it is continued.
+    pub continues: Option<u64>,
+    /// Of that run everything is there and durable; nothing is written.
+    pub is_complete: bool,
+    /// What is in the way, and the name under which it is moved aside.
+    pub moved: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Ground {
+    /// Lines of the plan.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        match self.continues {
+            Some(files) if self.is_complete => {
+                lines.push(format!(
+                    "  continues     a restore that is complete: {files} files are there"
+                ));
+            }
+            Some(files) => {
+                lines.push(format!(
+                    "  continues     an interrupted restore: {files} files are there"
+                ));
+            }
+            None => {}
+        }
+        for (from, to) in &self.moved {
+            lines.push(format!("  moves aside   {} -> {}", from.display(), to.display()));
+        }
+        lines
+    }
+}
+
+const CONTROL_FILE: &str = "global/pg_control";
+
+fn has_control(data: &Path) -> bool {
+    data.join(CONTROL_FILE).symlink_metadata().is_ok()
+}
+
+/// The places of a restore.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places<'a> {
+    /// The data directory.
+    pub(super) data: &'a Path,
+    /// Its tablespaces: oid and location.
+    pub(super) tablespaces: &'a [(u32, String, PathBuf)],
+    /// Where configuration files go.
+    pub(super) configuration: Option<&'a Path>,
+}
+
+impl<'a> Places<'a> {
+    /// All but the data directory.
+    pub(super) fn others(self) -> impl Iterator<Item = &'a Path> {
+        self.tablespaces.iter().map(|(_, _, location)| &**location).chain(self.configuration)
+    }
+}
+
+/// Looks at the places of a plan in the making, and refuses what is in the way.
+///
+/// # Errors
+/// [`Error::Occupied`].
+pub(super) fn ground(
+    ctx: &Ctx,
+    options: &Options,
+    places: Places<'_>,
+    choices: &Choices,
+    opened: &OpenedBackup,
+) -> Result<Ground> {
+    let summary = &opened.manifest().summary;
+    if options.rename_old {
+        return survey_to_move(places, Path::new(&summary.server.data_directory), ctx.clock.now());
+    }
+    let wanted = Wanted { choices, backup: &summary.id };
+    let ground = survey(places, wanted, || control_file(opened))?;
+    if ground.continues.is_some() && in_progress::is_held(&options.to) {
+        return Err(in_progress::held(&options.to));
+    }
+    Ok(ground)
+}
+
+/// The same command as that of an interrupted restore goes on with its backup, even where a better one
+/// was taken since.
+pub(super) fn continued(options: &Options, choices: &Choices) -> Result<Options> {
+    let mut options = options.clone();
+    if options.backup.is_none()
+        && !options.rename_old
+        && let Content::Restore(mark) = Content::of(&options.to)?
+        && mark.is_continued_by(choices)
+    {
+        options.backup = mark.backup.parse().ok();
+    }
+    Ok(options)
+}
+
+impl Plan {
+    pub(super) fn places(&self) -> Places<'_> {
+        let configuration = self.external.to.as_deref();
+        Places { data: &self.to, tablespaces: &self.tablespaces, configuration }
+    }
+
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted { choices: &self.choices, backup: &self.backup }
+    }
+}
+
+/// Refuses what is in the way; the data directory's mark, where this restore may go on from it.
+///
+/// # Errors
+/// [`Error::Occupied`].
+pub(super) fn check(places: Places<'_>, wanted: Wanted<'_>) -> Result<Option<Mark>> {
+    let mark = match Content::of(places.data)? {
+        Content::Nothing => None,
+        Content::Else(why) => return Err(Error::Occupied { path: places.data.into(), why }),
+        Content::Restore(mark) => match mark.difference(wanted) {
+            None => Some(*mark),
+            Some(difference) => {
+                let why = format!(
+                    "holds an interrupted restore {}, which is another one ({difference}): the \
+                     command that began it finishes it",
+                    mark.describe()
+                );
+                return Err(Error::Occupied { path: places.data.into(), why });
+            }
+        },
+    };
+    if mark.is_some() && has_control(places.data) {
+        // All was written: of the marks, those of the tablespaces go first.
+        return Ok(mark);
+    }
+    for place in places.others() {
+        let why = match (Content::of(place)?, &mark) {
+            (Content::Nothing, _) => continue,
+            (Content::Restore(there), Some(mark)) if there.is_of(mark) => continue,
+            (Content::Restore(there), _) => {
+                format!("holds files of another interrupted restore, {}", there.describe())
+            }
+            (Content::Else(why), _) => why,
+        };
+        return Err(Error::Occupied { path: place.into(), why });
+    }
+    Ok(mark)
+}
+
+/// As [`check`], and says how the restore goes on from what is there. `control` is the control file
+/// that this restore writes.
+///
+/// # Errors
+/// [`Error::Occupied`].
+pub(super) fn survey(
+    places: Places<'_>,
+    wanted: Wanted<'_>,
+    control: impl FnOnce() -> Result<Vec<u8>>,
+) -> Result<Ground> {
+    let mark = check(places, wanted)?;
+    if mark.is_none() {
+        return Ok(Ground::default());
+    }
+    let path = places.data.join(CONTROL_FILE);
+    let is_complete = has_control(places.data);
+    if is_complete {
+        let there = fs::read(&path).map_err(Error::file("read", &path))?;
+        if there != control()? {
+            let why = "holds a cluster that was restored, and started since".into();
+            return Err(Error::Occupied { path: places.data.into(), why });
+        }
+    }
+    let mut files = 0;
+    each_entry(places, &mut |_, file_type| {
+        files += u64::from(file_type.is_file());
+        Ok(())
+    })?;
+    Ok(Ground { continues: Some(files), is_complete, moved: Vec::new() })
+}
+
+/// As [`survey`], for what is moved aside instead of being in the way.
+///
+/// # Errors
+/// [`Error::Occupied`] where something cannot be moved.
+fn survey_to_move(places: Places<'_>, source: &Path, now: Timestamp) -> Result<Ground> {
+    let mut moved = Vec::new();
+    for place in std::iter::once(places.data).chain(places.tablespaces.iter().map(|t| &*t.2)) {
+        if Content::of(place)? == Content::Nothing {
+            continue;
+        }
+        if place != places.data {
+            aside::check_owner(places.data, place, places.data == source)?;
+        }
+        moved.push((place.to_owned(), aside::name_for(place, now)?));
+    }
+    if let Some(place) = places.configuration
+        && Content::of(place)? != Content::Nothing
+    {
+        let why = "is not empty: --rename-old moves no configuration files".into();
+        return Err(Error::Occupied { path: place.into(), why });
+    }
+    Ok(Ground { moved, ..Ground::default() })
+}
+
+/// Hands over everything below the places by its path in the data directory, the marks left out. One
+/// open directory a level, nothing kept.
+pub(super) fn each_entry(
+    places: Places<'_>,
+    visit: &mut dyn FnMut(&[u8], FileType) -> Result<()>,
+) -> Result<()> {
+    below(places.data, &mut Vec::new(), visit)?;
+    for (oid, _, location) in places.tablespaces {
+        if location.is_dir() {
+            below(location, &mut format!("pg_tblspc/{oid}").into_bytes(), visit)?;
+        }
+    }
+    Ok(())
+}
+
+fn below(
+    directory: &Path,
+    path: &mut Vec<u8>,
+    visit: &mut dyn FnMut(&[u8], FileType) -> Result<()>,
+) -> Result<()> {
+    for entry in fs::read_dir(directory).map_err(Error::file("list", directory))? {
+        let entry = entry.map_err(Error::file("list", directory))?;
+        if is_place(path) && entry.file_name() == IN_PROGRESS {
+            continue;
+        }
+        let file_type = entry.file_type().map_err(Error::file("stat", entry.path()))?;
+        let length = path.len();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend(entry.file_name().into_vec());
+        visit(path, file_type)?;
+        if file_type.is_dir() {
+            below(&directory.join(entry.file_name()), path, visit)?;
+        }
+        path.truncate(length);
+    }
+    Ok(())
+}
+
+/// Whether a path is that of a place, where a mark may be.
+fn is_place(path: &[u8]) -> bool {
+    let tablespace = path.strip_prefix(b"pg_tblspc/");
+    path.is_empty() || tablespace.is_some_and(|oid| !oid.contains(&b'/'))
+}
+
+/// Whether a row is the mark of a restore that its source came from: it says nothing of this one.
+pub(super) fn is_mark(path: &[u8]) -> bool {
+    path == IN_PROGRESS.as_bytes()
+}
+
+/// Whether a file that an interrupted run left is whole: its own file, as long as its row says, with
+/// the row's checksum, read from the disk. Its pages may be in the cache only, or their writing may
+/// have failed unseen: the caller has synced the file system, and what the cache holds is dropped here.
+pub(super) fn is_whole(path: &Path, row: &Row) -> Result<bool> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_file() && found.len() == row.size && found.nlink() == 1 => {}
+        _ => return Ok(false),
+    }
+    let file = File::open(path).map_err(Error::file("open", path))?;
+    // Advice only: where it is not taken, the cache is believed.
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).ok();
+    let mut reader = std::io::BufReader::with_capacity(1 << 18, file);
+    let mut crc = 0;
+    loop {
+        let chunk = std::io::BufRead::fill_buf(&mut reader).map_err(Error::file("read", path))?;
+        if chunk.is_empty() {
+            return Ok(row.crc == Some(crc));
+        }
+        crc = crc32c::crc32c_append(crc, chunk);
+        let length = chunk.len();
+        std::io::BufRead::consume(&mut reader, length);
+    }
+}
+
+/// Names something that is not the restore's, for a refusal.
+pub(super) fn shown(path: &[u8]) -> String {
+    Path::new(OsStr::from_bytes(path)).display().to_string()
+}
