@@ -1,0 +1,118 @@
+//! What a run costs: wall time, processor time of the program with all its children, processor time
+//! that its server spends meanwhile, and peak memory.
+//!
+//! Processor time of the program is what the kernel adds to this process when it reaps the program
+//! (`cutime`, `cstime`: all descendants that were waited for). Of the server it is the difference of the
+//! same figures over the postmaster and its children, so that a WAL sender or an `archive_command` that
+//! has ended counts. Write-back by the kernel's own threads counts for nobody. Memory is the sum over
+//! the program's processes of each one's peak resident set, looked at every 10 ms.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::cluster::Cluster;
+
+/// Clock ticks in a second, in /proc/PID/stat of every Linux.
+const TICKS: f64 = 100.0;
+
+/// What one run cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cost {
+    pub wall: f64,
+    pub cpu: f64,
+    pub server: f64,
+    pub memory_mib: f64,
+}
+
+/// Runs a command to its end, which must be good.
+pub fn measure(command: &mut Command, server: Option<&Cluster>) -> Cost {
+    let said = tempfile::tempfile().unwrap();
+    command.stdout(Stdio::from(said.try_clone().unwrap()));
+    command.stderr(Stdio::from(said.try_clone().unwrap()));
+    let (cpu, before) = (children_cpu(), server.map_or(0.0, server_cpu));
+    let begin = Instant::now();
+    let mut child = command.spawn().unwrap_or_else(|why| panic!("{command:?}: {why}"));
+    let ended = AtomicBool::new(false);
+    let root = child.id();
+    let (status, wall, memory_mib) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| peak_memory(root, &ended));
+        let status = child.wait().unwrap();
+        let wall = begin.elapsed().as_secs_f64();
+        ended.store(true, Ordering::Relaxed);
+        (status, wall, watch.join().unwrap())
+    });
+    assert!(status.success(), "{command:?}: {status}\n{}", text(said));
+    let server = server.map_or(0.0, server_cpu) - before;
+    Cost { wall, cpu: children_cpu() - cpu, server, memory_mib }
+}
+
+/// As [`measure`] without a look at memory, for runs of a few milliseconds.
+pub fn measure_short(command: &mut Command) -> Cost {
+    let said = tempfile::tempfile().unwrap();
+    command.stdout(Stdio::from(said.try_clone().unwrap()));
+    command.stderr(Stdio::from(said.try_clone().unwrap()));
+    let cpu = children_cpu();
+    let begin = Instant::now();
+    let status = command.spawn().unwrap().wait().unwrap();
+    let wall = begin.elapsed().as_secs_f64();
+    assert!(status.success(), "{command:?}: {status}\n{}", text(said));
+    Cost { wall, cpu: children_cpu() - cpu, server: 0.0, memory_mib: 0.0 }
+}
+
+fn text(mut said: File) -> String {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let mut text = String::new();
+    said.seek(SeekFrom::Start(0)).unwrap();
+    said.read_to_string(&mut text).ok();
+    text
+}
+
+/// The fields of /proc/PID/stat after the name, which may hold spaces.
+fn stat(pid: &str) -> Option<Vec<f64>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect())
+}
+
+/// User and system time of a process (`own`) and of the children it has reaped.
+fn cpu_of(pid: &str, own: bool) -> f64 {
+    let Some(fields) = stat(pid) else { return 0.0 };
+    let from = if own { 10 } else { 12 };
+    fields.get(from..14).map_or(0.0, |times| times.iter().sum::<f64>() / TICKS)
+}
+
+fn children_cpu() -> f64 {
+    cpu_of("self", false)
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn server_cpu(cluster: &Cluster) -> f64 {
+    let postmaster = cluster.postmaster();
+    let of = |pid: u32| cpu_of(&pid.to_string(), true);
+    of(postmaster) + children(postmaster).into_iter().map(of).sum::<f64>()
+}
+
+fn peak_memory(root: u32, ended: &AtomicBool) -> f64 {
+    let mut peaks: HashMap<u32, f64> = HashMap::new();
+    while !ended.load(Ordering::Relaxed) {
+        let mut open = vec![root];
+        while let Some(pid) = open.pop() {
+            open.extend(children(pid));
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+            if let Some(kib) = kib {
+                peaks.insert(pid, kib / 1024.0);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    peaks.values().sum()
+}

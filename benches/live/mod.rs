@@ -1,0 +1,45 @@
+//! What the benches on real servers share: a cluster worth measuring, the tools that are compared, and
+//! the accounting.
+//!
+//! `PGKEEP_BENCH_DIR` names a folder that is kept, so that the next run finds its cluster there; without
+//! it everything is made in a temporary folder and removed. Programs run as `postgres` when root runs
+//! the bench, as in the tests.
+#![allow(dead_code, reason = "each bench uses a part")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a program of its own: it asks for time and environment"
+)]
+
+#[path = "../../tests/it/support/account.rs"]
+mod account;
+pub mod cluster;
+pub mod cost;
+pub mod folder;
+pub mod sides;
+
+use std::path::PathBuf;
+
+/// How often each side runs: `PGKEEP_BENCH_ROUNDS`, or `default`.
+pub fn rounds(default: usize) -> usize {
+    let chosen = std::env::var("PGKEEP_BENCH_ROUNDS").ok();
+    chosen.and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
+}
+
+/// A program of PostgreSQL 15, as Debian installs it.
+pub fn tool(name: &str) -> PathBuf {
+    PathBuf::from("/usr/lib/postgresql/15/bin").join(name)
+}
+
+/// Where a program of the system is, if it is installed.
+pub fn installed(name: &str) -> Option<PathBuf> {
+    ["/usr/local/bin", "/usr/bin", "/bin"]
+        .iter()
+        .map(|folder| PathBuf::from(folder).join(name))
+        .find(|path| path.is_file())
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
