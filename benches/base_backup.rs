@@ -115,7 +115,7 @@ fn backup_sides<'a>(
     ] {
         sides.push(Side {
             name: name.into(),
-            prepare: Box::new(move || folder.remove(to)),
+            prepare: Box::new(move || folder.retire(to)),
             command: Box::new(base_backup(to, arguments)),
             finish: Box::new(|| {}),
             on_server: true,
@@ -134,7 +134,7 @@ fn restore_sides<'a>(
     let side = |name: String, command: Box<dyn Fn() -> Command + 'a>, is_made: bool| Side {
         name,
         prepare: Box::new(move || {
-            folder.remove(TO);
+            folder.retire(TO);
             if is_made {
                 folder.make(TO);
             }

@@ -279,13 +279,32 @@ impl FrameOpener {
         }
     }
 
-    /// Opens the frame that `stored` holds exactly: checks the MAC, decrypts in place, decompresses
-    /// onto the end of `out`. Returns whether it is the object's last frame. After an error `out`
-    /// holds what it held before.
+    /// Opens the frame that `stored` holds exactly, onto the end of `out`. Returns whether it is the
+    /// object's last frame. After an error `out` holds what it held before.
     ///
     /// # Errors
     /// [`Error::Corrupt`].
     pub fn open(&self, number: u64, stored: &mut [u8], out: &mut Vec<u8>) -> Result<bool> {
+        let before = out.len();
+        out.resize(before + self.frame_size, 0);
+        let opened = self.open_into(number, stored, out.get_mut(before..).unwrap_or_default());
+        let length = opened.as_ref().map_or(0, |(length, _)| *length);
+        out.truncate(before + length);
+        opened.map(|(_, last)| last)
+    }
+
+    /// Opens the frame that `stored` holds exactly: checks the MAC, decrypts in place, decompresses
+    /// into the beginning of `out`. Returns the content's length, and whether it is the object's last
+    /// frame.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], also when `out` is too short for the content.
+    pub fn open_into(
+        &self,
+        number: u64,
+        stored: &mut [u8],
+        out: &mut [u8],
+    ) -> Result<(usize, bool)> {
         let short = || self.corrupt(number, "it is shorter than its lengths say");
         let head = self.head(number, stored.first_chunk::<8>().ok_or_else(short)?)?;
         if stored.len() != head.stored_size() {
@@ -299,20 +318,16 @@ impl FrameOpener {
         let iv = front.last_chunk::<IV_SIZE>().ok_or_else(short)?;
         let payload = self.cipher.decrypt(iv, body).map_err(|error| self.corrupt(number, error))?;
         let payload = body.get(..payload).ok_or_else(short)?;
-        let before = out.len();
-        if head.flags & STORED_RAW != 0 {
-            if payload.len() != head.raw_size {
-                return Err(self.corrupt(number, "its content is not as long as it says"));
-            }
-            out.extend_from_slice(payload);
+        let target = out
+            .get_mut(..head.raw_size)
+            .ok_or_else(|| self.corrupt(number, "it holds more than there is room for"))?;
+        if head.flags & STORED_RAW == 0 {
+            decompress_exact(payload, target).map_err(|error| self.corrupt(number, error))?;
+        } else if payload.len() == target.len() {
+            target.copy_from_slice(payload);
         } else {
-            out.resize(before + head.raw_size, 0);
-            let target = out.get_mut(before..).unwrap_or_default();
-            if let Err(error) = decompress_exact(payload, target) {
-                out.truncate(before);
-                return Err(self.corrupt(number, error));
-            }
+            return Err(self.corrupt(number, "its content is not as long as it says"));
         }
-        Ok(head.flags & LAST != 0)
+        Ok((head.raw_size, head.flags & LAST != 0))
     }
 }

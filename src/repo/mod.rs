@@ -36,7 +36,7 @@ pub use found::{Cut, Found, FoundRestorePoint};
 pub use key_cache::KeyCache;
 pub use layout::{BackupId, BackupType, Kind, Place};
 pub use manifest::{Manifest, ObjectRecord, Summary};
-pub use opened::{OpenedBackup, PackReader};
+pub use opened::{FrameBuffers, OpenedBackup, PackReader};
 pub use pack_writer::{ContentSource, PackPlan, PackWriter};
 pub use records::{Begin, HashScheme, Registration};
 pub use repository::{InitOptions, Repository};

@@ -331,32 +331,93 @@ impl PackReader {
     ) -> Result<()> {
         let mut next = range.start;
         while next < range.end {
-            let page_end = (next / PAGE_FRAMES as u64 + 1) * PAGE_FRAMES as u64;
-            let part = next..range.end.min(page_end);
-            let offsets = self.offsets(&part)?;
-            let (Some(&begin), Some(&end)) = (offsets.first(), offsets.last()) else {
-                return Err(self.data.opener().corrupt(next, "its page does not list it"));
-            };
-            let size = usize::try_from(end - begin).unwrap_or(usize::MAX);
-            let largest = self.data.opener().stored_size_max();
-            let count = offsets.len() - 1;
-            if count as u64 != part.end - part.start || size > count * largest {
-                return Err(self.data.opener().corrupt(next, "its page lists impossible lengths"));
-            }
-            stored.resize(size, 0);
-            self.data.read(begin, stored)?;
-            let mut rest = stored.as_mut_slice();
-            for (number, pair) in part.clone().zip(offsets.windows(2)) {
-                let length = match pair {
-                    [a, b] => usize::try_from(b - a).unwrap_or_default(),
-                    _ => 0,
-                };
+            let (offsets, bytes) = self.read_stored(next..range.end, stored)?;
+            let mut rest = bytes;
+            for length in lengths(&offsets) {
                 let (frame, tail) = rest.split_at_mut(length);
-                self.data.opener().open(number, frame, raw)?;
+                self.data.opener().open(next, frame, raw)?;
+                next += 1;
                 rest = tail;
             }
-            next = part.end;
         }
         Ok(())
     }
+
+    /// As [`PackReader::read_frames`], but hands on the content of a few frames at a time, with the
+    /// number of the first one, while it is in the processor's cache.
+    ///
+    /// # Errors
+    /// As [`PackReader::read_frames`], and what `take` says.
+    pub fn visit_frames<E: From<Error>>(
+        &self,
+        range: Range<u64>,
+        buffers: &mut FrameBuffers,
+        take: &mut dyn FnMut(u64, &[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let FrameBuffers { stored, raw } = buffers;
+        raw.resize(FRAMES_TOGETHER * FRAME_SIZE, 0);
+        let mut next = range.start;
+        while next < range.end {
+            let (offsets, bytes) = self.read_stored(next..range.end, stored)?;
+            let mut rest = bytes;
+            let lengths: Vec<usize> = lengths(&offsets).collect();
+            for group in lengths.chunks(FRAMES_TOGETHER) {
+                let (first, mut filled) = (next, 0);
+                for &length in group {
+                    let (frame, tail) = rest.split_at_mut(length);
+                    let space = raw.get_mut(filled..).unwrap_or_default();
+                    filled += self.data.opener().open_into(next, frame, space)?.0;
+                    next += 1;
+                    rest = tail;
+                }
+                take(first, raw.get(..filled).unwrap_or_default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the frames of `range` that one page lists: offsets of each and of the end, and the bytes
+    /// between them.
+    fn read_stored<'a>(
+        &self,
+        range: Range<u64>,
+        stored: &'a mut Vec<u8>,
+    ) -> Result<(Vec<u64>, &'a mut [u8])> {
+        let opener = self.data.opener();
+        let page_end = (range.start / PAGE_FRAMES as u64 + 1) * PAGE_FRAMES as u64;
+        let part = range.start..range.end.min(page_end);
+        let offsets = self.offsets(&part)?;
+        let (Some(&begin), Some(&end)) = (offsets.first(), offsets.last()) else {
+            return Err(opener.corrupt(part.start, "its page does not list it"));
+        };
+        let size = usize::try_from(end - begin).unwrap_or(usize::MAX);
+        let count = offsets.len() - 1;
+        if count as u64 != part.end - part.start || size > count * opener.stored_size_max() {
+            return Err(opener.corrupt(part.start, "its page lists impossible lengths"));
+        }
+        if stored.len() < size {
+            stored.resize(size, 0);
+        }
+        let bytes = stored.get_mut(..size).unwrap_or_default();
+        self.data.read(begin, bytes)?;
+        Ok((offsets, bytes))
+    }
+}
+
+/// Frames that are opened before their content is handed on: 256 KiB, which the next steps find in the
+/// processor's second cache.
+const FRAMES_TOGETHER: usize = 4;
+
+/// Space that a reader of many frames keeps.
+#[derive(Debug, Default)]
+pub struct FrameBuffers {
+    stored: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+fn lengths(offsets: &[u64]) -> impl Iterator<Item = usize> {
+    offsets.windows(2).map(|pair| match pair {
+        [a, b] => usize::try_from(b - a).unwrap_or_default(),
+        _ => 0,
+    })
 }

@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::error::{Error, Result};
 use crate::base::{Ctx, Event};
 use crate::repo::header::FRAME_SIZE;
-use crate::repo::{Layer, OpenedBackup, Row, Source};
+use crate::repo::{FrameBuffers, Layer, OpenedBackup, Row, Source};
 
 /// Frames that one read brings in: 4 MiB of content.
 const RUN_FRAMES: u64 = 64;
@@ -190,7 +190,8 @@ impl Target {
                 return Err(self.wrong("its pieces do not join"));
             }
             let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
-            crc = crc32c::crc32c_combine(crc, piece.crc, length);
+            // Joining takes longer than the checksum of 100 KB, and most files have one piece.
+            crc = if end == 0 { piece.crc } else { crc32c::crc32c_combine(crc, piece.crc, length) };
             end += piece.length;
         }
         if end != self.size {
@@ -238,10 +239,11 @@ pub(super) fn write_batch(
 /// Buffers that a worker keeps.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    stored: Vec<u8>,
-    raw: Vec<u8>,
+    frames: FrameBuffers,
 }
 
+/// Writes the pieces of one run, which are in the pack's order, as their frames are opened. A write is
+/// short: one inode takes one writer at a time, and several workers write a large file.
 fn read_run(
     ctx: &Ctx,
     opened: &OpenedBackup,
@@ -250,29 +252,66 @@ fn read_run(
     scratch: &mut Scratch,
 ) -> Result<()> {
     let frame = FRAME_SIZE as u64;
-    let begins = pieces.iter().filter_map(|piece| match piece.source {
-        PieceSource::Pack(_, raw) => Some((raw, raw + piece.length)),
-        PieceSource::Zeros => None,
+    let mut pieces: Vec<Running<'_>> = pieces.iter().filter_map(Running::new).collect();
+    let (first, last) = pieces.iter().fold((u64::MAX, 0), |(low, high), piece| {
+        (low.min(piece.begin / frame), high.max(piece.end.div_ceil(frame)))
     });
-    let (first, last) = begins.fold((u64::MAX, 0), |(low, high), (begin, end)| {
-        (low.min(begin / frame), high.max(end.div_ceil(frame)))
-    });
-    scratch.raw.clear();
-    opened.pack(pack)?.read_frames(first..last, &mut scratch.stored, &mut scratch.raw)?;
-    for piece in pieces {
-        let PieceSource::Pack(_, raw) = piece.source else { continue };
-        let begin = usize::try_from(raw - first * frame).unwrap_or(usize::MAX);
-        let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
-        let content = scratch
-            .raw
-            .get(begin..begin.saturating_add(length))
-            .ok_or_else(|| piece.target.wrong("it reaches past the end of its pack"))?;
-        let target = &piece.target;
-        target.file.write_all_at(content, piece.offset).map_err(target.failed("write"))?;
-        let crc = crc32c::crc32c(content);
-        target.wrote(ctx, Written { offset: piece.offset, length: piece.length, crc })?;
+    // Pieces before this one are complete.
+    let mut complete = 0;
+    opened.pack(pack)?.visit_frames(first..last, &mut scratch.frames, &mut |number, raw| {
+        let begin = number * frame;
+        let end = begin + raw.len() as u64;
+        for piece in pieces.get_mut(complete..).unwrap_or_default() {
+            if piece.begin >= end {
+                break;
+            }
+            piece.write(ctx, begin, end, raw)?;
+        }
+        let open = pieces.get(complete..).unwrap_or_default();
+        complete += open.iter().take_while(|piece| piece.at == piece.end).count();
+        Ok::<(), Error>(())
+    })?;
+    match pieces.iter().find(|piece| piece.at < piece.end) {
+        None => Ok(()),
+        Some(piece) => Err(piece.piece.target.wrong("it reaches past the end of its pack")),
     }
-    Ok(())
+}
+
+/// A piece that is being written.
+struct Running<'a> {
+    piece: &'a Piece,
+    /// Where it lies in the pack's raw stream, and up to where it is written.
+    begin: u64,
+    end: u64,
+    at: u64,
+    crc: u32,
+}
+
+impl<'a> Running<'a> {
+    fn new(piece: &'a Piece) -> Option<Self> {
+        let PieceSource::Pack(_, begin) = piece.source else { return None };
+        Some(Self { piece, begin, end: begin + piece.length, at: begin, crc: 0 })
+    }
+
+    /// Writes what bytes `begin` to `end` of the raw stream hold of it.
+    fn write(&mut self, ctx: &Ctx, begin: u64, end: u64, raw: &[u8]) -> Result<()> {
+        let target = &self.piece.target;
+        let upto = end.min(self.end);
+        if self.at < begin || self.at >= upto {
+            return Ok(());
+        }
+        let place = |at: u64| usize::try_from(at - begin).unwrap_or(usize::MAX);
+        let content = raw.get(place(self.at)..place(upto)).unwrap_or_default();
+        self.crc = crc32c::crc32c_append(self.crc, content);
+        let offset = self.piece.offset + (self.at - self.begin);
+        target.file.write_all_at(content, offset).map_err(target.failed("write"))?;
+        self.at = upto;
+        if self.at < self.end {
+            return Ok(());
+        }
+        let (offset, length) = (self.piece.offset, self.piece.length);
+        target.wrote(ctx, Written { offset, length, crc: self.crc })
+    }
 }
 
 /// Reserves zeros without writing them where the file system can; a hole could meet a full disk later.

@@ -12,8 +12,8 @@ use crate::pg::Lsn;
 use crate::repo::header::FRAME_SIZE;
 use crate::repo::manifest::{Counts, Manifest, ServerRecord, Summary, Totals};
 use crate::repo::{
-    BackupId, BackupType, ContentSource, Error, FileTableWriter, HashScheme, Kind, ObjectRecord,
-    OpenedBackup, PackPlan, PackWriter, Row, RowKind, Source, StatIdentity,
+    BackupId, BackupType, ContentSource, Error, FileTableWriter, FrameBuffers, HashScheme, Kind,
+    ObjectRecord, OpenedBackup, PackPlan, PackWriter, Row, RowKind, Source, StatIdentity,
 };
 
 const HASH_KEY: [u8; 32] = [0x5a; 32];
@@ -373,6 +373,17 @@ fn a_frame_of_a_pack_is_found_beyond_the_first_page_of_lengths() {
     pack.read_frames(2040..2060, &mut stored, &mut raw).unwrap();
     assert!(raw == model.files[0].content[2040 * FRAME_SIZE..2060 * FRAME_SIZE]);
     assert!(pack.read_frames(2088..2090, &mut stored, &mut Vec::new()).is_err());
+    let (mut buffers, mut visited) = (FrameBuffers::default(), Vec::new());
+    let mut take = |first: u64, bytes: &[u8]| {
+        assert_eq!(first, 2041 + (visited.len() / FRAME_SIZE) as u64, "in order, without gaps");
+        visited.extend_from_slice(bytes);
+        Ok::<(), crate::repo::Error>(())
+    };
+    pack.visit_frames(2041..2059, &mut buffers, &mut take).unwrap();
+    assert!(visited == model.files[0].content[2041 * FRAME_SIZE..2059 * FRAME_SIZE]);
+    let mut refuse = |_: u64, _: &[u8]| Err(crate::repo::Error::Limit("enough".into()));
+    let refused = pack.visit_frames(0..9, &mut buffers, &mut refuse).unwrap_err();
+    assert!(refused.to_string().contains("enough"), "{refused}");
 }
 
 #[test]
