@@ -17,8 +17,13 @@ use crate::repo::file_table::RowSpill;
 use crate::repo::manifest::TablespaceRecord;
 use crate::repo::{PackPlan, PackWriter, Repository, Row, RowKind};
 
-/// Files in the queue between walk and workers.
-const QUEUE: usize = 1024;
+/// Tasks in the queue between walk and workers.
+const QUEUE: usize = 64;
+
+/// Small files go to a worker together, so that the queue and the rows' order cost little for each: at
+/// most this many, and none is added to this many bytes.
+const TOGETHER_FILES: usize = 32;
+const TOGETHER_BYTES: u64 = 1 << 20;
 
 /// Rows that may wait for an earlier one before the walk pauses.
 const ROWS_WAITING_MAX: u64 = 100_000;
@@ -30,7 +35,7 @@ const LARGE: u64 = 128 << 20;
 const RUN: u64 = 64 << 20;
 
 enum Task {
-    File(Job),
+    Files(Vec<Job>),
     Run { file: Arc<LargeFile>, begin: u64, end: Option<u64> },
 }
 
@@ -62,9 +67,10 @@ pub(super) struct Copied<'a> {
 }
 
 impl Collector {
-    fn complete(&self, sequence: u64, row: Option<Row>) {
+    /// Takes rows by their place; `None` for what has vanished.
+    fn complete(&self, rows: impl IntoIterator<Item = (u64, Option<Row>)>) {
         let mut state = self.state.lock().expect("no holder of this lock panics");
-        state.rows.insert(sequence, row);
+        state.rows.extend(rows);
         loop {
             let next = state.next;
             let Some(row) = state.rows.remove(&next) else { break };
@@ -141,9 +147,17 @@ pub(super) fn copy_all<'a>(
                 scope.spawn(move || work(worker, receiver, collector))
             })
             .collect();
-        let mut feed = Feed { ctx, collector: &collector, sender, sequence: 0 };
+        let mut feed = Feed {
+            ctx,
+            collector: &collector,
+            sender,
+            sequence: 0,
+            together: Vec::new(),
+            bytes: 0,
+        };
         let walked =
-            walk(ctx, data_directory, layout, &mut |entry| feed.entry(entry, &mut tablespaces));
+            walk(ctx, data_directory, layout, &mut |entry| feed.entry(entry, &mut tablespaces))
+                .and_then(|()| feed.flush());
         if let Err(error) = walked {
             collector.fail(error);
             ctx.cancel.cancel();
@@ -169,6 +183,10 @@ struct Feed<'a> {
     collector: &'a Collector,
     sender: SyncSender<Task>,
     sequence: u64,
+    /// Small files that are not sent yet: the newest in the order of rows, so that nobody waits for
+    /// them (`ROWS_WAITING_MAX` is far above `TOGETHER_FILES`).
+    together: Vec<Job>,
+    bytes: u64,
 }
 
 impl Feed<'_> {
@@ -181,21 +199,45 @@ impl Feed<'_> {
             Found::File => {
                 let size = entry.metadata.len();
                 let job = Job { sequence, path: entry.path, source: entry.source };
-                if size >= LARGE { self.large(job, size)? } else { self.send(Task::File(job))? }
+                if size >= LARGE { self.large(job, size)? } else { self.small(job, size)? }
             }
-            Found::Directory => self.collector.complete(sequence, Some(other(&entry, None))),
+            Found::Directory => self.other(sequence, other(&entry, None))?,
             Found::Tablespace { oid, location } => {
                 let text = String::from_utf8_lossy(location).into_owned();
                 tablespaces.push(TablespaceRecord { oid: *oid, location: text });
                 let target = Some(location.clone());
-                self.collector.complete(sequence, Some(other(&entry, target)));
+                self.other(sequence, other(&entry, target))?;
             }
         }
         self.sequence += 1;
         Ok(())
     }
 
-    fn large(&self, job: Job, size: u64) -> Result<()> {
+    fn other(&mut self, sequence: u64, row: Row) -> Result<()> {
+        self.flush()?;
+        self.collector.complete([(sequence, Some(row))]);
+        Ok(())
+    }
+
+    fn small(&mut self, job: Job, size: u64) -> Result<()> {
+        self.together.push(job);
+        self.bytes += size;
+        let full = self.together.len() >= TOGETHER_FILES || self.bytes >= TOGETHER_BYTES;
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends the small files that wait for company.
+    fn flush(&mut self) -> Result<()> {
+        self.bytes = 0;
+        if self.together.is_empty() {
+            return Ok(());
+        }
+        let together = std::mem::take(&mut self.together);
+        self.send(Task::Files(together))
+    }
+
+    fn large(&mut self, job: Job, size: u64) -> Result<()> {
+        self.flush()?;
         let runs = usize::try_from(size.div_ceil(RUN)).unwrap_or(usize::MAX);
         let file = Arc::new(LargeFile::new(job, runs));
         for run in 0..runs as u64 {
@@ -263,15 +305,15 @@ fn work<'a>(
 
 fn step(worker: &mut Worker<'_>, task: Task, collector: &Collector) -> Result<()> {
     match task {
-        Task::File(job) => {
-            let row = worker.file(&job)?;
-            collector.complete(job.sequence, row);
+        Task::Files(jobs) => {
+            let rows = jobs.iter().map(|job| Ok((job.sequence, worker.file(job)?)));
+            collector.complete(rows.collect::<Result<Vec<_>>>()?);
         }
         Task::Run { file, begin, end } => {
             let part = worker.large(&file, begin, end)?;
             if let Some(row) = file.finish_part(part, worker.shared.block_size) {
                 worker.advance(0, 1);
-                collector.complete(file.job.sequence, row);
+                collector.complete([(file.job.sequence, row)]);
             }
         }
     }

@@ -5,7 +5,11 @@
 //! AES pipeline. The output is plain CBC: equal bit for bit to the `cbc` crate's (tested).
 
 use aes::Aes256;
-use aes::cipher::{Array, Block, BlockCipherEncrypt as _, BlockModeDecrypt as _, InnerIvInit as _};
+use aes::cipher::consts::U16;
+use aes::cipher::{
+    Array, Block, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt as _,
+    BlockModeDecrypt as _, BlockSizeUser, InnerIvInit as _,
+};
 
 use super::Error;
 
@@ -57,81 +61,67 @@ pub struct Chain<'a> {
     pub buffer: &'a mut [u8],
 }
 
-/// A chain under way in a lane: what is left of it.
-struct Lane<'a> {
-    rest: std::slice::IterMut<'a, [u8; IV_SIZE]>,
-}
-
 /// Encrypts every chain in place. Lanes are refilled as chains end, the longest first, so that
 /// chains of different lengths keep the pipeline full.
 pub fn encrypt_lanes(cipher: &Aes256, mut chains: Vec<Chain<'_>>) {
     chains.sort_unstable_by_key(|chain| chain.buffer.len());
-    let mut state: [Block<Aes256>; LANES] = [Array([0; IV_SIZE]); LANES];
-    let mut lanes: [Option<Lane<'_>>; LANES] = [const { None }; LANES];
-    loop {
-        // Every empty lane takes the longest chain that is left.
-        for (lane, state) in lanes.iter_mut().zip(&mut state) {
-            if lane.is_none()
-                && let Some(chain) = chains.pop()
+    // One closure for all chains: each way into the cipher lays its round keys out anew, which took as
+    // long as the encryption itself when every step was a call.
+    cipher.encrypt_with_backend(Lanes { chains });
+}
+
+/// The chains that are left, shortest first.
+struct Lanes<'a> {
+    chains: Vec<Chain<'a>>,
+}
+
+/// A chain under way: the last block that was encrypted, and what is left.
+struct Lane<'a> {
+    state: Block<Aes256>,
+    rest: std::slice::IterMut<'a, [u8; IV_SIZE]>,
+}
+
+impl<'a> Lane<'a> {
+    fn new(chain: Chain<'a>) -> Self {
+        let (blocks, _) = chain.buffer.as_chunks_mut::<IV_SIZE>();
+        Self { state: Array(chain.iv), rest: blocks.iter_mut() }
+    }
+}
+
+impl BlockSizeUser for Lanes<'_> {
+    type BlockSize = U16;
+}
+
+impl BlockCipherEncClosure for Lanes<'_> {
+    #[inline(always)]
+    fn call<B: BlockCipherEncBackend<BlockSize = U16>>(mut self, backend: &B) {
+        let mut lanes: Vec<Lane<'_>> = Vec::with_capacity(LANES);
+        loop {
+            lanes.retain(|lane| lane.rest.len() > 0);
+            while lanes.len() < LANES
+                && let Some(chain) = self.chains.pop()
             {
-                *state = Array(chain.iv);
-                let (blocks, _) = chain.buffer.as_chunks_mut::<IV_SIZE>();
-                *lane = Some(Lane { rest: blocks.iter_mut() });
+                lanes.push(Lane::new(chain));
             }
-        }
-        let steps = lanes.iter().flatten().map(|lane| lane.rest.len()).min();
-        let Some(steps) = steps else { return };
-        if let [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f), Some(g), Some(h)] = &mut lanes
-        {
-            step_all(cipher, &mut state, [a, b, c, d, e, f, g, h], steps);
-        } else {
-            step_some(cipher, &mut state, &mut lanes, steps);
-        }
-        for lane in &mut lanes {
-            if lane.as_ref().is_some_and(|lane| lane.rest.len() == 0) {
-                *lane = None;
+            let Some(steps) = lanes.iter().map(|lane| lane.rest.len()).min() else { return };
+            // Of a known number of lanes the compiler makes one run of instructions.
+            if let Ok(all) = <&mut [Lane<'_>; LANES]>::try_from(lanes.as_mut_slice()) {
+                (0..steps).for_each(|_| all.iter_mut().for_each(|lane| step(backend, lane)));
+            } else {
+                (0..steps).for_each(|_| lanes.iter_mut().for_each(|lane| step(backend, lane)));
             }
         }
     }
 }
 
-fn step_all(
-    cipher: &Aes256,
-    state: &mut [Block<Aes256>; LANES],
-    mut lanes: [&mut Lane<'_>; LANES],
-    steps: usize,
-) {
-    for _ in 0..steps {
-        let mut targets: [Option<&mut [u8; IV_SIZE]>; LANES] = [const { None }; LANES];
-        for ((target, lane), state) in targets.iter_mut().zip(&mut lanes).zip(state.iter_mut()) {
-            if let Some(block) = lane.rest.next() {
-                xor(&mut state.0, block);
-                *target = Some(block);
-            }
-        }
-        cipher.encrypt_blocks(state);
-        for (target, state) in targets.into_iter().zip(state.iter()) {
-            if let Some(block) = target {
-                *block = state.0;
-            }
-        }
-    }
-}
-
-fn step_some(
-    cipher: &Aes256,
-    state: &mut [Block<Aes256>; LANES],
-    lanes: &mut [Option<Lane<'_>>; LANES],
-    steps: usize,
-) {
-    for _ in 0..steps {
-        for (lane, state) in lanes.iter_mut().zip(state.iter_mut()) {
-            if let Some(block) = lane.as_mut().and_then(|lane| lane.rest.next()) {
-                xor(&mut state.0, block);
-                cipher.encrypt_block(state);
-                *block = state.0;
-            }
-        }
+/// One block of one chain. The steps of several lanes do not wait for each other: the processor runs
+/// them side by side.
+#[inline(always)]
+fn step<B: BlockCipherEncBackend<BlockSize = U16>>(backend: &B, lane: &mut Lane<'_>) {
+    if let Some(block) = lane.rest.next() {
+        xor(&mut lane.state.0, block);
+        backend.encrypt_block((&mut lane.state).into());
+        *block = lane.state.0;
     }
 }
 
