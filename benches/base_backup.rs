@@ -34,8 +34,6 @@ fn main() {
     }
     let folder = Folder::open();
     let cluster = Cluster::start(&folder);
-    // Everything is read once, so that all sides find the page cache full.
-    folder.warm(&cluster.data().join("base"));
     let pgkeep = Pgkeep::new(&cluster, &folder, "keep", "");
     let rest = PgBackRest::find(&cluster, &folder);
     if rest.is_none() {
@@ -184,6 +182,10 @@ fn run(folder: &Folder, cluster: &Cluster<'_>, sides: &mut [Side<'_>], rounds: u
         sides.rotate_left(1);
         for side in sides.iter_mut() {
             (side.prepare)();
+            if side.on_server {
+                // Another program may have driven the files from the page cache since.
+                folder.warm(&cluster.data().join("base"));
+            }
             folder.settle();
             let cost = measure(&mut (side.command)(), side.on_server.then_some(cluster));
             (side.finish)();

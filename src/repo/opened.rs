@@ -331,8 +331,8 @@ impl PackReader {
     ) -> Result<()> {
         let mut next = range.start;
         while next < range.end {
-            let (offsets, bytes) = self.read_stored(next..range.end, stored)?;
-            let mut rest = bytes;
+            let offsets = self.read_stored(next..range.end, stored)?;
+            let mut rest = stored.as_mut_slice();
             for length in lengths(&offsets) {
                 let (frame, tail) = rest.split_at_mut(length);
                 self.data.opener().open(next, frame, raw)?;
@@ -348,18 +348,22 @@ impl PackReader {
     ///
     /// # Errors
     /// As [`PackReader::read_frames`], and what `take` says.
-    pub fn visit_frames<E: From<Error>>(
+    pub fn visit_frames<E, T>(
         &self,
         range: Range<u64>,
         buffers: &mut FrameBuffers,
-        take: &mut dyn FnMut(u64, &[u8]) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
+        mut take: T,
+    ) -> std::result::Result<(), E>
+    where
+        E: From<Error>,
+        T: FnMut(u64, &[u8]) -> std::result::Result<(), E>,
+    {
         let FrameBuffers { stored, raw } = buffers;
         raw.resize(FRAMES_TOGETHER * FRAME_SIZE, 0);
         let mut next = range.start;
         while next < range.end {
-            let (offsets, bytes) = self.read_stored(next..range.end, stored)?;
-            let mut rest = bytes;
+            let offsets = self.read_stored(next..range.end, stored)?;
+            let mut rest = stored.as_mut_slice();
             let lengths: Vec<usize> = lengths(&offsets).collect();
             for group in lengths.chunks(FRAMES_TOGETHER) {
                 let (first, mut filled) = (next, 0);
@@ -376,13 +380,9 @@ impl PackReader {
         Ok(())
     }
 
-    /// Reads the frames of `range` that one page lists: offsets of each and of the end, and the bytes
-    /// between them.
-    fn read_stored<'a>(
-        &self,
-        range: Range<u64>,
-        stored: &'a mut Vec<u8>,
-    ) -> Result<(Vec<u64>, &'a mut [u8])> {
+    /// Reads the frames of `range` that one page lists into the beginning of `stored`; offsets of each
+    /// and of the end.
+    fn read_stored(&self, range: Range<u64>, stored: &mut Vec<u8>) -> Result<Vec<u64>> {
         let opener = self.data.opener();
         let page_end = (range.start / PAGE_FRAMES as u64 + 1) * PAGE_FRAMES as u64;
         let part = range.start..range.end.min(page_end);
@@ -398,9 +398,8 @@ impl PackReader {
         if stored.len() < size {
             stored.resize(size, 0);
         }
-        let bytes = stored.get_mut(..size).unwrap_or_default();
-        self.data.read(begin, bytes)?;
-        Ok((offsets, bytes))
+        self.data.read(begin, stored.get_mut(..size).unwrap_or_default())?;
+        Ok(offsets)
     }
 }
 

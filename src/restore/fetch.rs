@@ -258,7 +258,7 @@ fn read_run(
     });
     // Pieces before this one are complete.
     let mut complete = 0;
-    opened.pack(pack)?.visit_frames(first..last, &mut scratch.frames, &mut |number, raw| {
+    opened.pack(pack)?.visit_frames(first..last, &mut scratch.frames, |number, raw| {
         let begin = number * frame;
         let end = begin + raw.len() as u64;
         for piece in pieces.get_mut(complete..).unwrap_or_default() {
