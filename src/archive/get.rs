@@ -125,6 +125,7 @@ impl Fetching<'_> {
         let more = reader.next(PIECE, &mut first).map_err(|error| self.failed(error))?;
         self.check(reader.facts(), &first)?;
         check_goes_on(self.from, self.options, self.name, reader.facts())?;
+        self.check_switch(reader.facts(), destination)?;
         let mut temporary = Temporary::create(destination)?;
         if more {
             self.pump(reader, first, &mut temporary)?;
@@ -166,6 +167,48 @@ impl Fetching<'_> {
             let written = writing.join().expect("a writer of bytes does not panic");
             read.and(written)
         })
+    }
+
+    /// Right after a promotion the archive has the new timeline's history and not yet its first segment.
+    /// Recovery along the new timeline then asks for the old one's copy of that segment, and would
+    /// replay what the old primary wrote after the switch: rows of an abandoned history. That recovery
+    /// follows the new timeline shows in its history file, which the server has put beside the
+    /// destination (`restoreTimeLineHistoryFiles`, src/backend/access/transam/timeline.c).
+    fn check_switch(&self, facts: &WalFacts, destination: &Path) -> Result<()> {
+        let WalFileName::Segment(segment) = self.name else { return Ok(()) };
+        let Some(begin) = facts.address else { return Ok(()) };
+        let whole = Lsn(begin.0.saturating_add(facts.size));
+        let end = facts.found.as_ref().and_then(|found| found.end).unwrap_or(whole);
+        let beside = destination.parent().map(std::fs::read_dir);
+        let Some(Ok(entries)) = beside else { return Ok(()) };
+        for entry in entries.flatten() {
+            let name = WalFileName::parse(entry.file_name().as_encoded_bytes());
+            let Ok(WalFileName::History(later)) = name else { continue };
+            if later <= segment.timeline() {
+                continue;
+            }
+            let path = entry.path();
+            let content = std::fs::read(&path).map_err(failed("read", &path))?;
+            let switch = History::parse(later, &content)
+                .ok()
+                .and_then(|history| history.switch_point(segment.timeline()));
+            let Some(switch) = switch.filter(|switch| begin < *switch && *switch < end) else {
+                continue;
+            };
+            let own = segment.to_string();
+            let own = format!("{}{}", later.hex(), own.get(8..).unwrap_or_default());
+            let Some(key) = self.from.place.wal(&own) else { continue };
+            match self.from.repository.store().head(&key) {
+                // Recovery that follows the later timeline would have taken that one.
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => {
+                    let evidence = format!("timeline {later} left this one in it, at {switch}");
+                    return Err(Error::Hole { name: own, evidence });
+                }
+                Err(error) => return Err(self.failed(error.into())),
+            }
+        }
+        Ok(())
     }
 
     fn failed(&self, source: repo::Error) -> Error {

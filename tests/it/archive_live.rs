@@ -533,3 +533,43 @@ fn f016_a_changed_segment_size_needs_a_new_epoch() {
     site.config.run(get).assert_ok();
     assert_eq!(fs::read(&out).unwrap().len() as u64, MIB);
 }
+
+/// Right after a promotion the archive had the new timeline's history, and not yet its first segment;
+/// recovery along the new timeline was given the old primary's copy of that segment, and replayed what
+/// was written there after the switch.
+#[test]
+fn d20261120_an_abandoned_end_of_a_timeline_is_not_given_to_its_descendant() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    site.cluster.psql("insert into t values (1)");
+    site.cluster.stop(Stop::Fast);
+    let copy = copy_of(&site.cluster, &site.scratch);
+    let standby = TestCluster::adopt(&server, &copy).prepare();
+    promoted(&standby);
+    let theirs = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
+    let history = copy.join("pg_wal/00000002.history");
+    push(&theirs, &history).assert_ok();
+    site.cluster.start();
+    let abandoned = site.segment();
+    site.push(&abandoned).assert_ok();
+
+    let folder = ScratchDir::new("pg_wal");
+    let out = folder.join("RECOVERYXLOG");
+    let get = |name: &str| {
+        fs::remove_file(&out).ok();
+        site.config.run(["archive-get", name, out.to_str().unwrap()])
+    };
+    // A recovery along timeline 1 takes all of it.
+    get(&abandoned).assert_ok();
+    // One along timeline 2 has its history, and waits for that timeline's own copy.
+    folder.write("00000002.history", fs::read(&history).unwrap());
+    let refused = get(&abandoned).assert_code(200);
+    let own = format!("00000002{}", &abandoned[8..]);
+    assert!(refused.stderr.contains(&own), "{refused}");
+    assert!(!out.exists());
+    standby.psql("insert into t values (2)");
+    assert_eq!(standby.switch_wal(), own);
+    push(&theirs, &copy.join("pg_wal").join(&own)).assert_ok();
+    get(&own).assert_ok();
+    get(&abandoned).assert_ok();
+}
