@@ -230,7 +230,7 @@ pub struct TablespaceRecord {
     pub location: String,
 }
 
-/// A page that was invalid when it was read.
+/// A page that was invalid when it was read, or, as block 0, a file whose own checksum did not fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
     /// The file, with bytes that are not UTF-8 replaced.
