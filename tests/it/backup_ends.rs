@@ -214,7 +214,7 @@ fn f027_f030_an_idle_standby_s_backup_ends_on_any_boundary_or_by_its_deadline() 
             fill(primary, PAGE, true);
             standby.catch_up(primary);
             let taken = json(&backup_waiting_for(&site, &standby.cluster, &standby.config).stdout);
-            (stop_lsn(&taken) % PAGE == 0).then_some(taken)
+            stop_lsn(&taken).is_multiple_of(PAGE).then_some(taken)
         });
         let taken = on_page.expect("one of five backups ends where a page does");
 
