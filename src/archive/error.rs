@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::base::Cancelled;
-use crate::pg;
+use crate::pg::{self, Lsn};
 use crate::repo;
 
 /// Why a file of WAL was neither stored nor fetched.
@@ -76,6 +76,23 @@ pub enum Error {
         /// What shows that it is needed.
         evidence: String,
     },
+    /// Replaying the segment would take over a directory that something else lives in.
+    #[error(
+        "{name} makes tablespace {oid} at {lsn} in {location}, and that directory {why}: recovery \
+         would write into it"
+    )]
+    Tablespace {
+        /// The segment.
+        name: String,
+        /// The tablespace.
+        oid: u32,
+        /// Where its record begins.
+        lsn: Lsn,
+        /// Its location.
+        location: String,
+        /// What is wrong with the directory.
+        why: String,
+    },
     /// No repository was given.
     #[error("no repository is configured for WAL")]
     NoRepository,
@@ -88,6 +105,12 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Whether nothing may be answered but this, not even to a standby: recovery must not go on.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Tablespace { .. } | Self::Name { .. })
+    }
+
     /// Whether waiting may help: WAL that is on its way, a repository that is away for a moment.
     #[must_use]
     pub fn may_pass(&self) -> bool {

@@ -13,6 +13,7 @@ use std::sync::mpsc::{channel, sync_channel};
 
 use super::Destination;
 use super::error::{Error, Result};
+use super::tablespaces;
 use crate::base::{Ctx, durable};
 use crate::pg::wal::{Expected, SegmentHeader};
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFileName};
@@ -25,6 +26,8 @@ use crate::storage::ObjectKey;
 pub struct GetOptions {
     /// The restore's plan saw WAL up to here: within it, absence is an error.
     pub through: Option<Lsn>,
+    /// The server's data directory, where it is known.
+    pub data_directory: Option<PathBuf>,
 }
 
 /// How a fetch ended without a doubt.
@@ -69,7 +72,9 @@ pub fn get(
                         return Ok(Got::Delivered { repository: from.name.clone(), object });
                     }
                     // Recovery would end early, whatever the others have.
-                    Err(error @ Error::Hole { .. }) => return Err(error),
+                    Err(error @ (Error::Hole { .. } | Error::Tablespace { .. })) => {
+                        return Err(error);
+                    }
                     Err(error) => drop(doubt.get_or_insert(error)),
                 }
             }
@@ -126,6 +131,9 @@ impl Fetching<'_> {
         self.check(reader.facts(), &first)?;
         check_goes_on(self.from, self.options, self.name, reader.facts())?;
         self.check_switch(reader.facts(), destination)?;
+        if let Some(data_directory) = &self.options.data_directory {
+            tablespaces::check(data_directory, reader.facts())?;
+        }
         let mut temporary = Temporary::create(destination)?;
         if more {
             self.pump(reader, first, &mut temporary)?;

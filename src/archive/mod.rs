@@ -7,6 +7,7 @@ mod error;
 mod get;
 mod push;
 mod standby;
+mod tablespaces;
 
 pub use error::{Error, Result};
 pub use get::{GetOptions, Got, get};

@@ -56,17 +56,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 struct Doubt {
     failure: Failure,
     may_pass: bool,
+    /// Nothing else may be answered, whoever asks.
+    is_final: bool,
 }
 
 impl From<archive::Error> for Doubt {
     fn from(error: archive::Error) -> Self {
-        Self { may_pass: error.may_pass(), failure: error.into() }
+        Self { may_pass: error.may_pass(), is_final: error.is_final(), failure: error.into() }
     }
 }
 
 impl From<wiring::Error> for Doubt {
     fn from(error: wiring::Error) -> Self {
-        Self { may_pass: error.may_pass(), failure: error.into() }
+        Self { may_pass: error.may_pass(), is_final: false, failure: error.into() }
     }
 }
 
@@ -89,6 +91,9 @@ pub fn get(run: &Invocation, args: &GetArgs) -> Result<Outcome, Failure> {
             Ok(outcome) => return Ok(outcome),
             Err(doubt) => doubt,
         };
+        if doubt.is_final {
+            return Err(doubt.failure);
+        }
         let waited = clock.monotonic().saturating_sub(begun);
         let goes_on = doubt.may_pass || standby.is_some();
         if !goes_on || waited + pause > resolved.cluster.archive_get_wait {
@@ -111,7 +116,8 @@ fn attempt(
 ) -> Result<Outcome, Doubt> {
     let system = directory.and_then(|directory| known_system(run, directory));
     let Sources { destinations, doubt } = sources(run, resolved, args, system)?;
-    let options = GetOptions { through: args.through };
+    let data_directory = directory.map(Path::to_owned);
+    let options = GetOptions { through: args.through, data_directory };
     if destinations.is_empty() {
         return Err(doubt.unwrap_or_else(|| archive::Error::NoRepository.into()));
     }

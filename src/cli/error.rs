@@ -388,6 +388,12 @@ impl From<archive::Error> for Failure {
                             cluster's place, run `pgkeep adopt`.";
                 (Exit::Failed, Kind::Config, hint(next))
             }
+            archive::Error::Tablespace { .. } => {
+                let next = "If another cluster lives there, restore on another host, or to a target \
+                            before that position. If it is left over, move it aside and start the \
+                            server again.";
+                (Exit::Failed, Kind::Busy, hint(next))
+            }
             archive::Error::SegmentSize { .. } => {
                 let next = "pg_resetwal --wal-segsize was run? `pgkeep init --new-epoch` begins a new \
                             archive; then take a full backup.";

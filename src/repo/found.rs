@@ -19,6 +19,17 @@ pub struct FoundRestorePoint {
     pub time: Option<Timestamp>,
 }
 
+/// A tablespace that replay would make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundTablespace {
+    /// Its oid.
+    pub oid: u32,
+    /// Its location, bytes that are not UTF-8 replaced.
+    pub location: String,
+    /// Where the record begins.
+    pub lsn: Lsn,
+}
+
 /// A record that begins in this segment and ends in the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
@@ -61,6 +72,9 @@ pub struct Found {
     /// How many more there were.
     #[serde(default)]
     pub restore_points_more: u64,
+    /// Tablespaces that replay would make, the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces: Vec<FoundTablespace>,
     /// The time of the last checkpoint record.
     #[serde(default, with = "optional_time", skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<Timestamp>,
@@ -124,6 +138,11 @@ impl From<&Findings> for Found {
             lsn: Lsn(point.end_lsn),
             time: point.time,
         });
+        let tablespaces = findings.tablespaces.items.iter().map(|made| FoundTablespace {
+            oid: made.oid,
+            location: String::from_utf8_lossy(&made.location).into_owned(),
+            lsn: Lsn(made.lsn),
+        });
         Self {
             read,
             commits: findings.commits,
@@ -133,6 +152,7 @@ impl From<&Findings> for Found {
             xid_min: findings.xids.map(|xids| xids.smallest),
             xid_max: findings.xids.map(|xids| xids.largest),
             restore_points: points.collect(),
+            tablespaces: tablespaces.collect(),
             restore_points_more: findings.restore_points.omitted,
             last_checkpoint: findings.last_checkpoint.as_ref().and_then(|point| point.time),
             last_checkpoint_lsn: findings.last_checkpoint.as_ref().map(|point| Lsn(point.lsn)),

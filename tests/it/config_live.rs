@@ -99,7 +99,8 @@ fn a_debian_like_cluster_comes_back_with_its_configuration() {
     assert!(restored.stdout.contains("refers to ../shared.conf"), "{restored}");
     assert!(!restored.stdout.contains("refers to conf.d"), "{restored}");
     copies.write("shared.conf", written(elsewhere));
-    let line = restored.stdout.lines().find(|line| line.trim().starts_with("pg_ctl -D")).unwrap();
+    let line = restored.stdout.lines().skip_while(|line| *line != "Next:").nth(1).unwrap();
+    assert!(line.contains("pg_ctl start") && line.contains("config_file="), "{line}");
     let copy = TestCluster::adopt(&server, &to).prepare();
     let mut command = base.command("sh");
     command.env("PATH", format!("{}:/usr/bin:/bin", server.bin().display()));

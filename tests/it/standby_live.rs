@@ -535,3 +535,39 @@ fn f018_on_every_major_a_standby_is_not_promoted_without_its_archive() {
         assert_eq!(standby.cluster.psql("select count(*) from t"), "2");
     }
 }
+
+/// A tablespace was made after the backup. Replaying its record made the copy lead its link to the live
+/// cluster's own directory, and write there, whatever was mapped.
+#[test]
+fn d20261120_a_copy_does_not_take_over_a_tablespace_that_was_made_after_its_backup() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.backup();
+    let place = site.cluster.scratch().create_dir("later");
+    site.cluster.psql(&format!("create tablespace later location '{}'", place.display()));
+    site.cluster.psql("create table u (n int) tablespace later; insert into u values (2)");
+    site.cluster.archive_now();
+    let scratch = ScratchDir::new("restored");
+    let to = scratch.join("data");
+    site.restore(&to, &[]);
+    let copy = TestCluster::adopt(&server, &to).prepare();
+    drop(copy.try_start());
+    let is_decided = || !copy.is_running() || copy.log().contains(PROMOTED);
+    wait_until(DEADLINE, is_decided, || copy.log());
+    let log = copy.log();
+    assert!(log.contains("is not empty: recovery would write into it"), "{log}");
+    assert!(!copy.is_running() && !log.contains(PROMOTED), "{log}");
+    assert_eq!(fs::read_dir(to.join("pg_tblspc")).unwrap().count(), 0, "no link leads there");
+    assert_eq!(site.cluster.psql("select n from u"), "2", "the live cluster is as it was");
+    // On another host, or once the directory is nobody's, recovery goes on and makes its own.
+    site.cluster.stop(Stop::Fast);
+    let aside = place.with_extension("aside");
+    fs::rename(&place, &aside).unwrap();
+    site.cluster.scratch().create_dir("later");
+    copy.start();
+    copy.wait_for_promotion();
+    assert_eq!(copy.psql("select n from u"), "2");
+    copy.restart();
+    assert_eq!(copy.psql("select n from u"), "2");
+}

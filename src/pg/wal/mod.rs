@@ -25,6 +25,7 @@ mod pass;
 mod reader;
 mod record;
 mod stop;
+mod tblspc;
 mod xact;
 mod xlog;
 
@@ -38,6 +39,7 @@ pub use pass::{Bounded, Ending, Findings, LIST_MAX, TransactionEnd, XidRange, sc
 pub use reader::Reader;
 pub use record::{RM_XACT, RM_XLOG, Record, RecordHeader};
 pub use stop::{CutRecord, Invalid, Stop};
+pub use tblspc::{RM_TBLSPC, TablespaceCreation};
 pub use xact::{Outcome, Xact};
 pub use xlog::{
     BackupEnd, Checkpoint, EndOfRecovery, Overwrite, RestorePoint, WalLevel, XlogEvent,

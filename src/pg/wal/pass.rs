@@ -10,6 +10,7 @@
 use super::page_header::{Begins, SegmentHeader};
 use super::reader::Reader;
 use super::record::{RM_XACT, RM_XLOG, Record};
+use super::tblspc::{RM_TBLSPC, TablespaceCreation};
 use super::xact::{Outcome, Xact};
 use super::xlog::{
     BackupEnd, Checkpoint, EndOfRecovery, Overwrite, RestorePoint, WalLevel, XlogEvent,
@@ -137,6 +138,8 @@ pub struct Findings {
     pub backup_ends: Bounded<BackupEnd>,
     /// Where settings changed (end of record), and the `wal_level` from there on.
     pub wal_levels: Bounded<(u64, WalLevel)>,
+    /// Tablespaces that replay would make.
+    pub tablespaces: Bounded<TablespaceCreation>,
     /// Records that were lost in a crash, here or at the end of the segment before.
     pub overwrites: Bounded<Overwrite>,
     /// Records of these kinds with a right checksum whose content could not be understood: a sign of a
@@ -197,6 +200,7 @@ impl Findings {
             ends_of_recovery: Bounded::default(),
             backup_ends: Bounded::default(),
             wal_levels: Bounded::default(),
+            tablespaces: Bounded::default(),
             overwrites: Bounded::default(),
             not_understood: 0,
             end: header.address,
@@ -214,6 +218,11 @@ impl Findings {
             RM_XLOG => {
                 if let Some(event) = XlogEvent::parse(record, format)? {
                     self.take_event(event, record.end_lsn);
+                }
+            }
+            RM_TBLSPC => {
+                if let Some(creation) = TablespaceCreation::parse(record, format)? {
+                    self.tablespaces.push(creation);
                 }
             }
             _ => {}

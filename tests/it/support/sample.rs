@@ -298,6 +298,7 @@ fn found() -> Found {
             time: Some(now()),
         }],
         restore_points_more: 0,
+        tablespaces: Vec::new(),
         last_checkpoint: Some(now()),
         last_checkpoint_lsn: None,
         end: Some(Lsn(0x0200_9c40)),
