@@ -148,6 +148,8 @@ struct Writing<'a> {
     continues: bool,
     /// Whether the table has a `postgresql.auto.conf`, to whose end the settings go.
     has_auto_conf: bool,
+    /// A tablespace is a plain directory in `pg_tblspc`.
+    has_tablespace_in_place: bool,
     /// Everything that was made or found, but the control file: nothing else may be there.
     entries: u64,
     files: u64,
@@ -180,6 +182,7 @@ impl<'a> Writing<'a> {
             control: None,
             continues,
             has_auto_conf: false,
+            has_tablespace_in_place: false,
             // The manifest.
             entries: 1,
             files: 0,
@@ -298,6 +301,8 @@ impl<'a> Writing<'a> {
     }
 
     fn directory(&mut self, row: &Row, path: &Path) -> Result<()> {
+        let in_tablespaces = row.path.strip_prefix(b"pg_tblspc/");
+        self.has_tablespace_in_place |= in_tablespaces.is_some_and(|rest| !rest.contains(&b'/'));
         if row.path.is_empty() {
             self.owner = (row.uid, row.gid);
         } else {
@@ -411,7 +416,8 @@ impl<'a> Writing<'a> {
         if self.options.archiving == Archiving::Off {
             self.own_file(MARKER, marker(self.ctx, self.plan).as_bytes(), true)?;
         }
-        let settings = settings(self.ctx, self.plan, self.options)?;
+        let in_place = self.has_tablespace_in_place;
+        let settings = settings(self.ctx, self.plan, self.options, in_place)?;
         let path = self.plan.to.join(std::ffi::OsStr::from_bytes(AUTO_CONF));
         if !self.has_auto_conf {
             // One that an interrupted run has made would get the settings twice.

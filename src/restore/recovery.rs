@@ -13,7 +13,12 @@ use crate::pg::{MajorVersion, TimelineId};
 pub(super) const MARKER: &str = "pgkeep_restored.json";
 
 /// What goes to the end of `postgresql.auto.conf`.
-pub(super) fn settings(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<String> {
+pub(super) fn settings(
+    ctx: &Ctx,
+    plan: &Plan,
+    options: &Options,
+    in_place: bool,
+) -> Result<String> {
     let failed = |source| Error::Postgres { what: "a recovery setting", source };
     let version = plan.summary.server.version_num;
     let major = MajorVersion::from_server_version_num(version).map_err(failed)?;
@@ -32,6 +37,12 @@ pub(super) fn settings(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<Stri
     let mut lines = settings.render(major).map_err(failed)?;
     if options.archiving == Archiving::Off {
         lines.extend(isolation(major));
+    }
+    // Recovery takes a directory in pg_tblspc for damage otherwise, and panics where it becomes
+    // consistent (`CheckTablespaceDirectory`, src/backend/access/transam/xlogrecovery.c; the setting
+    // came with 14.5).
+    if in_place && version >= 140_005 {
+        lines.push(("allow_in_place_tablespaces", "on".into()));
     }
     // From 15 on the server reads ahead of its target; at a hole just behind it, archive-get would
     // stop a recovery that does not need what is missing.

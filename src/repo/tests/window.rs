@@ -119,3 +119,32 @@ fn windows_cost_as_much_however_long_the_wal_is() {
     assert_eq!(cost.list, SEGMENTS / 1000 + 1, "{cost:?}");
     assert!(cost.reads() - cost.list <= 3, "{cost:?}");
 }
+
+/// The newest segment held an idle server's checkpoint, whose time has whole seconds; the commit of the
+/// same second in the segment before was newer, and a target between the two was refused.
+#[test]
+fn d20261120_a_checkpoint_s_whole_second_hides_no_commit_before_it() {
+    let ctx = ctx();
+    let (repository, _) = fresh(&ctx, CipherChoice::None);
+    let full = u64::from(SIZE.bytes());
+    let commit = at(5) + chrono::TimeDelta::milliseconds(700);
+    archive(&repository, &ctx, 2, Some(at(1)), full);
+    archive(&repository, &ctx, 3, Some(commit), full);
+    let mut found: Found = serde_json::from_str(r#"{"read":true,"ending":"full"}"#).unwrap();
+    found.last_checkpoint = Some(at(5));
+    found.end = Some(Lsn(5 * full));
+    let facts = WalFacts {
+        name: name(4),
+        system: place().system(),
+        size: 3,
+        digest: "x".into(),
+        timeline: Some(1),
+        address: None,
+        found: Some(found),
+        by: None,
+    };
+    let key = place().wal(&name(4)).unwrap();
+    repository.put_wal(&ctx, Kind::Wal, &key, &facts, b"wal").unwrap();
+    let found = windows(&repository, &ctx, vec![backup("20261120-020000F", 2, at(2))]);
+    assert_eq!((found.len(), found[0].to), (1, commit));
+}
