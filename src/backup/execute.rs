@@ -16,7 +16,6 @@ use super::copy::{Job, Shared, Worker, read_control_file};
 use super::error::{Error, Result};
 use super::external::each_external;
 use super::motion::Motion;
-use super::needed::needed_segments;
 use super::options::Options;
 use super::plan::{Plan, check_server};
 use super::pump::{Copied, copy_all};
@@ -24,7 +23,7 @@ use super::read::Uncached;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event, Stage, Timestamp, entropy};
 use crate::crypt::BlockHasher;
-use crate::pg::{ControlFile, History, Layout, Lsn, SegmentSize, TimelineId};
+use crate::pg::{ControlFile, Layout, Lsn};
 use crate::pgconn::{BackupSession, Known, ServerFacts, Session, StartOptions, StoppedBackup};
 use crate::repo::file_table::RowSpill;
 use crate::repo::manifest::{Configuration, Counts, ServerRecord, Totals};
@@ -154,14 +153,14 @@ fn latest(stopped: &StoppedBackup) -> Timestamp {
     stopped.stopped_at.max(stopped.started_at).max(stopped.called_at)
 }
 
-struct Taking<'a> {
-    ctx: &'a Ctx,
-    options: &'a Options,
-    repository: &'a Repository,
-    place: &'a Place,
-    begin: &'a Begin,
-    facts: &'a ServerFacts,
-    layout: &'a Layout,
+pub(super) struct Taking<'a> {
+    pub(super) ctx: &'a Ctx,
+    pub(super) options: &'a Options,
+    pub(super) repository: &'a Repository,
+    pub(super) place: &'a Place,
+    pub(super) begin: &'a Begin,
+    pub(super) facts: &'a ServerFacts,
+    pub(super) layout: &'a Layout,
 }
 
 /// Everything that was read, before the stop.
@@ -401,175 +400,6 @@ impl Taking<'_> {
             totals,
             counts: Counts::default(),
             tool: self.begin.tool.clone(),
-        }
-    }
-
-    /// Every segment from start to stop, in the repository, within the deadline; and it is this
-    /// server's own WAL that is there, not another history's under the same names.
-    fn wait_for_wal(&self, stopped: &StoppedBackup) -> Result<(String, String)> {
-        let event = Event::Begin { stage: Stage::WaitForWal, bytes_total: 0, files_total: 0 };
-        self.ctx.observer.event(event);
-        let begun = self.ctx.clock.monotonic();
-        let mut found: Option<(String, String)> = None;
-        for candidates in self.segments(stopped, begun)? {
-            let name = self.wait_for_segment(&candidates, stopped, begun)?;
-            found = Some(match found {
-                None => (name.clone(), name),
-                Some((first, _)) => (first, name),
-            });
-        }
-        self.ctx.observer.event(Event::End { stage: Stage::WaitForWal });
-        found.ok_or_else(|| Error::Refused {
-            what: "the backup's stop lies before its start".into(),
-        })
-    }
-
-    fn wait_for_segment(
-        &self,
-        candidates: &[String],
-        stopped: &StoppedBackup,
-        begun: Duration,
-    ) -> Result<String> {
-        let mut told = false;
-        loop {
-            self.ctx.cancel.check()?;
-            for name in candidates {
-                let key = self.place.wal(name).expect("a segment's name is 24 digits");
-                match self.repository.wal_facts(Kind::Wal, &key) {
-                    Ok(facts) => {
-                        self.check_own(name, &facts, stopped)?;
-                        return Ok(name.clone());
-                    }
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            let segment = candidates.first().cloned().unwrap_or_default();
-            let waited = self.ctx.clock.monotonic().saturating_sub(begun);
-            if waited > Duration::from_secs(10) && !told {
-                self.ctx.note(format!("waiting for {segment} in the repository"));
-                told = true;
-            }
-            self.wait_for_archiver(&segment, begun)?;
-        }
-    }
-
-    /// After a disk was rolled back the repository holds these names from the lost future: replaying
-    /// that WAL over these files would ruin them.
-    fn check_own(&self, name: &str, facts: &repo::WalFacts, stopped: &StoppedBackup) -> Result<()> {
-        let refused = |why: &str| Err(Error::Refused { what: format!("{name} {why}") });
-        if facts.system != self.place.system() {
-            return refused("in the repository belongs to another system");
-        }
-        let end = facts.address.map_or(u64::MAX, |begin| begin.0.saturating_add(facts.size));
-        let needed = end.min(stopped.stop_lsn);
-        let short = facts.found.as_ref().is_some_and(|found| {
-            found.ending == "partial" && found.end.is_some_and(|end| end.0 < needed)
-        });
-        if short {
-            return refused("in the repository ends before the backup's stop");
-        }
-        let path = self.options.data_directory.join("pg_wal").join(name);
-        let local = match std::fs::read(&path) {
-            Ok(local) => local,
-            // Archived and recycled: the server had an answer for it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(Error::file("read", &path)(error)),
-        };
-        if self.repository.content_digest(&local) == facts.digest
-            || self.agrees_until(name, &local, needed, stopped)?
-        {
-            return Ok(());
-        }
-        refused(
-            "in the repository has other content than the server's own: history has forked under \
-             one name, and a new epoch with a new full backup is the way out",
-        )
-    }
-
-    /// Whether a standby's own file, which it may still be receiving, and the repository's are the
-    /// same up to a position. A primary has completed its files when the backup has stopped.
-    fn agrees_until(
-        &self,
-        name: &str,
-        local: &[u8],
-        until: u64,
-        stopped: &StoppedBackup,
-    ) -> Result<bool> {
-        if !stopped.in_recovery {
-            return Ok(false);
-        }
-        let key = self.place.wal(name).expect("a segment's name is 24 digits");
-        let (facts, stored) = self.repository.get_wal(Kind::Wal, &key)?;
-        let begin = facts.address.map_or(0, |begin| begin.0);
-        let length = usize::try_from(until.saturating_sub(begin)).unwrap_or(usize::MAX);
-        Ok(local.get(..length).is_some_and(|local| stored.get(..length) == Some(local)))
-    }
-
-    /// The names of the segments from start to stop.
-    fn segments(&self, stopped: &StoppedBackup, begun: Duration) -> Result<Vec<Vec<String>>> {
-        let refused = |error: crate::pg::Error| Error::Refused { what: error.to_string() };
-        let size = SegmentSize::new(self.facts.wal_segment_size.into()).map_err(refused)?;
-        let history = self.history(stopped, begun)?;
-        needed_segments(&history, Lsn(stopped.start_lsn), Lsn(stopped.stop_lsn), size)
-            .map_err(refused)
-    }
-
-    /// The history of the stop's timeline. A standby that followed a switch during the backup knows of
-    /// it by streaming, perhaps before the new primary has archived the history.
-    fn history(&self, stopped: &StoppedBackup, begun: Duration) -> Result<History> {
-        let timeline = TimelineId::new(stopped.stop_timeline)
-            .ok_or_else(|| Error::Refused { what: "the server gave timeline 0".into() })?;
-        if stopped.start_timeline == stopped.stop_timeline {
-            return Ok(History::without_ancestors(timeline));
-        }
-        let key = self.place.history(timeline.get());
-        loop {
-            self.ctx.cancel.check()?;
-            match self.repository.get_wal(Kind::History, &key) {
-                Ok((_, content)) => {
-                    return History::parse(timeline, &content)
-                        .map_err(|error| Error::Refused { what: error.to_string() });
-                }
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error.into()),
-            }
-            self.wait_for_archiver(&timeline.history_file_name(), begun)?;
-        }
-    }
-
-    /// Waits a moment for what is missing; an error at the deadline.
-    fn wait_for_archiver(&self, missing: &str, begun: Duration) -> Result<()> {
-        let waited = self.ctx.clock.monotonic().saturating_sub(begun);
-        if waited >= self.options.wal_wait {
-            let archiver = self.archiver();
-            return Err(Error::WalMissing { segment: missing.into(), waited, archiver });
-        }
-        self.ctx.clock.sleep(Duration::from_millis(100));
-        Ok(())
-    }
-
-    /// What the server says about its archiver, for the message when WAL does not come.
-    fn archiver(&self) -> String {
-        let asked = Session::connect(self.ctx, &self.options.connection)
-            .and_then(|session| session.archiver(self.ctx));
-        match asked {
-            Err(error) => format!("the server could not be asked about its archiver: {error}"),
-            Ok(archiver) => {
-                let text = |name: Option<String>, time: Option<Timestamp>| match name {
-                    None => "none".into(),
-                    Some(name) => match time {
-                        None => name,
-                        Some(time) => format!("{name} at {}", time.format("%Y-%m-%d %H:%M:%SZ")),
-                    },
-                };
-                format!(
-                    "the server's archiver: last archived {}; {} attempts failed, the last for {}",
-                    text(archiver.last_archived, archiver.last_archived_time),
-                    archiver.failed_count,
-                    text(archiver.last_failed, archiver.last_failed_time),
-                )
-            }
         }
     }
 }

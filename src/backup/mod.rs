@@ -13,6 +13,7 @@ mod external;
 mod motion;
 mod needed;
 mod options;
+mod own_wal;
 mod plan;
 mod pump;
 mod read;
