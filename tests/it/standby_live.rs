@@ -571,3 +571,38 @@ fn d20261120_a_copy_does_not_take_over_a_tablespace_that_was_made_after_its_back
     copy.restart();
     assert_eq!(copy.psql("select n from u"), "2");
 }
+
+/// A standby that archives too pushes what its primary pushes, and at its promotion the old timeline's
+/// last segment as far as it has it, under its full name.
+#[test]
+fn a_standby_that_always_archives_repeats_its_primary_and_leaves_room_for_it() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    let standby = Follower::new(&server, &site, true);
+    let auto_conf = standby.cluster.data_dir().join("postgresql.auto.conf");
+    append(&auto_conf, &["archive_mode = 'always'".to_owned()]);
+    standby.cluster.start();
+    let mut last = String::new();
+    for n in 2..=4 {
+        site.cluster.psql(&format!("insert into t values ({n})"));
+        last = site.cluster.archive_now();
+    }
+    let archived =
+        |name: &str| format!("(select last_archived_wal from pg_stat_archiver) >= '{name}'");
+    standby.cluster.wait_until(&archived(&last));
+    assert_eq!(standby.cluster.psql("select failed_count from pg_stat_archiver"), "0");
+    site.cluster.psql("insert into t values (5)");
+    standby.wait_for_rows(5);
+    let current = site.cluster.psql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    standby.cluster.promote();
+    standby.cluster.wait_for_promotion();
+    standby.cluster.psql("insert into t values (6)");
+    standby.cluster.archive_now();
+    wait_until(DEADLINE, || ready(&standby.cluster).is_empty(), || standby.cluster.log());
+    assert!(find(&site.repo, &current).is_none(), "what the standby had of it is no segment");
+    // The primary, which nobody told, completes it: accepted.
+    site.cluster.psql("insert into t values (7)");
+    assert_eq!(site.cluster.archive_now(), current);
+    assert!(find(&site.repo, &current).is_some());
+}
