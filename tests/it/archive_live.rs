@@ -573,3 +573,39 @@ fn d20261120_an_abandoned_end_of_a_timeline_is_not_given_to_its_descendant() {
     get(&own).assert_ok();
     get(&abandoned).assert_ok();
 }
+
+/// At the destination is the whole file or nothing, whenever the call is killed, and what it leaves
+/// beside is in nobody's way.
+#[test]
+fn f017_a_fetch_killed_at_any_moment_leaves_the_whole_file_or_none() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 16);
+    let name = site.segment();
+    site.push(&name).assert_ok();
+    let whole = fs::read(site.wal(&name)).unwrap();
+    let out = site.scratch.join("RECOVERYXLOG");
+    let get = || start(&mut site.config.pgkeep(["archive-get", &name, out.to_str().unwrap()]));
+    let begun = Instant::now();
+    get().wait().assert_ok();
+    let takes = begun.elapsed();
+    let (mut killed, mut there) = (0, 0);
+    for step in 0..24_u32 {
+        fs::remove_file(&out).ok();
+        let running = get();
+        // The moment of the kill is the point: from the start to past the end.
+        std::thread::sleep((takes + Duration::from_millis(5)) * step / 23);
+        running.signal(Signal::KILL);
+        let ended = running.wait();
+        killed += u32::from(!ended.is_ok());
+        match fs::read(&out) {
+            Ok(found) => {
+                there += 1;
+                assert!(found == whole, "a part of the file has its name");
+            }
+            Err(_) => assert!(!ended.is_ok(), "said to be delivered, and is not\n{ended}"),
+        }
+    }
+    assert!(killed > 0, "no fetch was killed ({there} files were there)");
+    get().wait().assert_ok();
+    assert!(fs::read(&out).unwrap() == whole);
+}
