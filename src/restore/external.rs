@@ -13,6 +13,7 @@ use super::directory::check_apart;
 use super::error::{Error, Result};
 use super::execute::{create, remove};
 use super::options::Options;
+use super::shell;
 use crate::pg::auth_file::{Reference, references};
 use crate::pg::config_file::{ConfigFile, clean_path};
 use crate::repo::manifest::{Configuration, ServerRecord};
@@ -195,17 +196,10 @@ fn start_options(
 }
 
 /// Options as `pg_ctl -o` takes them: for the shell that it starts the server with.
-#[must_use]
-pub fn server_options(start_options: &[(String, String)]) -> String {
-    let words = start_options.iter().map(|(name, value)| {
-        let word = format!("{name}={value}");
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=:,+@".contains(&byte);
-        if word.bytes().all(is_plain) {
-            format!("-c {word}")
-        } else {
-            format!("-c '{}'", word.replace('\'', "'\\''"))
-        }
-    });
+pub(super) fn server_options(start_options: &[(String, String)]) -> String {
+    let words = start_options
+        .iter()
+        .map(|(name, value)| format!("-c {}", shell::word(&format!("{name}={value}"))));
     words.collect::<Vec<_>>().join(" ")
 }
 

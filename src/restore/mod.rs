@@ -26,6 +26,7 @@ mod position;
 mod reach;
 mod recovery;
 mod server_now;
+mod shell;
 mod space;
 mod survey;
 mod target;

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::external::{External, server_options};
 use super::installed::Programs;
 use super::options::{Archiving, Options};
+use super::shell;
 use super::target::Target;
 use crate::pg::recovery::TargetAction;
 use crate::repo::OpenedBackup;
@@ -126,17 +127,7 @@ fn pg_ctl(programs: &Programs, account: &Account) -> Vec<String> {
 }
 
 fn line(words: &[String]) -> String {
-    words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
-}
-
-/// A word as a shell reads it.
-fn shell_word(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=:,+@%".contains(&byte);
-    if !word.is_empty() && word.bytes().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
+    words.iter().map(|word| shell::word(word)).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use super::error::{Error, Result};
 use super::options::{Archiving, Options};
 use super::plan::Plan;
+use super::shell;
 use crate::base::Ctx;
 use crate::pg::config_file;
 use crate::pg::recovery::{RecoverySettings, TargetTimeline, isolation};
@@ -78,13 +79,7 @@ fn restore_command(plan: &Plan, options: &Options) -> String {
 }
 
 fn quote(word: &str) -> String {
-    let word = word.replace('%', "%%");
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=:,+@%".contains(&byte);
-    if !word.is_empty() && word.bytes().all(is_plain) {
-        word
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
+    shell::word(&word.replace('%', "%%"))
 }
 
 /// The signal file's name.
