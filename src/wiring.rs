@@ -66,10 +66,11 @@ impl Error {
         matches!(self, Self::Repository { source, .. } if source.may_pass())
     }
 
-    /// Whether the repository is in order and does not know the cluster.
+    /// Whether the repository is in order and does not know the cluster, or this epoch of it.
     #[must_use]
     pub fn is_unregistered(&self) -> bool {
-        matches!(self, Self::Repository { source: repo::Error::NoCluster { .. }, .. })
+        use repo::Error::{NoCluster, NoEpoch};
+        matches!(self, Self::Repository { source: NoCluster { .. } | NoEpoch { .. }, .. })
     }
 }
 

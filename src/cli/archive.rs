@@ -19,29 +19,68 @@ pub fn push(run: &Invocation, args: &PushArgs) -> Result<Outcome, Failure> {
     let data_directory =
         wiring::data_directory_of(&args.path, configured).ok_or_else(|| no_directory(&resolved))?;
     let system = wiring::system_of(&data_directory)?;
-    let mut destinations = Vec::new();
-    for settings in &resolved.repositories {
-        let cluster = &resolved.cluster_name;
-        let (destination, warnings) = wiring::destination(
-            &run.ctx,
-            settings,
-            cluster,
-            Some(system),
-            None,
-            Access::ReadWrite,
-        )?;
-        run.warn_each(&warnings);
-        destinations.push(destination);
+    let (destinations, failure) = takers(run, &resolved, system);
+    if destinations.is_empty() {
+        return Err(failure.unwrap_or_else(|| archive::Error::NoRepository.into()));
     }
     let accept_unknown_wal = args.accept_unknown_wal;
     let origin = wiring::origin(&data_directory);
     let options = PushOptions { data_directory, accept_unknown_wal, origin };
-    let pushed = archive::push(&run.ctx, &destinations, &options, &args.path)?;
+    let pushed = match archive::push(&run.ctx, &destinations, &options, &args.path) {
+        Ok(pushed) => pushed,
+        Err(error) => {
+            if let Some(failure) = failure {
+                run.ctx.warn(failure.message);
+            }
+            return Err(error.into());
+        }
+    };
     pushed.warnings.iter().for_each(|warning| run.ctx.warn(warning.clone()));
     for Stored { repository, object, put } in &pushed.stored {
         run.ctx.note(format!("{object} in {repository}: {put:?}"));
     }
-    Ok(Outcome::Done)
+    failure.map_or(Ok(Outcome::Done), Err)
+}
+
+/// The repositories that can take WAL now, and why the first of the others cannot: one that is away
+/// must not starve the others, and the file is not archived before it is in all of them.
+fn takers(
+    run: &Invocation,
+    resolved: &Resolved,
+    system: u64,
+) -> (Vec<Destination>, Option<Failure>) {
+    let (mut destinations, mut failures) = (Vec::new(), Vec::new());
+    for settings in &resolved.repositories {
+        let (cluster, system) = (&resolved.cluster_name, Some(system));
+        let access = Access::ReadWrite;
+        match wiring::destination(&run.ctx, settings, cluster, system, None, access) {
+            Ok((destination, warnings)) => {
+                run.warn_each(&warnings);
+                destinations.push(destination);
+            }
+            Err(error) => failures.push(Failure::from(error)),
+        }
+    }
+    for behind in without_older_epochs(&mut destinations) {
+        let Destination { name, place, .. } = behind;
+        let message = format!(
+            "repository {name}: cluster {} is in epoch {} there, and in a newer one elsewhere",
+            place.cluster(),
+            place.epoch()
+        );
+        let next = "Run `pgkeep init`: the repository joins the newer epoch.";
+        failures.push(Failure::failed(message).with_hint(next));
+    }
+    let mut failures = failures.into_iter();
+    let first = failures.next();
+    failures.for_each(|other| run.ctx.warn(other.message));
+    (destinations, first)
+}
+
+/// Takes out the repositories that have not come to the newest epoch: one name means other WAL there.
+fn without_older_epochs(destinations: &mut Vec<Destination>) -> Vec<Destination> {
+    let newest = destinations.iter().map(|each| each.place.epoch()).max();
+    destinations.extract_if(.., |each| Some(each.place.epoch()) < newest).collect()
 }
 
 fn no_directory(resolved: &Resolved) -> Failure {
@@ -203,6 +242,10 @@ fn sources(
     }
     if destinations.is_empty() && doubt.is_none() {
         doubt = unregistered;
+    }
+    // Like those that do not know the cluster: they hold no WAL of this epoch.
+    for Destination { name, .. } in without_older_epochs(&mut destinations) {
+        run.ctx.note(format!("repository {name} is not asked: it is in an older epoch"));
     }
     Ok(Sources { destinations, doubt })
 }

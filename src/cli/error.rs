@@ -241,6 +241,11 @@ fn of_repo(error: &repo::Error) -> Advice {
         repo::Error::NoCluster { .. } => {
             (Exit::NoRepository, Kind::NotFound, hint("Run `pgkeep init` to register the cluster."))
         }
+        repo::Error::NoRegistration { .. } => {
+            let next = "Put it back from a copy of the repository; until then nothing in it can be \
+                        used, and nothing counts as absent.";
+            (Exit::Failed, Kind::Corrupt, hint(next))
+        }
         repo::Error::WrongKey { .. } => {
             let next = "Configure the secret of one of these slots; `pgkeep key list` shows which \
                         of them a secret opens.";

@@ -24,6 +24,10 @@ const OWN_NAMES: [&str; 5] = ["key", "c", "lease", ".tmp", "lost+found"];
 /// Makes or opens the repositories, registers the cluster, says what to set on the server.
 pub fn init(run: &Invocation, args: &InitArgs) -> Result<Exit, Failure> {
     let resolved = run.resolved()?;
+    if args.new_epoch && run.global.repository.is_some() {
+        let message = "an epoch begins in every repository: leave out --repository";
+        return Err(Failure::usage(message));
+    }
     let meant = |each: &&RepositorySettings| {
         run.global.repository.as_ref().is_none_or(|name| *name == each.name)
     };
@@ -37,7 +41,8 @@ pub fn init(run: &Invocation, args: &InitArgs) -> Result<Exit, Failure> {
     }
     let facts = server_facts(run, &resolved)?;
     check_directory(&resolved, &facts)?;
-    let given = registration(run, &resolved, &facts);
+    let epoch = newest_epoch(run, &resolved, facts.system_identifier)?.unwrap_or(1);
+    let given = Registration { epoch, ..registration(run, &resolved, &facts) };
     if args.new_epoch {
         new_epoch(run, &given, &repositories)?;
     } else {
@@ -197,6 +202,33 @@ fn registration(run: &Invocation, resolved: &Resolved, facts: &ServerFacts) -> R
     }
 }
 
+/// The newest epoch that any configured repository has of the cluster: one number means one history,
+/// so a repository that comes later begins with it.
+fn newest_epoch(
+    run: &Invocation,
+    resolved: &Resolved,
+    system: u64,
+) -> Result<Option<u32>, Failure> {
+    let mut newest = None;
+    for settings in &resolved.repositories {
+        if !wiring::exists(settings)? {
+            run.ctx.warn(format!(
+                "repository {} is not there, and was not asked for its epoch: repeat `pgkeep init` \
+                 when it is",
+                settings.name
+            ));
+            continue;
+        }
+        let repository = wiring::open(settings, Access::ReadOnly)?.repository;
+        let places = repository.places()?;
+        let own = places.iter().filter(|place| {
+            place.cluster() == resolved.cluster_name.as_str() && place.system() == system
+        });
+        newest = newest.max(own.map(crate::repo::Place::epoch).max());
+    }
+    Ok(newest)
+}
+
 /// Begins the next epoch, the same number in every repository. One that nothing was stored in is
 /// taken as it is, so that a repetition begins no other.
 fn new_epoch(
@@ -251,6 +283,15 @@ fn register(
     let known = places.iter().any(|place| place.cluster() == cluster && place.system() == system);
     if known {
         let (place, stored) = repository.find_cluster(cluster, system)?;
+        if place.epoch() < given.epoch {
+            repository.register(&run.ctx, given)?;
+            return print(&format!(
+                "cluster {cluster}: joins epoch {} in {name}, as the other repositories have it; \
+                 epoch {} stays as it is",
+                given.epoch,
+                place.epoch()
+            ));
+        }
         compare(&stored, given)?;
         return print(&format!(
             "cluster {cluster}: registered in {name} already (system {system}, epoch {})",
@@ -265,9 +306,10 @@ fn register(
     repository.register(&run.ctx, given)?;
     print(&format!(
         "cluster {cluster}: registered in {name} (system {system}, PostgreSQL {}, WAL segments of \
-         {})",
+         {}, epoch {})",
         given.major,
-        ByteSize(given.wal_segment_size.into())
+        ByteSize(given.wal_segment_size.into()),
+        given.epoch
     ))?;
     for other in others {
         print(&format!(

@@ -98,6 +98,13 @@ pub enum Error {
         /// The epoch that was named.
         epoch: u32,
     },
+    /// Objects of a cluster, and nothing that says which cluster it is: they were copied in part, or
+    /// somebody removed it.
+    #[error("the registration {object} is missing, and other objects lie beside it")]
+    NoRegistration {
+        /// Its name.
+        object: ObjectKey,
+    },
     /// There is no such backup, or it was never completed.
     #[error("there is no backup {id}")]
     NoBackup {

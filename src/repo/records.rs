@@ -92,7 +92,7 @@ impl Repository {
     /// returns has been authenticated: "absent" may be believed below it.
     ///
     /// # Errors
-    /// [`Error::NoCluster`].
+    /// [`Error::NoCluster`], [`Error::NoRegistration`].
     pub fn find_cluster(&self, cluster: &str, system: u64) -> Result<(Place, Registration)> {
         let none = || Error::NoCluster { cluster: cluster.into(), system };
         let prefix = Place::epochs_prefix(cluster, system);
@@ -121,7 +121,7 @@ impl Repository {
     /// Finds one epoch of a cluster.
     ///
     /// # Errors
-    /// [`Error::NoEpoch`].
+    /// [`Error::NoEpoch`], [`Error::NoRegistration`].
     pub fn find_epoch(
         &self,
         cluster: &str,
@@ -131,6 +131,7 @@ impl Repository {
         let place =
             Place::new(cluster, system, epoch).map_err(|error| Error::Limit(error.to_string()))?;
         match self.registration(&place) {
+            // None of its objects is there, so that its WAL is absent here.
             Err(Error::NoCluster { .. }) => {
                 Err(Error::NoEpoch { cluster: cluster.into(), system, epoch })
             }
@@ -141,19 +142,19 @@ impl Repository {
     /// Reads the registration at a place.
     ///
     /// # Errors
-    /// [`Error::NoCluster`] when there is none.
+    /// [`Error::NoCluster`] when there is none, nor anything else; [`Error::NoRegistration`] when
+    /// there is none although other objects are there: what they hold is not absent.
     pub fn registration(&self, place: &Place) -> Result<Registration> {
-        let read = self.read_line::<Registration>(Kind::Cluster, &place.registration());
-        let registration = match read {
+        let object = place.registration();
+        match self.read_line::<Registration>(Kind::Cluster, &object) {
             Err(error) if error.is_not_found() => {
-                return Err(Error::NoCluster {
-                    cluster: place.cluster().into(),
-                    system: place.system(),
-                });
+                if !self.store().list(&place.prefix(), None, 1)?.is_empty() {
+                    return Err(Error::NoRegistration { object });
+                }
+                Err(Error::NoCluster { cluster: place.cluster().into(), system: place.system() })
             }
-            other => other?,
-        };
-        Ok(registration)
+            other => other,
+        }
     }
 
     /// Every place in the repository, by registration names.

@@ -7,6 +7,7 @@
 )]
 
 mod archive_live;
+mod archive_several;
 mod backup_ends;
 mod backup_live;
 mod backup_motion;

@@ -1,0 +1,175 @@
+//! Several repositories for the WAL of one cluster: one is away, does not know the cluster, has lost
+//! something, or has come later.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::run::Ran;
+use crate::support::{Cipher, ScratchDir, Server, TestCluster, TestConfig, TestRepo};
+
+/// A cluster whose WAL the test pushes itself, and two repositories for it.
+struct Pair {
+    cluster: TestCluster,
+    config: TestConfig,
+    first: TestRepo,
+    second: TestRepo,
+    scratch: ScratchDir,
+}
+
+impl Pair {
+    fn new(server: &Server) -> Self {
+        let cluster = TestCluster::create(server).wal_segment_mib(1).archiving().start();
+        let (first, second) = (TestRepo::new(), TestRepo::new());
+        let config = both(&cluster, &first, &second);
+        config.run(["init"]).assert_ok();
+        cluster.psql("create table t (n int)");
+        Self { cluster, config, first, second, scratch: ScratchDir::new("files") }
+    }
+
+    fn segment(&self) -> String {
+        self.cluster.psql("insert into t values (1)");
+        self.cluster.switch_wal()
+    }
+
+    fn push(&self, name: &str) -> Ran {
+        push(&self.config, &self.cluster, name)
+    }
+
+    fn get<const N: usize>(&self, name: &str, flags: [&str; N]) -> Ran {
+        let out = self.scratch.join("fetched");
+        fs::remove_file(&out).ok();
+        let mut command = self.config.pgkeep(["archive-get"]);
+        crate::support::run::run(command.args(flags).arg(name).arg(out))
+    }
+}
+
+fn both(cluster: &TestCluster, first: &TestRepo, second: &TestRepo) -> TestConfig {
+    let config = TestConfig::new(cluster).repository("a", first, Cipher::Aes);
+    config.repository("b", second, Cipher::None)
+}
+
+fn push(config: &TestConfig, cluster: &TestCluster, name: &str) -> Ran {
+    let path = cluster.data_dir().join("pg_wal").join(name);
+    config.run(["archive-push", path.to_str().unwrap()])
+}
+
+/// Where a repository keeps the epoch `epoch` of the only cluster.
+fn epoch_folder(repo: &TestRepo, epoch: u32) -> Option<PathBuf> {
+    let systems = fs::read_dir(repo.path().join("c/main")).ok()?.flatten();
+    let ending = format!("-{epoch}");
+    systems.map(|entry| entry.path()).find(|path| path.display().to_string().ends_with(&ending))
+}
+
+/// Whether the epoch of a repository holds the segment.
+fn holds(repo: &TestRepo, epoch: u32, name: &str) -> bool {
+    let folder = epoch_folder(repo, epoch);
+    folder.is_some_and(|folder| folder.join(wal_path(name)).exists())
+}
+
+fn wal_path(name: &str) -> PathBuf {
+    Path::new("wal").join(&name[..8]).join(&name[8..16]).join(name)
+}
+
+/// A repository that could not be opened ended the push before the other one was asked: as long as one
+/// was away, none was given any WAL.
+#[test]
+fn d20261120_a_repository_that_is_away_does_not_starve_the_others() {
+    let Some(server) = Server::main() else { return };
+    let pair = Pair::new(&server);
+    for (away, other) in [(&pair.first, &pair.second), (&pair.second, &pair.first)] {
+        let name = pair.segment();
+        let aside = away.path().with_extension("away");
+        fs::rename(away.path(), &aside).unwrap();
+        let refused = pair.push(&name).assert_code(1);
+        assert!(refused.stderr.contains("there is no pgkeep repository"), "{refused}");
+        assert!(holds(other, 1, &name), "{refused}");
+        fs::rename(&aside, away.path()).unwrap();
+        pair.push(&name).assert_ok();
+        assert!(holds(away, 1, &name));
+    }
+}
+
+/// restore names the epoch in restore_command. A repository without it holds no WAL of it; that was a
+/// doubt, so that recovery to the end of WAL could never end.
+#[test]
+fn d20261120_a_repository_without_the_epoch_is_no_doubt() {
+    let Some(server) = Server::main() else { return };
+    let pair = Pair::new(&server);
+    let name = pair.segment();
+    pair.push(&name).assert_ok();
+    let next = pair.segment();
+    pair.get(&next, ["--epoch", "1"]).assert_code(1);
+    fs::remove_dir_all(pair.second.path().join("c")).unwrap();
+    pair.get(&next, []).assert_code(1);
+    pair.get(&next, ["--epoch", "1"]).assert_code(1);
+    pair.get(&name, ["--epoch", "1"]).assert_code(0);
+    // None has it: nothing is known.
+    pair.get(&next, ["--epoch", "2"]).assert_code(200);
+}
+
+/// A repository that holds WAL of the cluster and has lost its registration counted as one that does not
+/// know the cluster, and what it alone held was "proven absent".
+#[test]
+fn d20261120_a_lost_registration_is_a_doubt() {
+    let Some(server) = Server::main() else { return };
+    let pair = Pair::new(&server);
+    let name = pair.segment();
+    let next = pair.segment();
+    pair.push(&name).assert_ok();
+    pair.push(&next).assert_ok();
+    fs::remove_file(epoch_folder(&pair.first, 1).unwrap().join(wal_path(&next))).unwrap();
+    pair.get(&next, []).assert_code(0);
+    fs::remove_file(epoch_folder(&pair.second, 1).unwrap().join("cluster")).unwrap();
+    for flags in [&[][..], &["--epoch", "1"]] {
+        let ran = match flags {
+            [] => pair.get(&next, []),
+            _ => pair.get(&next, ["--epoch", "1"]),
+        };
+        let refused = ran.assert_code(200);
+        assert!(refused.stderr.contains("registration"), "{refused}");
+    }
+    pair.get(&name, []).assert_code(0);
+}
+
+/// A repository that came after a new epoch was given the first one: the same number meant two histories,
+/// and a restore of the old epoch took WAL of the new one.
+#[test]
+fn d20261120_a_repository_that_comes_later_joins_the_epoch_of_the_others() {
+    let Some(server) = Server::main() else { return };
+    let cluster = TestCluster::create(&server).wal_segment_mib(1).archiving().start();
+    let (first, second) = (TestRepo::new(), TestRepo::new());
+    let alone = TestConfig::new(&cluster).repository("a", &first, Cipher::Aes);
+    alone.run(["init"]).assert_ok();
+    cluster.psql("create table t (n int)");
+    let name = cluster.switch_wal();
+    push(&alone, &cluster, &name).assert_ok();
+    alone.run(["init", "--new-epoch"]).assert_ok();
+    push(&alone, &cluster, &name).assert_ok();
+
+    let config = both(&cluster, &first, &second);
+    config.run(["--repository", "b", "init"]).assert_ok();
+    assert!(epoch_folder(&second, 1).is_none() && epoch_folder(&second, 2).is_some());
+    cluster.psql("insert into t values (1)");
+    let next = cluster.switch_wal();
+    push(&config, &cluster, &next).assert_ok();
+    assert!(holds(&first, 2, &next) && holds(&second, 2, &next));
+    let out = ScratchDir::new("out").join("fetched");
+    let out = out.to_str().unwrap();
+    config.run(["archive-get", "--epoch", "1", &next, out]).assert_code(1);
+
+    // As a call that begins an epoch leaves them when it is killed half-way.
+    let old = epoch_folder(&second, 2).unwrap();
+    alone.run(["init", "--new-epoch"]).assert_ok();
+    cluster.psql("insert into t values (2)");
+    let last = cluster.switch_wal();
+    let refused = push(&config, &cluster, &last).assert_code(1);
+    assert!(refused.stderr.contains("pgkeep init"), "{refused}");
+    assert!(holds(&first, 3, &last), "{refused}");
+    assert!(!old.join(wal_path(&last)).exists(), "nothing of the new history goes beside the old");
+    // Nor is it given in its place.
+    fs::remove_file(epoch_folder(&first, 3).unwrap().join(wal_path(&last))).unwrap();
+    config.run(["archive-get", &next, out]).assert_code(1);
+    config.run(["init"]).assert_ok();
+    push(&config, &cluster, &last).assert_ok();
+    assert!(holds(&second, 3, &last));
+}
