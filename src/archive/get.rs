@@ -200,7 +200,8 @@ impl Fetching<'_> {
             let switch = History::parse(later, &content)
                 .ok()
                 .and_then(|history| history.switch_point(segment.timeline()));
-            let Some(switch) = switch.filter(|switch| begin < *switch && *switch < end) else {
+            // Left where the segment begins, all of it is abandoned.
+            let Some(switch) = switch.filter(|switch| begin <= *switch && *switch < end) else {
                 continue;
             };
             let own = segment.to_string();
@@ -210,7 +211,7 @@ impl Fetching<'_> {
                 // Recovery that follows the later timeline would have taken that one.
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {
-                    let evidence = format!("timeline {later} left this one in it, at {switch}");
+                    let evidence = format!("timeline {later} left this one at {switch}");
                     return Err(Error::Hole { name: own, evidence });
                 }
                 Err(error) => return Err(self.failed(error.into())),
@@ -415,7 +416,8 @@ fn is_in_ancestor(
     let timeline = segment.timeline();
     let Some(content) = histories.get(&timeline.get()) else { return Ok(false) };
     let Ok(history) = History::parse(timeline, content) else { return Ok(false) };
-    if !history.begin(timeline).is_some_and(|lsn| begin <= lsn && lsn < end) {
+    // One that begins with the segment has nothing of it in common with its ancestor.
+    if !history.begin(timeline).is_some_and(|lsn| begin < lsn && lsn < end) {
         return Ok(false);
     }
     let digits = segment.to_string();

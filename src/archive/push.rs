@@ -236,7 +236,16 @@ impl Pushing<'_> {
                 Some(sealed) => repository.put_sealed_wal(sealed, &facts),
                 None => repository.put_wal(self.ctx, kind, &object, &facts, content),
             };
-            let put = at(destination, put)?;
+            let begin = header.address;
+            let put = match put {
+                Err(repo::Error::Conflict { .. })
+                    if partial
+                        && is_same_so_far(destination, &object, &findings, begin, content)? =>
+                {
+                    WalPut::Same
+                }
+                put => at(destination, put)?,
+            };
             Ok(Stored { repository: destination.name.clone(), object, put })
         })?;
         Ok(Pushed { stored, warnings })
@@ -417,6 +426,22 @@ impl Pushing<'_> {
         ));
         false
     }
+}
+
+/// Whether the partial segment that has the name is the same up to its last record. What lies behind is
+/// what the recycled file held before: another thing on each server that has the segment.
+fn is_same_so_far(
+    destination: &Destination,
+    object: &ObjectKey,
+    findings: &Findings,
+    begin: u64,
+    content: &[u8],
+) -> Result<bool> {
+    let Ending::Partial(_) = findings.ending else { return Ok(false) };
+    let length = usize::try_from(findings.end.saturating_sub(begin)).unwrap_or(usize::MAX);
+    let (_, stored) = at(destination, destination.repository.get_wal(Kind::Partial, object))?;
+    let (stored, given) = (stored.get(..length), content.get(..length));
+    Ok(given.is_some() && stored == given)
 }
 
 fn object_of(

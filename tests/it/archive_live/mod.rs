@@ -1,6 +1,8 @@
 //! The archive on real servers and through the command line: what is refused, what is kept beside
 //! what, what a repetition answers; and that no failure of the archive ends a recovery early.
 
+mod forks;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

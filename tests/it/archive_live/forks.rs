@@ -1,0 +1,72 @@
+//! Segments around the point where a timeline was left.
+
+use std::fs;
+
+use super::{Site, copy_of, promoted, push};
+use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig};
+
+/// A timeline may be left exactly where a segment ends: the next one of the old primary is abandoned
+/// from its first byte on, and was given to recovery along the new timeline until that one's own came.
+#[test]
+fn d20261120_a_segment_that_was_abandoned_as_a_whole_is_not_given_to_a_descendant() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let last = site.segment();
+    site.push(&last).assert_ok();
+    let abandoned = site.segment();
+    site.push(&abandoned).assert_ok();
+    let megabyte = u64::from_str_radix(&abandoned[16..], 16).unwrap();
+    let history = format!("1\t0/{:X}\tno recovery target specified\n", megabyte << 20);
+    site.push_bytes("00000002.history", history.as_bytes()).assert_ok();
+
+    let folder = ScratchDir::new("pg_wal");
+    folder.write("00000002.history", history);
+    let out = folder.join("RECOVERYXLOG");
+    let out = out.to_str().unwrap();
+    let own = format!("00000002{}", &abandoned[8..]);
+    // What the new timeline has in common with the old one is given.
+    site.config.run(["archive-get", &last, out]).assert_ok();
+    let refused = site.config.run(["archive-get", &abandoned, out]).assert_code(200);
+    assert!(refused.stderr.contains(&own), "{refused}");
+    // A plan that counts on the new timeline's segment is not served by the old one's.
+    let through = format!("0/{:X}", (megabyte << 20) + 8192);
+    let planned = site.config.run(["archive-get", "--through", &through, &own, out]);
+    planned.assert_code(200).assert_says("counts on it");
+    // Nothing shows that there is more on the new timeline.
+    site.config.run(["archive-get", &own, out]).assert_code(1);
+}
+
+/// In a segment's first page, four bytes that nothing checks.
+const PADDING: usize = 20;
+
+/// Behind its last record a segment holds what the recycled file held before, another thing on each
+/// server. The new primary's partial segment was refused for it when a standby with archive_mode =
+/// always had pushed its own, and nothing was archived any more.
+#[test]
+fn d20261120_partial_segments_that_differ_in_old_bytes_only_are_the_same() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    site.cluster.psql("insert into t values (1)");
+    site.cluster.stop(Stop::Fast);
+    let copy = copy_of(&site.cluster, &site.scratch);
+    let standby = TestCluster::adopt(&server, &copy).prepare();
+    promoted(&standby);
+    let theirs = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
+    let files = fs::read_dir(copy.join("pg_wal")).unwrap().flatten().map(|entry| entry.path());
+    let partial = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "partial"));
+    let partial = partial.expect("promotion leaves one");
+    let name = partial.file_name().unwrap().to_str().unwrap();
+    push(&theirs, &partial).assert_ok();
+
+    let content = fs::read(&partial).unwrap();
+    let push_changed = |at: usize| {
+        let mut content = content.clone();
+        content[at] ^= 0xFF;
+        let folder = ScratchDir::new("changed");
+        push(&theirs, &folder.write(name, content))
+    };
+    push_changed(content.len() - 1).assert_ok();
+    site.assert_kept(name.trim_end_matches(".partial"), 0, 1);
+    // Another history up to the same point is not the same.
+    push_changed(PADDING).assert_code(1).assert_says("exists with other content");
+}
