@@ -101,8 +101,8 @@ impl History {
     ///
     /// # Errors
     /// [`Error::Corrupt`] when the timelines do not increase up to the tip, an end is 0/0, or an end
-    /// lies before the one above it. PostgreSQL checks the first only; the others cannot come from a
-    /// server and would make every later question meaningless.
+    /// lies before the one above it. PostgreSQL checks the first only; the others would make every later
+    /// question meaningless.
     pub fn new(timeline: TimelineId, ancestors: Vec<Ancestor>) -> Result<Self> {
         let mut last: Option<&Ancestor> = None;
         for ancestor in &ancestors {
@@ -132,16 +132,25 @@ impl History {
     /// (`src/backend/access/transam/timeline.c`, `readTimeLineHistory`): blank lines and lines that
     /// begin with `#` are skipped, the rest of a line after the switch point is the reason.
     ///
+    /// A recovery along timeline 2 may end before timeline 2 begins: the server then writes timeline 2
+    /// with an end before that of timeline 1. Nothing after the earlier one is part of the history, so
+    /// it is the end of both.
+    ///
     /// # Errors
     /// [`Error::Malformed`] with the line, or as [`History::new`].
     pub fn parse(timeline: TimelineId, content: &[u8]) -> Result<Self> {
-        let ancestors = read::lines(content)
+        let mut ancestors = read::lines(content)
             .map(<[u8]>::trim_ascii)
             .filter(|line| !line.is_empty() && !line.starts_with(b"#"))
             .map(|line| {
                 ancestor(line).ok_or_else(|| Error::malformed("a line of a history file", line))
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Vec<Ancestor>>>()?;
+        let mut earliest = Lsn(u64::MAX);
+        for ancestor in ancestors.iter_mut().rev() {
+            earliest = earliest.min(ancestor.end);
+            ancestor.end = earliest;
+        }
         Self::new(timeline, ancestors)
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::{Site, copy_of, promoted, push};
+use crate::support::site;
 use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig};
 
 /// A timeline may be left exactly where a segment ends: the next one of the old primary is abandoned
@@ -69,4 +70,40 @@ fn d20261120_partial_segments_that_differ_in_old_bytes_only_are_the_same() {
     site.assert_kept(name.trim_end_matches(".partial"), 0, 1);
     // Another history up to the same point is not the same.
     push_changed(PADDING).assert_code(1).assert_says("exists with other content");
+}
+
+/// A recovery along a timeline that ends before that timeline begins: the server writes a history whose
+/// ends decrease. It was refused as one that no server writes, and the server archived nothing any more.
+#[test]
+fn d20261120_a_history_that_goes_back_before_its_parent_s_beginning_is_archived() {
+    let Some(server) = Server::main() else { return };
+    let site = site::Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.backup();
+    site.cluster.psql("insert into t values (2)");
+    let before = site.cluster.psql("select pg_current_wal_insert_lsn()");
+    site.cluster.psql("insert into t values (3)");
+    site.cluster.archive_now();
+    site.cluster.stop(Stop::Fast);
+    promoted(&site.cluster);
+    site.cluster.psql("insert into t values (4)");
+    site.cluster.archive_now();
+    site.cluster.stop(Stop::Fast);
+
+    let scratch = ScratchDir::new("restored");
+    let to = scratch.join("back");
+    let back = ["--target-lsn", &before, "--target-timeline", "2", "--archive", "on"];
+    site.restore(&to, &back);
+    let copy = site::started(&server, &to);
+    copy.psql("insert into t values (5)");
+    copy.archive_now();
+    let history = fs::read_to_string(to.join("pg_wal/00000003.history")).unwrap();
+    let ends: Vec<&str> =
+        history.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert!(ends.len() == 2 && ends[1] < ends[0], "{history}");
+
+    let to = scratch.join("again");
+    site.restore(&to, &[]);
+    let again = site::started(&server, &to);
+    assert_eq!(again.psql("select string_agg(n::text, ' ' order by n) from t"), "1 2 5");
 }
