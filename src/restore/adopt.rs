@@ -107,15 +107,17 @@ fn without_isolation(content: &[u8], major: MajorVersion) -> (Vec<u8>, Vec<Strin
 pub fn adopt(ctx: &Ctx, adoption: &Adoption) -> Result<()> {
     ctx.cancel.check()?;
     let directory = &adoption.data_directory;
+    let path = directory.join(AUTO_CONF);
     if let Some(settings) = &adoption.settings {
-        let path = directory.join(AUTO_CONF);
-        let metadata = std::fs::metadata(&path).map_err(Error::file("stat", &path))?;
         durable::replace(&path, settings, 0o600).map_err(Error::file("write", &path))?;
-        if rustix::process::geteuid().is_root() {
-            use std::os::unix::fs::MetadataExt as _;
-            std::os::unix::fs::chown(&path, Some(metadata.uid()), Some(metadata.gid()))
-                .map_err(Error::file("set the owner of", &path))?;
-        }
+    }
+    // Also when nothing is left to remove: a call that was killed here has left a file that the server
+    // cannot read.
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::fs::MetadataExt as _;
+        let owner = std::fs::metadata(directory).map_err(Error::file("stat", directory))?;
+        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))
+            .map_err(Error::file("set the owner of", &path))?;
     }
     let marker = directory.join(MARKER);
     std::fs::remove_file(&marker).map_err(Error::file("remove", &marker))?;
@@ -141,6 +143,33 @@ impl fmt::Display for Adoption {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Killed between the new settings and their owner, a call left a file that only root could read, and
+    /// the next one had nothing to remove and did not look at it.
+    #[test]
+    fn d20261120_a_second_call_gives_the_settings_to_the_server_s_account() {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("data");
+        std::fs::create_dir(&directory).unwrap();
+        chown(&directory, Some(65534), Some(65534)).unwrap();
+        std::fs::write(directory.join(AUTO_CONF), "").unwrap();
+        std::fs::write(directory.join(MARKER), "{}").unwrap();
+        let adoption = Adoption {
+            data_directory: directory.clone(),
+            cluster: "main".into(),
+            backup: "b".into(),
+            restored: Timestamp::UNIX_EPOCH,
+            removed: Vec::new(),
+            settings: None,
+        };
+        adopt(&Ctx::fixed(Timestamp::UNIX_EPOCH, 1), &adoption).unwrap();
+        assert_eq!(std::fs::metadata(directory.join(AUTO_CONF)).unwrap().uid(), 65534);
+        assert!(!directory.join(MARKER).exists());
+    }
 
     #[test]
     fn what_isolates_goes_and_the_rest_stays() {

@@ -211,6 +211,16 @@ impl Choosing<'_> {
                 ));
             }
         }
+        let timeline = self.history.timeline();
+        if let Some(begin) = self.history.begin(timeline).filter(|begin| way.run.end < *begin)
+            && way.run.hole.is_none()
+        {
+            way.notes.push(format!(
+                "timeline {timeline} begins at {begin}, and the archive ends at {} before it: what was \
+                 written in between is lost, unless a server still has it to archive",
+                way.run.end
+            ));
+        }
         match &way.run.hole {
             Some(hole) if !self.options.standby => {
                 let missing = self.archive.wal().describe(hole);

@@ -107,3 +107,31 @@ fn d20261120_a_history_that_goes_back_before_its_parent_s_beginning_is_archived(
     let again = site::started(&server, &to);
     assert_eq!(again.psql("select string_agg(n::text, ' ' order by n) from t"), "1 2 5");
 }
+
+/// A new primary archives its history at once and its first segment when that is full. If both servers are
+/// lost in between, the history shows that there was more WAL than the archive has: the plan said that
+/// nothing was lost.
+#[test]
+fn d20261120_a_timeline_that_begins_behind_the_archive_s_end_is_told() {
+    let Some(server) = Server::main() else { return };
+    let site = site::Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.backup();
+    site.cluster.psql("insert into t values (2)");
+    site.cluster.archive_now();
+    site.cluster.psql("insert into t values (3)");
+    site.cluster.set_archive_command("false");
+    site.cluster.stop(Stop::Immediate);
+    promoted(&site.cluster);
+    let history = site.cluster.data_dir().join("pg_wal/00000002.history");
+    push(&site.config, &history).assert_ok();
+    site.cluster.stop(Stop::Immediate);
+
+    let scratch = ScratchDir::new("restored");
+    let to = scratch.join("data");
+    let plan = site.restore(&to, &[]);
+    let told = plan.stdout.contains("before it: what was written in between is lost");
+    assert!(told, "{plan}");
+    let copy = site::started(&server, &to);
+    assert_eq!(copy.psql("select string_agg(n::text, ' ' order by n) from t"), "1 2");
+}
