@@ -66,6 +66,11 @@ impl Choices {
         }
     }
 
+    /// Whether the server itself goes on to whatever timeline is the newest.
+    fn follows(&self) -> bool {
+        self.standby && self.timeline == format!("{:?}", super::TimelineChoice::Latest)
+    }
+
     /// The first thing in which another restore differs, in words.
     fn difference(&self, other: &Self) -> Option<String> {
         let differs = |what: &str, theirs: &str| Some(format!("{what} {theirs}"));
@@ -113,6 +118,8 @@ fn text(path: &Path) -> String {
 pub(super) struct Wanted<'a> {
     pub(super) choices: &'a Choices,
     pub(super) backup: &'a BackupId,
+    /// The timeline that its plan came to.
+    pub(super) timeline: u32,
 }
 
 /// What a mark says.
@@ -122,6 +129,10 @@ pub(super) struct Mark {
     /// Tells this restore from every other one; the same in all its places.
     restore: String,
     pub(super) backup: String,
+    /// The timeline that the plan came to. What "current" and "latest" mean may have changed since, and
+    /// "current" means another one once the backup is named. Unknown in the marks of older versions.
+    #[serde(default)]
+    pub(super) along: Option<u32>,
     #[serde(flatten)]
     choices: Choices,
 }
@@ -135,6 +146,7 @@ impl Mark {
                     .into(),
             restore: hex::encode(&entropy::random::<16>(ctx.entropy.as_ref())),
             backup: wanted.backup.to_string(),
+            along: (!wanted.choices.follows()).then_some(wanted.timeline),
             choices: wanted.choices.clone(),
         }
     }
@@ -153,7 +165,9 @@ impl Mark {
     pub(super) fn difference(&self, wanted: Wanted<'_>) -> Option<String> {
         let is_other = self.backup != wanted.backup.as_str();
         let other_backup = || is_other.then(|| format!("backup {}", self.backup));
-        wanted.choices.difference(&self.choices).or_else(other_backup)
+        let along = self.along.filter(|along| *along != wanted.timeline);
+        let other_timeline = || along.map(|along| format!("timeline {along}"));
+        wanted.choices.difference(&self.choices).or_else(other_backup).or_else(other_timeline)
     }
 
     /// Whether it is of a restore into this data directory.
@@ -387,7 +401,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
         let (choices, backup) = (choices(dir.path()), "20261120-020000F".parse().unwrap());
-        let wanted = Wanted { choices: &choices, backup: &backup };
+        let wanted = Wanted { choices: &choices, backup: &backup, timeline: 1 };
         let mut claim = Claim::take(dir.path()).unwrap();
         let mark = claim.begin(&ctx, wanted).unwrap();
         let path = dir.path().join(IN_PROGRESS);
@@ -412,12 +426,14 @@ mod tests {
         let to = Path::new("/to");
         let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
         let (mine, backup) = (choices(to), "20261120-020000F".parse().unwrap());
-        let mark = Mark::new(&ctx, Wanted { choices: &mine, backup: &backup });
+        let mark = Mark::new(&ctx, Wanted { choices: &mine, backup: &backup, timeline: 1 });
         let same = choices(to);
-        assert_eq!(mark.difference(Wanted { choices: &same, backup: &backup }), None);
+        assert_eq!(mark.difference(Wanted { choices: &same, backup: &backup, timeline: 1 }), None);
         let later = "20261121-020000F".parse().unwrap();
-        let difference = mark.difference(Wanted { choices: &same, backup: &later });
+        let difference = mark.difference(Wanted { choices: &same, backup: &later, timeline: 1 });
         assert_eq!(difference.as_deref(), Some("backup 20261120-020000F"));
+        let difference = mark.difference(Wanted { choices: &same, backup: &backup, timeline: 2 });
+        assert_eq!(difference.as_deref(), Some("timeline 1"));
         let changes: [fn(&mut Choices); 13] = [
             |choices| choices.repository.push('x'),
             |choices| choices.cluster.push('x'),
@@ -437,7 +453,10 @@ mod tests {
             let mut other = choices(to);
             change(&mut other);
             assert!(!mark.is_continued_by(&other), "{i}");
-            assert!(mark.difference(Wanted { choices: &other, backup: &backup }).is_some(), "{i}");
+            assert!(
+                mark.difference(Wanted { choices: &other, backup: &backup, timeline: 1 }).is_some(),
+                "{i}"
+            );
         }
     }
 

@@ -6,7 +6,7 @@ use super::choose::{Way, choose, timeline_of};
 use super::directory::tablespaces;
 use super::error::{Error, Result};
 use super::external::External;
-use super::in_progress::Choices;
+use super::in_progress::{Choices, Wanted};
 use super::installed::{self, Programs};
 use super::lost::{self, Lost};
 use super::nearest::{Hole, all_windows, nearest};
@@ -134,7 +134,9 @@ pub fn plan(
     let external = External::of(options, &tablespaces, &opened)?;
     let apart = options.config_to.as_deref();
     let places = Places { data: &options.to, tablespaces: &tablespaces, configuration: apart };
-    let ground = ground(ctx, options, places, &choices, &opened)?;
+    let timeline = history.timeline().get();
+    let wanted = Wanted { choices: &choices, backup: &summary.id, timeline };
+    let ground = ground(ctx, options, places, wanted, &opened)?;
     warnings.extend(external.warnings(&opened)?);
     if !external.has(&summary.server.configuration.config_file) {
         warnings.extend(about_configuration(&opened)?);
@@ -168,7 +170,7 @@ pub fn plan(
             Target::Time(time) => Some(time),
             _ => way.at,
         },
-        timeline: history.timeline().get(),
+        timeline,
         to: options.to.clone(),
         tablespaces,
         ground,

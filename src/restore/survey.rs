@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Advice;
 
+use super::TimelineChoice;
 use super::aside;
 use super::control::control_file;
 use super::error::{Error, Result};
@@ -16,6 +17,7 @@ use super::in_progress::{self, Choices, Content, IN_PROGRESS, Mark, Wanted};
 use super::options::Options;
 use super::plan::Plan;
 use crate::base::{Ctx, Timestamp};
+use crate::pg::TimelineId;
 use crate::repo::{OpenedBackup, Row};
 
 /// What lies where a restore goes.
@@ -86,14 +88,13 @@ pub(super) fn ground(
     ctx: &Ctx,
     options: &Options,
     places: Places<'_>,
-    choices: &Choices,
+    wanted: Wanted<'_>,
     opened: &OpenedBackup,
 ) -> Result<Ground> {
     let summary = &opened.manifest().summary;
     if options.rename_old {
         return survey_to_move(places, Path::new(&summary.server.data_directory), ctx.clock.now());
     }
-    let wanted = Wanted { choices, backup: &summary.id };
     let ground = survey(places, wanted, || control_file(opened))?;
     if ground.continues.is_some() && in_progress::is_held(&options.to) {
         return Err(in_progress::held(&options.to));
@@ -101,16 +102,19 @@ pub(super) fn ground(
     Ok(ground)
 }
 
-/// The same command as that of an interrupted restore goes on with its backup, even where a better one
-/// was taken since.
+/// The same command as that of an interrupted restore goes on with its backup and along its timeline,
+/// even where a better one was taken since, or a newer one has begun.
 pub(super) fn continued(options: &Options, choices: &Choices) -> Result<Options> {
     let mut options = options.clone();
-    if options.backup.is_none()
-        && !options.rename_old
+    if !options.rename_old
         && let Content::Restore(mark) = Content::of(&options.to)?
         && mark.is_continued_by(choices)
     {
-        options.backup = mark.backup.parse().ok();
+        let begun_with = mark.backup.parse().ok();
+        let backup = options.backup.take().or(begun_with.clone());
+        let along = mark.along.and_then(TimelineId::new).filter(|_| backup == begun_with);
+        options.timeline = along.map_or(options.timeline, TimelineChoice::Number);
+        options.backup = backup;
     }
     Ok(options)
 }
@@ -122,7 +126,7 @@ impl Plan {
     }
 
     pub(super) fn wanted(&self) -> Wanted<'_> {
-        Wanted { choices: &self.choices, backup: &self.backup }
+        Wanted { choices: &self.choices, backup: &self.backup, timeline: self.timeline }
     }
 }
 

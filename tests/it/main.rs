@@ -24,6 +24,7 @@ mod pitr;
 mod plan_live;
 mod pooler;
 mod regress;
+mod restore_again;
 mod restore_aside;
 mod restore_crash;
 mod restore_live;

@@ -17,7 +17,7 @@ pub(crate) struct Site {
     server: Server,
     pub(crate) cluster: TestCluster,
     pub(crate) config: TestConfig,
-    repo: TestRepo,
+    pub(crate) repo: TestRepo,
     pub(crate) copies: ScratchDir,
 }
 

@@ -1,0 +1,68 @@
+//! The same command once more, and commands that come near to it: what an interrupted restore was begun
+//! with holds to its end, and what is moved aside stays out of the new cluster's way.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::restore_live::{Site, files};
+use crate::support::run::{DEADLINE, run, start, wait_until};
+use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig};
+
+const MARK: &str = "pgkeep_restore_in_progress.json";
+
+/// Begins a restore and kills it when some files are there.
+fn interrupted(site: &Site, name: &str, args: &[&str]) {
+    let mut command = site.config.pgkeep(["restore", "--yes", "--jobs", "1", "--to"]);
+    let running = start(command.arg(site.to(name)).args(args));
+    wait_until(DEADLINE, || files(&site.to(name)).len() > 50, || running.stderr_so_far());
+    running.signal(Signal::KILL);
+    drop(running.wait());
+    assert!(site.to(name).join(MARK).exists() && !site.to(name).join("global/pg_control").exists());
+}
+
+/// "current" means the timeline of the newest backup. The restore chose an older backup, of the timeline
+/// before; once interrupted, it went on with that backup by name, and so along that backup's timeline: to
+/// a moment that the abandoned timeline reaches as well, with other rows.
+#[test]
+fn d20261120_an_interrupted_restore_goes_on_along_its_timeline() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server);
+    site.config.run(["backup"]).assert_ok();
+    site.cluster.psql("insert into t values (1)");
+    let fork = site.cluster.psql("select clock_timestamp()");
+    site.cluster.psql("select pg_sleep(0.01)");
+    site.cluster.archive_now();
+    let args = ["--archive", "on", "--target-action", "promote", "--target-time", &fork];
+    let (second, before) = site.restored("second", &args);
+    assert_eq!(before, "1");
+    second.psql("insert into t values (20)");
+    // The old server still runs, and its clients have not moved yet.
+    site.cluster.psql("insert into t values (2)");
+    let between = second.psql("select clock_timestamp()");
+    second.psql("select pg_sleep(0.01)");
+    second.psql("insert into t values (21)");
+    site.cluster.psql("insert into t values (3)");
+    assert!(second.archive_now().starts_with("00000002"));
+    site.cluster.archive_now();
+    let theirs = TestConfig::new(&second).repository("local", &site.repo, Cipher::Aes);
+    theirs.run(["backup"]).assert_ok();
+    second.archive_now();
+
+    let args = ["--target-timeline", "current", "--target-time", &between];
+    let args = [&args[..], &["--target-action", "promote", "--archive", "off"]].concat();
+    interrupted(&site, "copy", &args);
+    // Nor does a timeline that has begun since make it another one.
+    let third = ["--archive", "on", "--target-timeline", "1", "--target-action", "promote"];
+    let (third, rows) = site.restored("third", &third);
+    assert_eq!(rows, "1,2,3");
+    assert!(third.archive_now().starts_with("00000003"));
+    let plan = site.restore("copy", &[&args[..], &["--dry-run"]].concat()).assert_ok();
+    assert!(plan.stdout.contains("an interrupted restore"), "{plan}");
+    let (copy, rows) = site.restored("copy", &args);
+    assert_eq!(rows, "1,20");
+    for cluster in [copy, third, second] {
+        cluster.stop(Stop::Immediate);
+    }
+}
