@@ -114,7 +114,7 @@ fn begin_with<'b>(
         Target::Time(time) => newest(&|backup| backup.finished <= *time),
         Target::Lsn(lsn) => newest(&|backup| backup.stop_lsn <= *lsn),
         Target::Name(_) | Target::Xid(_) => {
-            match search(ctx, archive, history, candidates, &options.target)? {
+            match search(ctx, archive, history, candidates, options)? {
                 Search::Found(i, found) => {
                     spot = Some(found);
                     candidates.get(i).copied()

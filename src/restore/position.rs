@@ -5,6 +5,7 @@
 //! meet; a name that was used twice leads to its newest use that a backup comes before.
 
 use super::error::{Error, Result};
+use super::options::Options;
 use super::reach::{Archive, Mark, What};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
@@ -31,6 +32,15 @@ pub(super) struct Spot {
     pub is_exact: bool,
 }
 
+impl Spot {
+    /// Up to where recovery replays: the backup must be consistent there, or the server does not start.
+    /// A restore point is always stopped at from behind.
+    fn reached(&self, target: &Target, inclusive: bool) -> Lsn {
+        let is_before = matches!(target, Target::Xid(_)) && !inclusive && self.is_exact;
+        if is_before { self.begin } else { self.end }
+    }
+}
+
 /// What a search came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Search {
@@ -51,8 +61,9 @@ pub(super) fn search(
     archive: &Archive<'_>,
     history: &History,
     backups: &[&Summary],
-    target: &Target,
+    options: &Options,
 ) -> Result<Search> {
+    let target = &options.target;
     let mut looking = Looking { archive, target, asked: 0, read: 0 };
     let mut first: Option<Spot> = None;
     // From here on, everything was walked already.
@@ -79,7 +90,8 @@ pub(super) fn search(
             }
         }
         walked = backup.start_lsn;
-        if let Some(spot) = first.clone().filter(|spot| backup.stop_lsn <= spot.end) {
+        let needed = |spot: &Spot| spot.reached(target, options.inclusive);
+        if let Some(spot) = first.clone().filter(|spot| backup.stop_lsn <= needed(spot)) {
             return Ok(Search::Found(i, spot));
         }
     }
@@ -223,6 +235,18 @@ fn may_hold(found: &Found, xid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A standby's backup can be consistent just where a commit ends: to stop before that commit, recovery
+    /// must begin with an older one, or the server dies ("before consistent recovery point").
+    #[test]
+    fn d20261120_before_a_transaction_means_consistent_where_it_begins() {
+        let spot = |is_exact| Spot { begin: Lsn(100), end: Lsn(150), time: None, is_exact };
+        let (xid, name) = (Target::Xid(7), Target::Name("x".into()));
+        assert_eq!(spot(true).reached(&xid, true), Lsn(150));
+        assert_eq!(spot(true).reached(&xid, false), Lsn(100));
+        assert_eq!(spot(true).reached(&name, false), Lsn(150));
+        assert_eq!(spot(false).reached(&xid, false), Lsn(150), "a segment's bounds");
+    }
 
     #[test]
     fn a_number_is_looked_for_in_the_circular_order_of_32_bits() {
