@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +73,8 @@ pub(super) fn check_owner(data: &Path, location: &Path, is_own: bool) -> Result<
             mark.describe()
         ));
     }
-    if is_own || links_to(data, location).next().is_some() {
+    let mut homes = std::iter::once(data.to_owned()).chain(moved_before(data));
+    if is_own || homes.any(|home| links_to(&home, location).next().is_some()) {
         return Ok(());
     }
     occupied(
@@ -91,11 +93,21 @@ fn links_to(data: &Path, location: &Path) -> impl Iterator<Item = PathBuf> {
     })
 }
 
+/// Where data directories of this name were moved to before. The last of those moves may have been
+/// interrupted before its tablespaces followed.
+fn moved_before(data: &Path) -> Vec<PathBuf> {
+    let (Some(parent), Some(name)) = (data.parent(), data.file_name()) else { return Vec::new() };
+    let mut prefix = name.to_owned();
+    prefix.push(".old-");
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let is_one = |entry: &fs::DirEntry| entry.file_name().as_bytes().starts_with(prefix.as_bytes());
+    entries.filter(is_one).map(|entry| entry.path()).collect()
+}
+
 /// Renames each first path to the second, the data directory first: nobody starts it by its usual name
 /// any more. Its links are led to the tablespaces' new names before those move: interrupted between the
 /// two, a link leads nowhere, and never to restored files.
 pub(super) fn move_all(data: &Path, moves: &[(PathBuf, PathBuf)]) -> Result<()> {
-    let mut old_data = None;
     for (from, to) in moves {
         if let Some(why) = server_on(from)? {
             return Err(Error::Occupied { path: from.clone(), why });
@@ -103,14 +115,11 @@ pub(super) fn move_all(data: &Path, moves: &[(PathBuf, PathBuf)]) -> Result<()> 
         if in_progress::is_held(from) {
             return Err(in_progress::held(from));
         }
-        if from == data {
-            rename(from, to)?;
-            old_data = Some(to);
-            continue;
-        }
-        if let Some(old_data) = old_data {
-            for link in links_to(old_data, from).collect::<Vec<_>>() {
-                relink(&link, to)?;
+        if from != data {
+            for home in moved_before(data) {
+                for link in links_to(&home, from).collect::<Vec<_>>() {
+                    relink(&link, to)?;
+                }
             }
         }
         rename(from, to)?;
@@ -278,9 +287,27 @@ mod tests {
         fs::File::create(other.join("x")).unwrap();
         check_owner(&data, &other, false).unwrap_err();
         check_owner(&data, &other, true).unwrap();
-        let (old, old_one) = (dir.path().join("data.old"), dir.path().join("one.old"));
+        let (old, old_one) = (dir.path().join("data.old-1"), dir.path().join("one.old-1"));
         move_all(&data, &[(data.clone(), old.clone()), (one.clone(), old_one.clone())]).unwrap();
         assert_eq!(fs::read_link(old.join("pg_tblspc/16384")).unwrap(), old_one);
         assert!(old_one.join("PG_15_202209061").is_dir() && !one.exists());
+    }
+
+    /// The move was stopped when the data directory had its new name and its tablespace had not: the same
+    /// command moved the tablespace too, and the old cluster's link went on leading to its location, where
+    /// the new cluster's files are now. Into another directory than the source's, it was refused for ever.
+    #[test]
+    fn d20261120_an_interrupted_move_takes_the_tablespaces_along_the_next_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("data.old-1/pg_tblspc")).unwrap();
+        fs::create_dir_all(at("one/PG_15_202209061")).unwrap();
+        std::os::unix::fs::symlink(at("one"), at("data.old-1/pg_tblspc/16384")).unwrap();
+        check_owner(&at("data"), &at("one"), false).unwrap();
+        check_owner(&at("dat"), &at("one"), false).unwrap_err();
+        move_all(&at("data"), &[(at("one"), at("one.old-2"))]).unwrap();
+        fs::create_dir_all(at("one/PG_15_202209061")).unwrap();
+        let leads_to = fs::read_link(at("data.old-1/pg_tblspc/16384")).unwrap();
+        assert_eq!(leads_to, at("one.old-2"));
     }
 }

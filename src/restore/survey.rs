@@ -205,20 +205,31 @@ pub(super) fn survey(
 /// [`Error::Occupied`] where something cannot be moved.
 fn survey_to_move(places: Places<'_>, source: &Path, now: Timestamp) -> Result<Ground> {
     let mut moved = Vec::new();
-    for place in std::iter::once(places.data).chain(places.tablespaces.iter().map(|t| &*t.2)) {
+    let mut add = |place: &Path| {
+        moved.push((place.to_owned(), aside::name_for(place, now)?));
+        Ok::<(), Error>(())
+    };
+    if Content::of(places.data)? != Content::Nothing {
+        add(places.data)?;
+    }
+    for (_, original, place) in places.tablespaces {
         if Content::of(place)? == Content::Nothing {
             continue;
         }
-        if place != places.data {
-            aside::check_owner(places.data, place, places.data == source)?;
-        }
-        moved.push((place.to_owned(), aside::name_for(place, now)?));
+        let is_own = places.data == source && place == Path::new(original);
+        aside::check_owner(places.data, place, is_own)?;
+        add(place)?;
     }
-    if let Some(place) = places.configuration
-        && Content::of(place)? != Content::Nothing
-    {
-        let why = "is not empty: --rename-old moves no configuration files".into();
-        return Err(Error::Occupied { path: place.into(), why });
+    if let Some(place) = places.configuration {
+        match Content::of(place)? {
+            Content::Nothing => {}
+            // What an interrupted run of a restore to here has left.
+            Content::Restore(mark) if mark.is_into(places.data) => add(place)?,
+            _ => {
+                let why = "is not empty: --rename-old moves no configuration files".into();
+                return Err(Error::Occupied { path: place.into(), why });
+            }
+        }
     }
     Ok(Ground { moved, ..Ground::default() })
 }
@@ -301,4 +312,64 @@ pub(super) fn is_whole(path: &Path, row: &Row) -> Result<bool> {
 /// Names something that is not the restore's, for a refusal.
 pub(super) fn shown(path: &[u8]) -> String {
     Path::new(OsStr::from_bytes(path)).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(path: &Path, content: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::io::Write::write_all(&mut File::create(path).unwrap(), content.as_bytes()).unwrap();
+    }
+
+    /// A restore to where the backup came from moved whatever lay in the place of a tablespace that was
+    /// put elsewhere, as if it had been the cluster's own: a stopped neighbour's tablespace, whose link
+    /// then led to the restored files.
+    #[test]
+    fn d20261120_only_the_backup_s_own_locations_are_taken_for_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, one, new) =
+            (dir.path().join("data"), dir.path().join("one"), dir.path().join("new"));
+        for place in [&data, &one, &new] {
+            put(&place.join("PG_15_202209061/1/2"), "mine");
+        }
+        let original = one.display().to_string();
+        let moved = |location: &Path| {
+            let tablespaces = [(16384, original.clone(), location.to_owned())];
+            let places = Places { data: &data, tablespaces: &tablespaces, configuration: None };
+            survey_to_move(places, &data, Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(moved(&one).unwrap().moved.len(), 2);
+        let refused = moved(&new).unwrap_err().to_string();
+        assert!(refused.contains("tablespace of another cluster"), "{refused}");
+    }
+
+    /// With configuration files, the same command with `--rename-old` refused what its own interrupted run
+    /// had left in their directory, and never finished.
+    #[test]
+    fn d20261120_an_interrupted_run_s_configuration_files_are_moved_aside_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, etc) = (dir.path().join("data"), dir.path().join("etc"));
+        let mark = |data: &Path| {
+            serde_json::json!({
+                "what": "", "restore": "01", "backup": "20261120-020000F", "repository": "r",
+                "cluster": "main", "system": "7", "epoch": 1, "target": "", "inclusive": true,
+                "timeline": "Latest", "action": "Pause", "standby": false, "archives": false,
+                "tablespaces": [], "data_directory": data, "configuration": null,
+            })
+            .to_string()
+        };
+        put(&data.join(IN_PROGRESS), &mark(&data));
+        put(&etc.join(IN_PROGRESS), &mark(&data));
+        put(&etc.join("postgresql.conf"), "");
+        let places = Places { data: &data, tablespaces: &[], configuration: Some(&etc) };
+        let ground = survey_to_move(places, &data, Timestamp::UNIX_EPOCH).unwrap();
+        let moved: Vec<&Path> = ground.moved.iter().map(|(from, _)| &**from).collect();
+        assert_eq!(moved, [&data, &etc]);
+        put(&etc.join(IN_PROGRESS), &mark(Path::new("/other")));
+        survey_to_move(places, &data, Timestamp::UNIX_EPOCH).unwrap_err();
+        fs::remove_file(etc.join(IN_PROGRESS)).unwrap();
+        survey_to_move(places, &data, Timestamp::UNIX_EPOCH).unwrap_err();
+    }
 }
