@@ -178,7 +178,7 @@ fn start_options(
     external: &External,
 ) -> Vec<(String, String)> {
     let Configuration { config_file, hba_file, ident_file } = &server.configuration;
-    if external.target(config_file).is_none() {
+    if [config_file, hba_file, ident_file].iter().all(|path| external.target(path).is_none()) {
         return Vec::new();
     }
     let text = |path: &Path| path.display().to_string();

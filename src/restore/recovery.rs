@@ -28,11 +28,7 @@ pub(super) fn settings(
         target: plan.effective.clone(),
         inclusive: plan.inclusive,
         action: plan.action,
-        timeline: if options.standby {
-            TargetTimeline::Latest
-        } else {
-            TargetTimeline::Number(timeline)
-        },
+        timeline: timeline_setting(options, timeline),
         restore_command: restore_command(plan, options),
     };
     let mut lines = settings.render(major).map_err(failed)?;
@@ -60,6 +56,15 @@ pub(super) fn settings(
         }
     }
     Ok(text)
+}
+
+/// A standby follows whatever timeline is the newest, unless one was asked for.
+fn timeline_setting(options: &Options, planned: TimelineId) -> TargetTimeline {
+    if options.standby && options.timeline == TargetTimeline::Latest {
+        TargetTimeline::Latest
+    } else {
+        TargetTimeline::Number(planned)
+    }
 }
 
 /// The command for the shell; the server replaces `%f` and `%p`, so a percent sign is doubled.

@@ -66,3 +66,61 @@ fn d20261120_an_interrupted_restore_goes_on_along_its_timeline() {
         cluster.stop(Stop::Immediate);
     }
 }
+
+/// A standby that was to stay on a timeline followed the newest one all the same, to other rows than the
+/// plan had shown.
+#[test]
+fn d20261120_a_standby_stays_on_the_timeline_that_was_asked_for() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server);
+    site.config.run(["backup"]).assert_ok();
+    site.cluster.psql("insert into t values (1)");
+    let fork = site.cluster.psql("select clock_timestamp()");
+    site.cluster.psql("select pg_sleep(0.01)");
+    site.cluster.psql("insert into t values (2)");
+    site.cluster.archive_now();
+    let args = ["--archive", "on", "--target-action", "promote", "--target-time", &fork];
+    let (second, _) = site.restored("second", &args);
+    second.psql("insert into t values (20)");
+    assert!(second.archive_now().starts_with("00000002"));
+    second.stop(Stop::Fast);
+    for (name, timeline, expected) in
+        [("latest", "latest", "1,20"), ("first", "1", "1,2"), ("current", "current", "1,2")]
+    {
+        site.restore(name, &["--standby", "--target-timeline", timeline]).assert_ok();
+        let standby = TestCluster::adopt(&server, &site.to(name)).start();
+        let rows = "(select string_agg(n::text, ',' order by n) from t)";
+        standby.wait_until(&format!("{rows} = '{expected}'"));
+        standby.promote();
+        standby.wait_for_promotion();
+        assert_eq!(standby.psql(&format!("select {rows}")), expected, "{timeline}");
+        standby.stop(Stop::Immediate);
+    }
+}
+
+/// Only `pg_hba.conf` lay outside: it was written to the new directory, and the server still looked for it
+/// in the old place.
+#[test]
+fn d20261120_an_authentication_file_alone_outside_is_named_to_the_server() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server);
+    let etc = ScratchDir::new("etc");
+    let hba = fs::read_to_string(site.cluster.data_dir().join("pg_hba.conf")).unwrap();
+    let hba = etc.write("pg_hba.conf", hba);
+    site.cluster.psql(&format!("alter system set hba_file = '{}'", hba.display()));
+    site.cluster.stop(Stop::Fast);
+    let cluster = TestCluster::adopt(&server, site.cluster.data_dir()).archiving().start();
+    let config = TestConfig::new(&cluster).repository("local", &site.repo, Cipher::Aes);
+    cluster.set_archive_command(&config.archive_command());
+    config.run(["backup"]).assert_ok();
+    let (to, new_etc) = (site.to("copy"), site.to("etc"));
+    let mut command = config.pgkeep(["restore", "--dry-run", "--json", "--to"]);
+    let plan = run(command.arg(&to).arg("--config-to").arg(&new_etc)).assert_ok();
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+    let start = plan["plan"]["next"][0].as_str().unwrap();
+    let named = |path: &Path| format!("hba_file={}", path.display());
+    assert!(start.contains(&named(&new_etc.join(hba.strip_prefix("/").unwrap()))), "{start}");
+    let config_file = format!("config_file={}", to.join("postgresql.conf").display());
+    assert!(start.contains(&config_file), "{start}");
+    cluster.stop(Stop::Immediate);
+}
