@@ -10,7 +10,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::args::{ActionArg, RestoreArgs, Switch};
+use super::args::{RestoreArgs, Switch};
 use super::error::Failure;
 use super::exit::Exit;
 use super::invocation::Invocation;
@@ -18,6 +18,7 @@ use super::output::{duration, print, print_json, to_stderr};
 use super::own_place::why_not_own;
 use crate::base::ByteSize;
 use crate::config::Resolved;
+use crate::pg::recovery::TargetAction;
 use crate::repo::{Place, Repository};
 use crate::restore::{self, Archiving, Options, Plan, RestoreCommand, Restored, Target};
 use crate::wiring::{self, Access};
@@ -193,10 +194,12 @@ fn next_steps(args: &RestoreArgs, plan: &Plan, restored: &Restored) -> String {
     );
     if plan.standby {
         lines.push("It follows the archive as a standby until it is promoted.".into());
-    } else if matches!(target(args), Target::Latest) {
-        lines.push("It replays all archived WAL and then opens for writing.".into());
     } else {
-        lines.push(at_target(args.target_action).into());
+        let replays_all = "It replays all archived WAL and then opens for writing.";
+        // The plan's own word: it may differ from what was asked for, and has said why.
+        let told = matches!(target(args), Target::Latest).then_some(replays_all);
+        let told = told.or_else(|| plan.at_target().map(at_target));
+        lines.push(told.unwrap_or(replays_all).into());
     }
     if !plan.archives {
         lines.push(
@@ -210,14 +213,14 @@ fn next_steps(args: &RestoreArgs, plan: &Plan, restored: &Restored) -> String {
     lines.join("\n")
 }
 
-fn at_target(action: ActionArg) -> &'static str {
+fn at_target(action: TargetAction) -> &'static str {
     match action {
-        ActionArg::Pause => {
+        TargetAction::Pause => {
             "At the target it waits, readable: look whether the data is right. If so, SELECT \
              pg_wal_replay_resume() opens it for writing. If not, stop it and restore to another \
              target, into another directory."
         }
-        ActionArg::Promote => "At the target it opens for writing, on a new timeline.",
-        ActionArg::Shutdown => "At the target it shuts down.",
+        TargetAction::Promote => "At the target it opens for writing, on a new timeline.",
+        TargetAction::Shutdown => "At the target it shuts down.",
     }
 }

@@ -47,6 +47,13 @@ pub(super) struct Way {
     pub notes: Vec<String>,
 }
 
+impl Way {
+    /// As [`Plan::at_target`](super::Plan::at_target).
+    pub(super) fn at_target(&self) -> Option<TargetAction> {
+        (self.effective != Target::Latest).then_some(self.action)
+    }
+}
+
 /// Finds the way to the target along a history; `candidates` are backups on it, oldest first.
 pub(super) fn choose(
     ctx: &Ctx,

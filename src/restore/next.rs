@@ -6,7 +6,6 @@ use super::external::{External, server_options};
 use super::installed::Programs;
 use super::options::{Archiving, Options};
 use super::shell;
-use super::target::Target;
 use crate::pg::recovery::TargetAction;
 use crate::repo::OpenedBackup;
 
@@ -85,12 +84,13 @@ pub(super) fn start_command(
     line(&words)
 }
 
-/// Start, look, decide, go on.
+/// Start, look, decide, go on. `at_target` is what the server does there, where it is given a target.
 pub(super) fn steps(
     options: &Options,
     programs: &Programs,
     account: &Account,
     external: &External,
+    at_target: Option<TargetAction>,
 ) -> Vec<String> {
     let mut steps = vec![start_command(programs, &options.to, account, external)];
     let psql = |sql: &str| {
@@ -107,7 +107,7 @@ pub(super) fn steps(
     };
     if options.standby {
         steps.push(promote());
-    } else if options.target != Target::Latest && options.action == TargetAction::Pause {
+    } else if at_target == Some(TargetAction::Pause) {
         steps.push(psql("SELECT pg_wal_replay_resume()"));
     }
     if options.archiving == Archiving::On && !options.standby {

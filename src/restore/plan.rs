@@ -98,6 +98,14 @@ pub struct Plan {
     pub(super) opened: OpenedBackup,
 }
 
+impl Plan {
+    /// What the server does at its target; nothing where it is given none, and replays all there is.
+    #[must_use]
+    pub fn at_target(&self) -> Option<TargetAction> {
+        (self.effective != Target::Latest).then_some(self.action)
+    }
+}
+
 /// Plans a restore. Changes nothing.
 ///
 /// # Errors
@@ -130,6 +138,7 @@ pub fn plan(
     warnings.extend(way.notes.iter().cloned());
     warnings.extend(about_the_archive(&archive, &history, &way));
     let tablespaces = tablespaces(options, &opened)?;
+    let at_target = way.at_target();
     let summary = way.backup;
     let external = External::of(options, &tablespaces, &opened)?;
     let apart = options.config_to.as_deref();
@@ -158,7 +167,7 @@ pub fn plan(
     let programs =
         installed::look(ctx, &options.programs, server.version_num, &server.preload_libraries);
     warnings.extend(programs.warnings());
-    let next = steps(options, &programs, &Account::of(&opened), &external);
+    let next = steps(options, &programs, &Account::of(&opened), &external, at_target);
     let damaged = archive.damaged();
     Ok(Plan {
         cluster: place.cluster().into(),
