@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -95,13 +95,18 @@ fn links_to(data: &Path, location: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// Where data directories of this name were moved to before. The last of those moves may have been
 /// interrupted before its tablespaces followed.
-fn moved_before(data: &Path) -> Vec<PathBuf> {
-    let (Some(parent), Some(name)) = (data.parent(), data.file_name()) else { return Vec::new() };
-    let mut prefix = name.to_owned();
-    prefix.push(".old-");
-    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    let is_one = |entry: &fs::DirEntry| entry.file_name().as_bytes().starts_with(prefix.as_bytes());
-    entries.filter(is_one).map(|entry| entry.path()).collect()
+fn moved_before(data: &Path) -> impl Iterator<Item = PathBuf> {
+    let prefix = data.file_name().map(|name| [name.as_bytes(), b".old-"].concat());
+    siblings(data).filter(move |path| {
+        let name = path.file_name().map(OsStrExt::as_bytes);
+        name.zip(prefix.as_deref()).is_some_and(|(name, prefix)| name.starts_with(prefix))
+    })
+}
+
+/// What lies beside a data directory: it may have been moved there, also by hand.
+fn siblings(data: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = data.parent().and_then(|parent| fs::read_dir(parent).ok());
+    entries.into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Renames each first path to the second, the data directory first: nobody starts it by its usual name
@@ -116,7 +121,8 @@ pub(super) fn move_all(data: &Path, moves: &[(PathBuf, PathBuf)]) -> Result<()> 
             return Err(in_progress::held(from));
         }
         if from != data {
-            for home in moved_before(data) {
+            // Whoever leads there follows, or would lead to the restored files.
+            for home in siblings(data) {
                 for link in links_to(&home, from).collect::<Vec<_>>() {
                     relink(&link, to)?;
                 }
@@ -303,11 +309,16 @@ mod tests {
         fs::create_dir_all(at("data.old-1/pg_tblspc")).unwrap();
         fs::create_dir_all(at("one/PG_15_202209061")).unwrap();
         std::os::unix::fs::symlink(at("one"), at("data.old-1/pg_tblspc/16384")).unwrap();
+        // The one that somebody moved out of the way by hand.
+        fs::create_dir_all(at("bad/pg_tblspc")).unwrap();
+        std::os::unix::fs::symlink(at("one"), at("bad/pg_tblspc/16384")).unwrap();
         check_owner(&at("data"), &at("one"), false).unwrap();
         check_owner(&at("dat"), &at("one"), false).unwrap_err();
         move_all(&at("data"), &[(at("one"), at("one.old-2"))]).unwrap();
         fs::create_dir_all(at("one/PG_15_202209061")).unwrap();
-        let leads_to = fs::read_link(at("data.old-1/pg_tblspc/16384")).unwrap();
-        assert_eq!(leads_to, at("one.old-2"));
+        for old in ["data.old-1", "bad"] {
+            let leads_to = fs::read_link(at(old).join("pg_tblspc/16384")).unwrap();
+            assert_eq!(leads_to, at("one.old-2"), "{old}");
+        }
     }
 }
