@@ -204,6 +204,11 @@ impl Fetching<'_> {
             let Some(switch) = switch.filter(|switch| begin <= *switch && *switch < end) else {
                 continue;
             };
+            // A restore whose plan ends where the later timeline begins: it has seen that nothing of it
+            // is archived, and has told the server to stop there.
+            if self.options.through == Some(switch) {
+                continue;
+            }
             let own = segment.to_string();
             let own = format!("{}{}", later.hex(), own.get(8..).unwrap_or_default());
             let Some(key) = self.from.place.wal(&own) else { continue };

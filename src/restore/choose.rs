@@ -189,12 +189,11 @@ impl Choosing<'_> {
                 }
             })?;
             if !is_known {
-                way.notes.push(format!(
-                    "{} goes on into another history after {}, and could not be read: what is there \
-                     may be replayed",
-                    self.archive.wal().name(segment.0, segment.1),
-                    way.run.end
-                ));
+                // Its facts say whether anything is there; then any record behind the switch is met.
+                let found = self.archive.found(&self.archive.wal().name(segment.0, segment.1))?;
+                let is_whole =
+                    found.and_then(|found| found.end).is_some_and(|at| at <= way.run.end);
+                beyond = (!is_whole).then_some(way.run.end);
             }
             if let (Some(_), true) = (beyond, self.options.standby) {
                 let timeline = self.history.timeline();
