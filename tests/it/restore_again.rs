@@ -124,3 +124,31 @@ fn d20261120_an_authentication_file_alone_outside_is_named_to_the_server() {
     assert!(start.contains(&config_file), "{start}");
     cluster.stop(Stop::Immediate);
 }
+
+/// The newest timeline had its history in the archive and no segment yet. The plan said that recovery ends
+/// at the switch, and archive-get refused the ancestor's segment in which that lies: the server died.
+#[test]
+fn d20261120_a_plan_that_ends_at_a_switch_is_carried_out() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server);
+    site.config.run(["backup"]).assert_ok();
+    site.cluster.psql("insert into t values (1)");
+    let fork = site.cluster.psql("select clock_timestamp()");
+    site.cluster.psql("select pg_sleep(0.01)");
+    site.cluster.psql("insert into t values (2)");
+    site.cluster.archive_now();
+    let args = ["--archive", "on", "--target-action", "promote", "--target-time", &fork];
+    let (second, _) = site.restored("second", &args);
+    let history = site.repo.path();
+    let is_there = || files(history).iter().any(|path| path.ends_with("history/00000002"));
+    wait_until(DEADLINE, is_there, || second.log());
+    second.stop(Stop::Immediate);
+    let end = fs::read_to_string(site.to("second/pg_wal/00000002.history")).unwrap();
+    let end = end.split('\t').nth(1).unwrap();
+    for (name, target) in [("latest", &[][..]), ("lsn", &["--target-lsn", end][..])] {
+        let args = [target, &["--target-action", "promote"]].concat();
+        let (copy, rows) = site.restored(name, &args);
+        assert_eq!(rows, "1", "{name}");
+        copy.stop(Stop::Immediate);
+    }
+}
