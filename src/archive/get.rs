@@ -60,7 +60,7 @@ pub fn get(
     }
     let parsed = WalFileName::parse(name.as_bytes())
         .map_err(|source| Error::Name { name: name.into(), source })?;
-    let mut doubt = None;
+    let (mut doubt, mut is_abandoned) = (None, false);
     for from in destinations {
         ctx.cancel.check()?;
         let Some((kind, object)) = object_of(from, &parsed) else { continue };
@@ -68,9 +68,10 @@ pub fn get(
             Ok(reader) => {
                 let fetching = Fetching { from, options, name: &parsed, object: &object };
                 match fetching.deliver(reader, destination) {
-                    Ok(()) => {
+                    Ok(true) => {
                         return Ok(Got::Delivered { repository: from.name.clone(), object });
                     }
+                    Ok(false) => is_abandoned = true,
                     // Recovery would end early, whatever the others have.
                     Err(error @ (Error::Hole { .. } | Error::Tablespace { .. })) => {
                         return Err(error);
@@ -88,6 +89,7 @@ pub fn get(
     }
     match doubt {
         Some(error) => Err(error),
+        None if is_abandoned => Ok(Got::Absent),
         None => prove_absence(ctx, destinations, options, &parsed),
     }
 }
@@ -124,13 +126,16 @@ impl Fetching<'_> {
     /// Nothing is synced: the server syncs a file that it keeps (`KeepFileRestoredFromArchive`,
     /// src/backend/access/transam/xlogarchive.c, by `durable_rename`), and after a crash it throws
     /// away what it had asked for and asks again (`RestoreArchivedFile`). Only whole files get their
-    /// name, so that what a killed call leaves is never mistaken for a segment.
-    fn deliver(&self, mut reader: WalReader, destination: &Path) -> Result<()> {
+    /// name, so that what a killed call leaves is never mistaken for a segment. `false` when there is a
+    /// file, and it is not part of the history that recovery follows.
+    fn deliver(&self, mut reader: WalReader, destination: &Path) -> Result<bool> {
         let mut first = Vec::with_capacity(PIECE + FRAME_SIZE);
         let more = reader.next(PIECE, &mut first).map_err(|error| self.failed(error))?;
         self.check(reader.facts(), &first)?;
         check_goes_on(self.from, self.options, self.name, reader.facts())?;
-        self.check_switch(reader.facts(), destination)?;
+        if !self.check_switch(reader.facts(), destination)? {
+            return Ok(false);
+        }
         if let Some(data_directory) = &self.options.data_directory {
             tablespaces::check(data_directory, reader.facts())?;
         }
@@ -140,7 +145,8 @@ impl Fetching<'_> {
         } else {
             temporary.write(&first)?;
         }
-        temporary.name(destination)
+        temporary.name(destination)?;
+        Ok(true)
     }
 
     /// Opens frames in this thread while another one writes what is open.
@@ -182,13 +188,19 @@ impl Fetching<'_> {
     /// replay what the old primary wrote after the switch: rows of an abandoned history. That recovery
     /// follows the new timeline shows in its history file, which the server has put beside the
     /// destination (`restoreTimeLineHistoryFiles`, src/backend/access/transam/timeline.c).
-    fn check_switch(&self, facts: &WalFacts, destination: &Path) -> Result<()> {
-        let WalFileName::Segment(segment) = self.name else { return Ok(()) };
-        let Some(begin) = facts.address else { return Ok(()) };
+    ///
+    /// A restore's plan that ends at the switch has told the server to stop there, and needs the segment
+    /// that the switch lies in; of the segments behind it, none is there for that recovery: `false`.
+    fn check_switch(&self, facts: &WalFacts, destination: &Path) -> Result<bool> {
+        let WalFileName::Segment(segment) = self.name else { return Ok(true) };
+        let Some(begin) = facts.address else { return Ok(true) };
         let whole = Lsn(begin.0.saturating_add(facts.size));
-        let end = facts.found.as_ref().and_then(|found| found.end).unwrap_or(whole);
+        // The last record of a full one may go on in the next, and is replayed with it.
+        let found = facts.found.as_ref().filter(|found| found.ending != "full");
+        let end = found.and_then(|found| found.end).unwrap_or(whole);
         let beside = destination.parent().map(std::fs::read_dir);
-        let Some(Ok(entries)) = beside else { return Ok(()) };
+        let Some(Ok(entries)) = beside else { return Ok(true) };
+        let through = self.options.through;
         for entry in entries.flatten() {
             let name = WalFileName::parse(entry.file_name().as_encoded_bytes());
             let Ok(WalFileName::History(later)) = name else { continue };
@@ -200,13 +212,12 @@ impl Fetching<'_> {
             let switch = History::parse(later, &content)
                 .ok()
                 .and_then(|history| history.switch_point(segment.timeline()));
-            // Left where the segment begins, all of it is abandoned.
-            let Some(switch) = switch.filter(|switch| begin <= *switch && *switch < end) else {
-                continue;
-            };
-            // A restore whose plan ends where the later timeline begins: it has seen that nothing of it
-            // is archived, and has told the server to stop there.
-            if self.options.through == Some(switch) {
+            let Some(switch) = switch.filter(|switch| *switch < end) else { continue };
+            // Without a plan, a history beside the destination may be one that was looked at and not
+            // followed: what lies behind its switch is left to the server.
+            if (begin > switch && through.is_none())
+                || (begin < switch && through.is_some_and(|through| through <= switch))
+            {
                 continue;
             }
             let own = segment.to_string();
@@ -216,13 +227,17 @@ impl Fetching<'_> {
                 // Recovery that follows the later timeline would have taken that one.
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {
+                    // Left where the segment begins or before, all of it is abandoned.
+                    if begin >= switch && through.is_some_and(|through| through <= begin) {
+                        return Ok(false);
+                    }
                     let evidence = format!("timeline {later} left this one at {switch}");
                     return Err(Error::Hole { name: own, evidence });
                 }
                 Err(error) => return Err(self.failed(error.into())),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn failed(&self, source: repo::Error) -> Error {

@@ -29,12 +29,43 @@ fn d20261120_a_segment_that_was_abandoned_as_a_whole_is_not_given_to_a_descendan
     site.config.run(["archive-get", &last, out]).assert_ok();
     let refused = site.config.run(["archive-get", &abandoned, out]).assert_code(200);
     assert!(refused.stderr.contains(&own), "{refused}");
+    // One that ends where the new timeline begins knows that there is no more.
+    let through = format!("0/{:X}", megabyte << 20);
+    site.config.run(["archive-get", "--through", &through, &abandoned, out]).assert_code(1);
     // A plan that counts on the new timeline's segment is not served by the old one's.
     let through = format!("0/{:X}", (megabyte << 20) + 8192);
     let planned = site.config.run(["archive-get", "--through", &through, &own, out]);
     planned.assert_code(200).assert_says("counts on it");
     // Nothing shows that there is more on the new timeline.
     site.config.run(["archive-get", &own, out]).assert_code(1);
+}
+
+/// A standby that has half of a record when it is promoted leaves the old timeline where that record
+/// begins. Recovery along the new timeline was given the old one's segment, which "ends" there, and then
+/// the next, and replayed the record.
+#[test]
+fn d20261120_a_record_that_was_cut_by_a_promotion_is_not_completed() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let begin = site.cluster.psql(
+        "select pg_switch_wal(); insert into t values (1); select pg_current_wal_insert_lsn(); \
+         select pg_logical_emit_message(false, 'x', repeat('x', 1500000))",
+    );
+    let begin = begin.lines().nth(1).unwrap();
+    let next = site.segment();
+    let number = u32::from_str_radix(&next[16..], 16).unwrap();
+    let cut = format!("{}{:08X}", &next[..16], number - 1);
+    site.push(&cut).assert_ok();
+    site.push(&next).assert_ok();
+    let folder = ScratchDir::new("pg_wal");
+    folder.write("00000002.history", format!("1\t{begin}\tno recovery target specified\n"));
+    let out = folder.join("RECOVERYXLOG");
+    let out = out.to_str().unwrap();
+    let refused = site.config.run(["archive-get", &cut, out]).assert_code(200);
+    assert!(refused.stderr.contains(&format!("00000002{}", &cut[8..])), "{refused}");
+    // A plan that ends there needs what comes before, and has no use for the rest of the record.
+    site.config.run(["archive-get", "--through", begin, &cut, out]).assert_ok();
+    site.config.run(["archive-get", "--through", begin, &next, out]).assert_code(1);
 }
 
 /// In a segment's first page, four bytes that nothing checks.
