@@ -156,8 +156,8 @@ mod tests {
         let directory = scratch.path().join("data");
         std::fs::create_dir(&directory).unwrap();
         chown(&directory, Some(65534), Some(65534)).unwrap();
-        std::fs::write(directory.join(AUTO_CONF), "").unwrap();
-        std::fs::write(directory.join(MARKER), "{}").unwrap();
+        durable::write_new(&directory.join(AUTO_CONF), b"", 0o600).unwrap();
+        durable::write_new(&directory.join(MARKER), b"{}", 0o600).unwrap();
         let adoption = Adoption {
             data_directory: directory.clone(),
             cluster: "main".into(),
