@@ -6,7 +6,9 @@
     reason = "tests drive the outside world: they read its clock and its environment, and a failed step is a panic that says which"
 )]
 
+mod archive_forks;
 mod archive_live;
+mod archive_recovery;
 mod archive_several;
 mod backup_ends;
 mod backup_live;
@@ -16,6 +18,7 @@ mod cli;
 mod cli_live;
 mod config_live;
 mod crash;
+mod failover_live;
 mod format;
 mod live_harness;
 mod majors;

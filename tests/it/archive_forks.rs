@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Site, copy_of, promoted, push};
+use crate::archive_live::{Site, copy_of, promoted, push};
 use crate::support::site;
 use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig};
 

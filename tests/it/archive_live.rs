@@ -1,34 +1,29 @@
 //! The archive on real servers and through the command line: what is refused, what is kept beside
 //! what, what a repetition answers; and that no failure of the archive ends a recovery early.
 
-mod forks;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::run::{DEADLINE, Ran, run, start, wait_until};
+use crate::support::run::{Ran, run, start};
 use crate::support::{
     Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo, account,
 };
 
 const MIB: u64 = 1 << 20;
 
-/// What a server logs when it leaves recovery.
-const PROMOTED: &str = "selected new timeline";
-
 /// A cluster whose WAL stays in `pg_wal` until the test pushes it, and its repository.
-struct Site {
-    cluster: TestCluster,
-    config: TestConfig,
-    repo: TestRepo,
-    scratch: ScratchDir,
+pub(crate) struct Site {
+    pub(crate) cluster: TestCluster,
+    pub(crate) config: TestConfig,
+    pub(crate) repo: TestRepo,
+    pub(crate) scratch: ScratchDir,
 }
 
 impl Site {
-    fn new(server: &Server, segment_mib: u32) -> Self {
+    pub(crate) fn new(server: &Server, segment_mib: u32) -> Self {
         let cluster = TestCluster::create(server).wal_segment_mib(segment_mib).archiving().start();
         let repo = TestRepo::new();
         let config = TestConfig::new(&cluster).repository("local", &repo, Cipher::Aes);
@@ -37,28 +32,28 @@ impl Site {
         Self { cluster, config, repo, scratch: ScratchDir::new("files") }
     }
 
-    fn wal(&self, name: &str) -> PathBuf {
+    pub(crate) fn wal(&self, name: &str) -> PathBuf {
         self.cluster.data_dir().join("pg_wal").join(name)
     }
 
     /// A complete segment of some records, in `pg_wal`.
-    fn segment(&self) -> String {
+    pub(crate) fn segment(&self) -> String {
         self.cluster.psql("insert into t values (1)");
         self.cluster.switch_wal()
     }
 
-    fn push(&self, name: &str) -> Ran {
+    pub(crate) fn push(&self, name: &str) -> Ran {
         push(&self.config, &self.wal(name))
     }
 
     /// Pushes bytes under a name, from a folder of their own.
-    fn push_bytes(&self, name: &str, content: &[u8]) -> Ran {
+    pub(crate) fn push_bytes(&self, name: &str, content: &[u8]) -> Ran {
         let folder = ScratchDir::new("bytes");
         push(&self.config, &folder.write(name, content))
     }
 
     /// Runs archive-get: its end, and what is at the destination.
-    fn get(&self, name: &str) -> (Ran, Option<Vec<u8>>) {
+    pub(crate) fn get(&self, name: &str) -> (Ran, Option<Vec<u8>>) {
         let out = self.scratch.join("fetched");
         fs::remove_file(&out).ok();
         let ran = self.config.run(["archive-get", name, out.to_str().unwrap()]);
@@ -66,14 +61,14 @@ impl Site {
     }
 
     #[track_caller]
-    fn assert_gives(&self, name: &str, content: &[u8]) {
+    pub(crate) fn assert_gives(&self, name: &str, content: &[u8]) {
         let (ran, got) = self.get(name);
         ran.assert_code(0);
         assert!(got.unwrap() == content, "{name}: byte for byte");
     }
 
     #[track_caller]
-    fn assert_gives_nothing(&self, name: &str, code: i32) {
+    pub(crate) fn assert_gives_nothing(&self, name: &str, code: i32) {
         let (ran, got) = self.get(name);
         ran.assert_code(code);
         assert!(got.is_none(), "{name}: something is at the destination");
@@ -81,7 +76,7 @@ impl Site {
 
     /// How many objects hold the segment, and how many hold partial versions of it.
     #[track_caller]
-    fn assert_kept(&self, name: &str, full: usize, partial: usize) {
+    pub(crate) fn assert_kept(&self, name: &str, full: usize, partial: usize) {
         let objects = objects(self.repo.path());
         let partials = objects.iter().filter(|path| {
             path.components().any(|part| part.as_os_str() == "partial")
@@ -92,13 +87,13 @@ impl Site {
     }
 
     /// The object in the repository's folder whose name ends so.
-    fn object(&self, ending: &str) -> PathBuf {
+    pub(crate) fn object(&self, ending: &str) -> PathBuf {
         let found = objects(self.repo.path()).into_iter().find(|path| path.ends_with(ending));
         found.map(|path| self.repo.path().join(path)).unwrap_or_else(|| panic!("no {ending}"))
     }
 }
 
-fn push(config: &TestConfig, path: &Path) -> Ran {
+pub(crate) fn push(config: &TestConfig, path: &Path) -> Ran {
     config.run(["archive-push", path.to_str().unwrap()])
 }
 
@@ -246,7 +241,7 @@ fn f002_two_promotions_to_one_timeline_are_told_apart() {
 }
 
 /// Makes a stopped directory a standby that follows only its own `pg_wal`, starts and promotes it.
-fn promoted(cluster: &TestCluster) {
+pub(crate) fn promoted(cluster: &TestCluster) {
     let signal = cluster.data_dir().join("standby.signal");
     fs::write(&signal, "").unwrap();
     account::unprivileged().own(&signal);
@@ -284,7 +279,7 @@ fn f024_no_segment_of_a_timeline_is_stored_before_its_history() {
 }
 
 /// A stopped cluster's directory, copied.
-fn copy_of(cluster: &TestCluster, scratch: &ScratchDir) -> PathBuf {
+pub(crate) fn copy_of(cluster: &TestCluster, scratch: &ScratchDir) -> PathBuf {
     let copy = scratch.join("copy");
     let mut copying = cluster.command("cp");
     run(copying.arg("-a").arg(cluster.data_dir()).arg(&copy)).assert_ok();
@@ -393,116 +388,6 @@ fn f004_f013_a_push_killed_at_any_moment_can_be_repeated() {
     }
     assert!(killed > 0, "no push was killed ({stored} between store and answer)");
     site.assert_gives(&whole, &fs::read(site.wal(&whole)).unwrap());
-}
-
-/// A backup with rows behind it in several segments, all archived.
-struct Archived {
-    site: Site,
-    /// Each holds one row of `t`.
-    segments: Vec<String>,
-}
-
-impl Archived {
-    fn new(server: &Server) -> Self {
-        let site = Site::new(server, 1);
-        site.cluster.set_archive_command(&site.config.archive_command());
-        site.config.run(["backup"]).assert_ok();
-        let segments = (0..5).map(|_| site.segment()).collect();
-        site.cluster.archive_now();
-        site.cluster.stop(Stop::Fast);
-        Self { site, segments }
-    }
-
-    /// Restores to the end; `breaks` runs when recovery asks for a segment in the middle. Then the
-    /// server must neither start nor promote, and go on to the end after `mends`.
-    #[track_caller]
-    fn assert_stops_and_resumes(&self, server: &Server, breaks: &str, mends: &str) {
-        let scratch = ScratchDir::new("copy");
-        let to = scratch.join("data");
-        let restore = ["restore", "--to", to.to_str().unwrap(), "--yes"];
-        self.site.config.run(restore).assert_ok();
-        let command = restore_command(&to);
-        let middle = &self.segments[2];
-        let broken = format!("if test %f = {middle}; then {breaks}; fi; {command}");
-        let stopped = TestCluster::adopt(server, &to).setting("restore_command", &broken).prepare();
-        // It may have become readable before it stops: pg_ctl calls that a start.
-        drop(stopped.try_start());
-        let is_decided = || !stopped.is_running() || stopped.log().contains(PROMOTED);
-        wait_until(DEADLINE, is_decided, || format!("{breaks}\n{}", stopped.log()));
-        let log = stopped.log();
-        assert!(!stopped.is_running(), "{breaks}\n{log}");
-        let before = &self.segments[1];
-        assert!(log.contains(&format!("restored log file \"{before}\"")), "{breaks}\n{log}");
-        assert!(log.contains("FATAL"), "{breaks}\n{log}");
-        assert!(!log.contains(PROMOTED), "{breaks}\n{log}");
-        assert!(!to.join("pg_wal/00000002.history").exists(), "{breaks}\n{log}");
-        let control = pgkeep::archive::read_control_file(&to).unwrap();
-        assert_eq!(control.checkpoint.timeline.get(), 1, "{breaks}\n{log}");
-
-        run(self.site.cluster.command("sh").args(["-c", mends])).assert_ok();
-        let mended = TestCluster::adopt(server, &to).start();
-        mended.wait_for_promotion();
-        assert_eq!(mended.psql("select count(*) from t"), self.segments.len().to_string());
-    }
-}
-
-/// What restore wrote, as the server reads it.
-fn restore_command(data: &Path) -> String {
-    let text = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
-    let line = text.lines().rfind(|line| line.starts_with("restore_command")).unwrap();
-    let value = line.split_once('\'').unwrap().1;
-    value.rsplit_once('\'').unwrap().0.replace("''", "'")
-}
-
-#[test]
-fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
-    let Some(server) = Server::main() else { return };
-    let archived = Archived::new(&server);
-    let site = &archived.site;
-    let store = site.repo.path().display();
-    let key = site.repo.key_file();
-    let key = key.display();
-    let object = site.object(&archived.segments[2]);
-    let object = object.display();
-    let other = TestRepo::new();
-    let foreign = TestConfig::new(&site.cluster).repository("other", &other, Cipher::Aes);
-    // The server is down: the repository and its key are made, the cluster is not registered.
-    foreign.run(["init"]).assert_code(1);
-    let wrong = other.key_file();
-    let wrong = wrong.display();
-    let put_back = format!("mv {object}.away {object}");
-    let cases = [
-        // The repository is not there.
-        (format!("mv {store} {store}.away"), format!("mv {store}.away {store}")),
-        // It cannot be read.
-        (format!("chmod 000 {store}"), format!("chmod 700 {store}")),
-        // The key is another one.
-        (format!("mv {key} {key}.away; cp {wrong} {key}"), format!("mv {key}.away {key}")),
-        // The mount is gone; its empty mount point is there.
-        (
-            format!("mv {store} {store}.away; mkdir {store}"),
-            format!("rmdir {store}; mv {store}.away {store}"),
-        ),
-        // The object is cut.
-        (format!("cp -p {object} {object}.away; truncate -s 100 {object}"), put_back.clone()),
-        // It is missing, and later ones are there.
-        (format!("mv {object} {object}.away"), put_back),
-    ];
-    for (breaks, mends) in cases {
-        archived.assert_stops_and_resumes(&server, &breaks, &mends);
-    }
-}
-
-/// The same on every major: no answer that is not proven ends a recovery, and the proven end does.
-#[test]
-fn f018_on_every_major_a_failing_archive_stops_recovery() {
-    for server in Server::all().into_iter().filter(|server| server.version() != 15) {
-        let archived = Archived::new(&server);
-        let object = archived.site.object(&archived.segments[2]);
-        let object = object.display();
-        let breaks = format!("mv {object} {object}.away");
-        archived.assert_stops_and_resumes(&server, &breaks, &format!("mv {object}.away {object}"));
-    }
 }
 
 /// `pg_resetwal --wal-segsize` changes what a segment's name means: nothing of the new sizes goes beside

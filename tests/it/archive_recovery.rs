@@ -1,0 +1,121 @@
+//! Recovery from an archive that fails: no answer that is not proven ends it early.
+
+use std::fs;
+use std::path::Path;
+
+use crate::archive_live::Site;
+use crate::support::run::{DEADLINE, run, wait_until};
+use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo};
+
+/// What a server logs when it leaves recovery.
+const PROMOTED: &str = "selected new timeline";
+
+/// A backup with rows behind it in several segments, all archived.
+struct Archived {
+    site: Site,
+    /// Each holds one row of `t`.
+    segments: Vec<String>,
+}
+
+impl Archived {
+    fn new(server: &Server) -> Self {
+        let site = Site::new(server, 1);
+        site.cluster.set_archive_command(&site.config.archive_command());
+        site.config.run(["backup"]).assert_ok();
+        let segments = (0..5).map(|_| site.segment()).collect();
+        site.cluster.archive_now();
+        site.cluster.stop(Stop::Fast);
+        Self { site, segments }
+    }
+
+    /// Restores to the end; `breaks` runs when recovery asks for a segment in the middle. Then the
+    /// server must neither start nor promote, and go on to the end after `mends`.
+    #[track_caller]
+    fn assert_stops_and_resumes(&self, server: &Server, breaks: &str, mends: &str) {
+        let scratch = ScratchDir::new("copy");
+        let to = scratch.join("data");
+        let restore = ["restore", "--to", to.to_str().unwrap(), "--yes"];
+        self.site.config.run(restore).assert_ok();
+        let command = restore_command(&to);
+        let middle = &self.segments[2];
+        let broken = format!("if test %f = {middle}; then {breaks}; fi; {command}");
+        let stopped = TestCluster::adopt(server, &to).setting("restore_command", &broken).prepare();
+        // It may have become readable before it stops: pg_ctl calls that a start.
+        drop(stopped.try_start());
+        let is_decided = || !stopped.is_running() || stopped.log().contains(PROMOTED);
+        wait_until(DEADLINE, is_decided, || format!("{breaks}\n{}", stopped.log()));
+        let log = stopped.log();
+        assert!(!stopped.is_running(), "{breaks}\n{log}");
+        let before = &self.segments[1];
+        assert!(log.contains(&format!("restored log file \"{before}\"")), "{breaks}\n{log}");
+        assert!(log.contains("FATAL"), "{breaks}\n{log}");
+        assert!(!log.contains(PROMOTED), "{breaks}\n{log}");
+        assert!(!to.join("pg_wal/00000002.history").exists(), "{breaks}\n{log}");
+        let control = pgkeep::archive::read_control_file(&to).unwrap();
+        assert_eq!(control.checkpoint.timeline.get(), 1, "{breaks}\n{log}");
+
+        run(self.site.cluster.command("sh").args(["-c", mends])).assert_ok();
+        let mended = TestCluster::adopt(server, &to).start();
+        mended.wait_for_promotion();
+        assert_eq!(mended.psql("select count(*) from t"), self.segments.len().to_string());
+    }
+}
+
+/// What restore wrote, as the server reads it.
+fn restore_command(data: &Path) -> String {
+    let text = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
+    let line = text.lines().rfind(|line| line.starts_with("restore_command")).unwrap();
+    let value = line.split_once('\'').unwrap().1;
+    value.rsplit_once('\'').unwrap().0.replace("''", "'")
+}
+
+#[test]
+fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
+    let Some(server) = Server::main() else { return };
+    let archived = Archived::new(&server);
+    let site = &archived.site;
+    let store = site.repo.path().display();
+    let key = site.repo.key_file();
+    let key = key.display();
+    let object = site.object(&archived.segments[2]);
+    let object = object.display();
+    let other = TestRepo::new();
+    let foreign = TestConfig::new(&site.cluster).repository("other", &other, Cipher::Aes);
+    // The server is down: the repository and its key are made, the cluster is not registered.
+    foreign.run(["init"]).assert_code(1);
+    let wrong = other.key_file();
+    let wrong = wrong.display();
+    let put_back = format!("mv {object}.away {object}");
+    let cases = [
+        // The repository is not there.
+        (format!("mv {store} {store}.away"), format!("mv {store}.away {store}")),
+        // It cannot be read.
+        (format!("chmod 000 {store}"), format!("chmod 700 {store}")),
+        // The key is another one.
+        (format!("mv {key} {key}.away; cp {wrong} {key}"), format!("mv {key}.away {key}")),
+        // The mount is gone; its empty mount point is there.
+        (
+            format!("mv {store} {store}.away; mkdir {store}"),
+            format!("rmdir {store}; mv {store}.away {store}"),
+        ),
+        // The object is cut.
+        (format!("cp -p {object} {object}.away; truncate -s 100 {object}"), put_back.clone()),
+        // It is missing, and later ones are there.
+        (format!("mv {object} {object}.away"), put_back),
+    ];
+    for (breaks, mends) in cases {
+        archived.assert_stops_and_resumes(&server, &breaks, &mends);
+    }
+}
+
+/// The same on every major: no answer that is not proven ends a recovery, and the proven end does.
+#[test]
+fn f018_on_every_major_a_failing_archive_stops_recovery() {
+    for server in Server::all().into_iter().filter(|server| server.version() != 15) {
+        let archived = Archived::new(&server);
+        let object = archived.site.object(&archived.segments[2]);
+        let object = object.display();
+        let breaks = format!("mv {object} {object}.away");
+        archived.assert_stops_and_resumes(&server, &breaks, &format!("mv {object}.away {object}"));
+    }
+}
