@@ -3,8 +3,7 @@
 //!
 //! `cargo bench --bench archive`; `PGKEEP_BENCH_DIR` as for `base_backup`, whose cluster it uses.
 //! The segments are pgbench's. All sides take the same segment in turn. A push syncs the object and its
-//! folder on both sides; pgkeep's get syncs what it delivers, pgBackRest's does not. `cp` with a sync is
-//! the floor of a push.
+//! folder on both sides; neither syncs what it fetches. `cp` with a sync is the floor of a push.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 #![allow(missing_docs, reason = "a program")]
 
@@ -49,10 +48,14 @@ fn main() {
     let passphrase = format!("passphrase_file = \"{}\"", folder.join("passphrase").display());
     let by_key = Pgkeep::new(&cluster, &folder, "wal-keep", "");
     let by_phrase = Pgkeep::new(&cluster, &folder, "wal-phrase", &passphrase);
+    let kept = folder.join("kept");
+    let kept = format!("{passphrase}\ncache_directory = \"{}\"", kept.display());
+    let by_kept = Pgkeep::new(&cluster, &folder, "wal-kept", &kept);
     let rest = PgBackRest::find(&cluster, &folder);
     let mut sides = vec![
         pgkeep_side("pgkeep, key file", &by_key, &primary, &standby),
         pgkeep_side("pgkeep, passphrase", &by_phrase, &primary, &standby),
+        pgkeep_side("pgkeep, kept keys", &by_kept, &primary, &standby),
     ];
     match &rest {
         Some(rest) => sides.push(rest_side(rest, &primary, &standby)),
@@ -62,6 +65,7 @@ fn main() {
     for round in 0..=rounds(3) {
         by_key.make_repository();
         by_phrase.make_repository();
+        by_kept.make_repository();
         rest.iter().for_each(PgBackRest::make_repository);
         folder.make_empty("copied");
         folder.settle();
@@ -76,6 +80,8 @@ fn main() {
         folder.settle();
         for name in &names {
             for side in &mut sides {
+                // As the server does before it asks.
+                fs::remove_file(standby.join("pg_wal/RECOVERYXLOG")).ok();
                 let cost = measure_short(&mut (side.get)(name));
                 if round > 0 {
                     side.got.push(cost);
