@@ -26,6 +26,8 @@ use crate::storage::ObjectKey;
 pub struct GetOptions {
     /// The restore's plan saw WAL up to here: within it, absence is an error.
     pub through: Option<Lsn>,
+    /// There is a repository beside these that may hold WAL of the cluster and cannot be asked.
+    pub unasked: bool,
     /// The server's data directory, where it is known.
     pub data_directory: Option<PathBuf>,
 }
@@ -66,16 +68,16 @@ pub fn get(
         let Some((kind, object)) = object_of(from, &parsed) else { continue };
         match from.repository.open_wal(kind, &object) {
             Ok(reader) => {
-                let fetching = Fetching { from, options, name: &parsed, object: &object };
+                let (all, name, object_ref) = (destinations, &parsed, &object);
+                let fetching = Fetching { from, all, options, name, object: object_ref };
                 match fetching.deliver(reader, destination) {
                     Ok(true) => {
                         return Ok(Got::Delivered { repository: from.name.clone(), object });
                     }
                     Ok(false) => is_abandoned = true,
-                    // Recovery would end early, whatever the others have.
-                    Err(error @ (Error::Hole { .. } | Error::Tablespace { .. })) => {
-                        return Err(error);
-                    }
+                    // Whichever repository it would come from.
+                    Err(error @ Error::Tablespace { .. }) => return Err(error),
+                    // Of a segment that ends too early another repository may have all.
                     Err(error) => drop(doubt.get_or_insert(error)),
                 }
             }
@@ -109,6 +111,7 @@ fn object_of(from: &Destination, name: &WalFileName) -> Option<(Kind, ObjectKey)
 /// One file on its way out of one repository.
 struct Fetching<'a> {
     from: &'a Destination,
+    all: &'a [Destination],
     options: &'a GetOptions,
     name: &'a WalFileName,
     object: &'a ObjectKey,
@@ -132,7 +135,7 @@ impl Fetching<'_> {
         let mut first = Vec::with_capacity(PIECE + FRAME_SIZE);
         let more = reader.next(PIECE, &mut first).map_err(|error| self.failed(error))?;
         self.check(reader.facts(), &first)?;
-        check_goes_on(self.from, self.options, self.name, reader.facts())?;
+        check_goes_on(self.all, self.options, self.name, reader.facts())?;
         if !self.check_switch(reader.facts(), destination)? {
             return Ok(false);
         }
@@ -222,22 +225,34 @@ impl Fetching<'_> {
             }
             let own = segment.to_string();
             let own = format!("{}{}", later.hex(), own.get(8..).unwrap_or_default());
-            let Some(key) = self.from.place.wal(&own) else { continue };
-            match self.from.repository.store().head(&key) {
-                // Recovery that follows the later timeline would have taken that one.
-                Ok(_) => {}
-                Err(error) if error.is_not_found() => {
-                    // Left where the segment begins or before, all of it is abandoned.
-                    if begin >= switch && through.is_some_and(|through| through <= begin) {
-                        return Ok(false);
-                    }
-                    let evidence = format!("timeline {later} left this one at {switch}");
-                    return Err(Error::Hole { name: own, evidence });
-                }
-                Err(error) => return Err(self.failed(error.into())),
+            // Recovery that follows the later timeline would have taken that one.
+            if self.is_anywhere(&own)? {
+                continue;
             }
+            // Left where the segment begins or before, all of it is abandoned.
+            if begin >= switch && through.is_some_and(|through| through <= begin) {
+                return Ok(false);
+            }
+            let evidence = format!("timeline {later} left this one at {switch}");
+            return Err(Error::Hole { name: own, evidence });
         }
         Ok(true)
+    }
+
+    /// Whether some repository has a segment.
+    fn is_anywhere(&self, name: &str) -> Result<bool> {
+        for from in self.all {
+            let Some(key) = from.place.wal(name) else { continue };
+            match from.repository.store().head(&key) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    let repository = from.name.clone();
+                    return Err(Error::Repository { repository, source: error.into() });
+                }
+            }
+        }
+        Ok(false)
     }
 
     fn failed(&self, source: repo::Error) -> Error {
@@ -275,23 +290,28 @@ impl Fetching<'_> {
 /// A segment whose records stop early, and WAL that goes on all the same: recovery would take the last
 /// record for the end of the WAL and promote.
 fn check_goes_on(
-    from: &Destination,
+    all: &[Destination],
     options: &GetOptions,
     name: &WalFileName,
     facts: &WalFacts,
 ) -> Result<()> {
     let (WalFileName::Segment(segment), Some(found)) = (name, &facts.found) else { return Ok(()) };
     let Some(end) = found.end.filter(|_| found.ending == "partial") else { return Ok(()) };
-    let evidence = match options.through {
-        Some(through) if end < through => Some("the restore's plan counts on more".to_owned()),
-        _ => needed_segment(from, &GetOptions::default(), *segment)?,
+    let hole = |evidence: String| {
+        Err(Error::Hole { name: format!("what follows {end} in {segment}"), evidence })
     };
-    match evidence {
-        None => Ok(()),
-        Some(evidence) => {
-            Err(Error::Hole { name: format!("what follows {end} in {segment}"), evidence })
+    if options.through.is_some_and(|through| end < through) {
+        return hole("the restore's plan counts on more".into());
+    }
+    for from in all {
+        if let Some(evidence) = needed_segment(from, *segment)? {
+            return hole(evidence);
         }
     }
+    if options.unasked {
+        return hole("a repository that may have it cannot be asked".into());
+    }
+    Ok(())
 }
 
 fn segment_size(from: &Destination, header: &SegmentHeader) -> Result<SegmentSize> {
@@ -362,10 +382,16 @@ fn prove_absence(
     options: &GetOptions,
     name: &WalFileName,
 ) -> Result<Got> {
+    if let WalFileName::Segment(segment) = name
+        && is_counted_on(destinations, options, *segment)?
+    {
+        let evidence = "the restore's plan counts on it".into();
+        return Err(Error::Hole { name: name.to_string(), evidence });
+    }
     for from in destinations {
         ctx.cancel.check()?;
         let evidence = match name {
-            WalFileName::Segment(segment) => needed_segment(from, options, *segment)?,
+            WalFileName::Segment(segment) => needed_segment(from, *segment)?,
             // The first timeline has no history, ever; a server that leaves it asks all the same.
             WalFileName::History(TimelineId::FIRST) => None,
             WalFileName::History(timeline) => later_history(from, *timeline)?,
@@ -378,27 +404,44 @@ fn prove_absence(
     Ok(Got::Absent)
 }
 
-fn needed_segment(
-    from: &Destination,
+/// Where a segment begins and ends; nothing for a name that does not fit the cluster's segment size.
+fn bounds(from: &Destination, segment: SegmentName) -> Option<(Lsn, Lsn)> {
+    let size = SegmentSize::new(from.registration.wal_segment_size.into()).ok()?;
+    let number = segment.number(size).ok()?;
+    Some((number.begin(size)?, number.end(size)?))
+}
+
+/// Whether the restore's plan has seen WAL behind the segment's beginning, and no repository has that
+/// part of it as an ancestor's.
+fn is_counted_on(
+    destinations: &[Destination],
     options: &GetOptions,
     segment: SegmentName,
-) -> Result<Option<String>> {
+) -> Result<bool> {
+    let Some(through) = options.through else { return Ok(false) };
+    for from in destinations {
+        let Some((begin, end)) = bounds(from, segment) else { continue };
+        if begin >= through {
+            return Ok(false);
+        }
+        let failed = |source| Error::Repository { repository: from.name.clone(), source };
+        let histories = from.repository.histories(&from.place).map_err(failed)?;
+        let failed = |source| Error::Repository { repository: from.name.clone(), source };
+        if is_in_ancestor(from, &histories, segment, (begin, end)).map_err(failed)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What in a repository shows that recovery needs the segment.
+fn needed_segment(from: &Destination, segment: SegmentName) -> Result<Option<String>> {
     let failed = |source: repo::Error| Error::Repository { repository: from.name.clone(), source };
-    let size = SegmentSize::new(from.registration.wal_segment_size.into());
-    let bounds = size.ok().and_then(|size| {
-        let number = segment.number(size).ok()?;
-        Some((number.begin(size)?, number.end(size)?))
-    });
-    let Some((begin, end)) = bounds else {
+    let Some((_, end)) = bounds(from, segment) else {
         let why = "its name does not fit the cluster's segment size".to_owned();
         return Ok(Some(why));
     };
     let histories = from.repository.histories(&from.place).map_err(failed)?;
-    if options.through.is_some_and(|through| begin < through)
-        && !is_in_ancestor(from, &histories, segment, (begin, end)).map_err(failed)?
-    {
-        return Ok(Some("the restore's plan counts on it".into()));
-    }
     let own = from.place.wal(&segment.to_string()).expect("a segment's name is 24 digits");
     let prefix = from.place.wal_prefix(segment.timeline().get());
     let later = from.repository.store().list(&prefix, Some(own.as_str()), 1);

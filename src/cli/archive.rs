@@ -156,7 +156,8 @@ fn attempt(
     let system = directory.and_then(|directory| known_system(run, directory));
     let Sources { destinations, doubt } = sources(run, resolved, args, system)?;
     let data_directory = directory.map(Path::to_owned);
-    let options = GetOptions { through: args.through, data_directory };
+    let unasked = doubt.is_some();
+    let options = GetOptions { through: args.through, unasked, data_directory };
     if destinations.is_empty() {
         return Err(doubt.unwrap_or_else(|| archive::Error::NoRepository.into()));
     }

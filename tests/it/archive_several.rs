@@ -173,3 +173,39 @@ fn d20261120_a_repository_that_comes_later_joins_the_epoch_of_the_others() {
     push(&config, &cluster, &last).assert_ok();
     assert!(holds(&second, 3, &last));
 }
+
+/// One repository has a last segment whose records stop early, the other one what follows. The first was
+/// asked alone whether WAL goes on, and recovery would have ended in the middle.
+#[test]
+fn d20261120_a_segment_that_stops_early_is_not_the_end_while_another_repository_goes_on() {
+    let Some(server) = Server::main() else { return };
+    let pair = Pair::new(&server);
+    let (name, next) = (pair.segment(), pair.segment());
+    // The records of the copy stop in the middle, as on a disk that lost the rest.
+    let whole = fs::read(pair.cluster.data_dir().join("pg_wal").join(&name)).unwrap();
+    let folder = ScratchDir::new("cut");
+    let mut cut = whole.clone();
+    let used = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    cut[used / 2..].fill(0);
+    let only =
+        |repo: &TestRepo, cipher| TestConfig::new(&pair.cluster).repository("only", repo, cipher);
+    let first = only(&pair.first, Cipher::Aes);
+    let path = folder.write(&name, &cut);
+    first.run(["archive-push", path.to_str().unwrap()]).assert_ok().assert_says("records end at");
+    let out = folder.join("out");
+    let alone = first.run(["archive-get", &name, out.to_str().unwrap()]);
+    alone.assert_ok();
+    // The other repository has what follows; then also the whole segment itself.
+    let second = only(&pair.second, Cipher::None);
+    push(&second, &pair.cluster, &next).assert_ok();
+    pair.get(&name, []).assert_code(200).assert_says(&next);
+    push(&second, &pair.cluster, &name).assert_ok();
+    pair.get(&name, []).assert_ok();
+    assert!(fs::read(pair.scratch.join("fetched")).unwrap() == whole, "the whole one is given");
+    // While that repository is away, nobody knows.
+    let away = pair.second.path().with_extension("away");
+    fs::rename(pair.second.path(), &away).unwrap();
+    pair.get(&name, []).assert_code(200).assert_says("cannot be asked");
+    fs::rename(&away, pair.second.path()).unwrap();
+    pair.get(&name, []).assert_ok();
+}
