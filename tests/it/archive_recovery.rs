@@ -85,6 +85,13 @@ fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
     foreign.run(["init"]).assert_code(1);
     let wrong = other.key_file();
     let wrong = wrong.display();
+    // A repository in order, which the same key opens, and which does not know the cluster.
+    let stranger = TestRepo::new();
+    let same_key = stranger.key_file();
+    run(site.cluster.command("cp").arg("-p").args([&site.repo.key_file(), &same_key])).assert_ok();
+    let elsewhere = TestConfig::new(&site.cluster).repository("x", &stranger, Cipher::Aes);
+    elsewhere.run(["init"]).assert_code(1);
+    let stranger = stranger.path().display();
     let put_back = format!("mv {object}.away {object}");
     let cases = [
         // The repository is not there.
@@ -97,6 +104,11 @@ fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
         (
             format!("mv {store} {store}.away; mkdir {store}"),
             format!("rmdir {store}; mv {store}.away {store}"),
+        ),
+        // The address leads to another repository.
+        (
+            format!("mv {store} {store}.away; cp -a {stranger} {store}"),
+            format!("rm -r {store}; mv {store}.away {store}"),
         ),
         // The object is cut.
         (format!("cp -p {object} {object}.away; truncate -s 100 {object}"), put_back.clone()),
