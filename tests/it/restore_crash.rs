@@ -32,6 +32,8 @@ const CHILD: &str = "PGKEEP_TEST_RESTORE_CHILD";
 
 /// One restore, as often as it is asked for: everything that it depends on stands still.
 struct Scene {
+    /// What the restored server calls: where its account can run it, not where cargo built it.
+    program: PathBuf,
     config: PathBuf,
     data: PathBuf,
     old: PathBuf,
@@ -87,7 +89,7 @@ impl Scene {
             },
             restore_command: RestoreCommand {
                 program: vec![
-                    env!("CARGO_BIN_EXE_pgkeep").into(),
+                    self.program.display().to_string(),
                     "--config".into(),
                     self.config.display().to_string(),
                 ],
@@ -98,8 +100,10 @@ impl Scene {
 
     /// Restores in a process that dies at its k-th event; whether it did.
     fn killed_at(&self, k: usize) -> bool {
-        let words = [&self.config, &self.data, &self.old, &self.new].map(|path| path.display());
-        let words = format!("{k}\n{}\n{}\n{}\n{}", words[0], words[1], words[2], words[3]);
+        let mut words = k.to_string();
+        for path in [&self.program, &self.config, &self.data, &self.old, &self.new] {
+            words = format!("{words}\n{}", path.display());
+        }
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["restore_crash::child_that_dies", "--exact", "--nocapture"]);
         let ran = run(command.env(CHILD, words));
@@ -183,9 +187,10 @@ fn child_that_dies() {
     let Some(words) = std::env::var_os(CHILD).map(OsString::into_string) else { return };
     let words = words.unwrap();
     let words: Vec<&str> = words.lines().collect();
-    let [k, config, data, old, new] = words[..] else { panic!("{words:?}") };
-    let scene =
-        Scene { config: config.into(), data: data.into(), old: old.into(), new: new.into() };
+    let [k, paths @ ..] = &words[..] else { panic!("{words:?}") };
+    let [program, config, data, old, new] = paths else { panic!("{words:?}") };
+    let [program, config, data, old, new] = [program, config, data, old, new].map(PathBuf::from);
+    let scene = Scene { program, config, data, old, new };
     let (k, seen) = (k.parse().unwrap(), AtomicUsize::new(0));
     scene.restore(Arc::new(DieAt { k, seen })).unwrap();
 }
@@ -208,7 +213,8 @@ fn scene(server: &Server) -> (Site, ScratchDir, Scene) {
     site.cluster.psql("insert into t values (3001)");
     site.cluster.archive_now();
     let (data, new) = (copies.join("data"), copies.join("tablespace"));
-    let scene = Scene { config: site.config.path(), data, old, new };
+    let program = site.cluster.scratch().pgkeep_binary().to_path_buf();
+    let scene = Scene { program, config: site.config.path(), data, old, new };
     (site, copies, scene)
 }
 
