@@ -91,6 +91,33 @@ pub struct Found {
     pub cut: Option<Cut>,
 }
 
+/// How many segments behind a checkpoint may have a commit of the same second.
+const BEHIND_CHECKPOINT_MAX: usize = 16;
+
+/// The newest moment that segments prove, by a commit or a checkpoint; they are asked from the last one
+/// back.
+#[derive(Debug, Default)]
+pub struct NewestMoment {
+    newest: Option<Timestamp>,
+    behind: usize,
+}
+
+impl NewestMoment {
+    /// Takes what was found in the next segment; whether the one before it is to be asked too. A
+    /// checkpoint's time has whole seconds: behind one, a commit before it may be newer.
+    pub fn goes_on_before(&mut self, found: &Found) -> bool {
+        self.newest = self.newest.max(found.latest.max(found.last_checkpoint));
+        self.behind += usize::from(self.newest.is_some());
+        found.latest.is_none() && self.behind < BEHIND_CHECKPOINT_MAX
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn moment(&self) -> Option<Timestamp> {
+        self.newest
+    }
+}
+
 mod optional_time {
     use super::{Timestamp, layout};
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};

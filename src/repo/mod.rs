@@ -32,7 +32,7 @@ pub use catalog::Backups;
 pub use descriptor::{CipherChoice, Descriptor};
 pub use error::{Error, Result, SlotSummary};
 pub use file_table::{FileTableReader, FileTableWriter, Layer, Row, RowKind, Source, StatIdentity};
-pub use found::{Cut, Found, FoundRestorePoint, FoundTablespace};
+pub use found::{Cut, Found, FoundRestorePoint, FoundTablespace, NewestMoment};
 pub use key_cache::KeyCache;
 pub use layout::{BackupId, BackupType, Kind, Place};
 pub use manifest::{Manifest, ObjectRecord, Summary};

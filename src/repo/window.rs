@@ -6,7 +6,7 @@
 
 use super::catalog::Backups;
 use super::error::{Error, Result};
-use super::found::Found;
+use super::found::{Found, NewestMoment};
 use super::layout::{BackupId, Kind, Place};
 use super::manifest::Summary;
 use super::records::Registration;
@@ -16,9 +16,6 @@ use crate::pg::{ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, Start, T
 
 /// How many segments are asked for their newest moment, from the last one back.
 const WALK_BACK_MAX: usize = 256;
-
-/// How many segments behind a checkpoint may have a commit of the same second.
-const BEHIND_CHECKPOINT_MAX: usize = 16;
 
 /// Moments that can be restored, without a hole in between.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -182,25 +179,19 @@ impl Repository {
         }
     }
 
-    /// The newest commit or checkpoint in the last segments of a run. A checkpoint's time has whole
-    /// seconds: behind one, a commit in the segment before may be newer.
+    /// The newest commit or checkpoint in the last segments of a run.
     fn newest_moment(&self, ctx: &Ctx, place: &Place, run: &Run) -> Result<Option<Timestamp>> {
-        let (mut newest, mut more) = (None, BEHIND_CHECKPOINT_MAX);
+        let mut newest = NewestMoment::default();
         for name in run.names().rev().take(WALK_BACK_MAX) {
             ctx.cancel.check()?;
             let Some(found) = self.proven(place, &name)? else { continue };
             // Of a segment that goes on into another history, only what is before that counts, and
             // the facts do not tell it apart.
             let is_cut = found.end.is_some_and(|end| end > run.end);
-            if is_cut {
-                continue;
-            }
-            newest = newest.max(found.latest.max(found.last_checkpoint));
-            more -= usize::from(newest.is_some());
-            if found.latest.is_some() || more == 0 {
+            if !is_cut && !newest.goes_on_before(&found) {
                 break;
             }
         }
-        Ok(newest)
+        Ok(newest.moment())
     }
 }

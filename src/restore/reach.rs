@@ -10,16 +10,13 @@ use super::error::{Error, Result};
 use crate::base::{Ctx, Timestamp};
 use crate::pg::wal::{Outcome, Reader, SegmentHeader, Xact, XlogEvent};
 use crate::pg::{ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, TimelineId};
-use crate::repo::{self, Found, Kind, Place, Registration, Repository};
+use crate::repo::{self, Found, Kind, NewestMoment, Place, Registration, Repository};
 
 /// Segments up to this size are read whole; of larger ones the facts must do.
 const READ_BYTES_MAX: u32 = 64 << 20;
 
 /// How many segments at the end of a run are asked for the last moment that they prove.
 const MOMENT_SEGMENTS_MAX: usize = 4096;
-
-/// How many segments behind a checkpoint may have a commit of the same second.
-const BEHIND_CHECKPOINT_MAX: usize = 16;
 
 /// The WAL of a cluster, as a restore's plan sees it.
 #[derive(Debug)]
@@ -232,18 +229,15 @@ impl<'a> Archive<'a> {
     /// # Errors
     /// As the repository's.
     pub fn last_moment(&self, ctx: &Ctx, run: &Run) -> Result<Option<Timestamp>> {
-        let (mut newest, mut more) = (None, BEHIND_CHECKPOINT_MAX);
+        let mut newest = NewestMoment::default();
         for segment in run.segments().rev().take(MOMENT_SEGMENTS_MAX) {
             ctx.cancel.check()?;
             let Some(found) = self.found_in(run, segment)? else { continue };
-            newest = newest.max(found.latest.max(found.last_checkpoint));
-            // A checkpoint's time has whole seconds: behind one, a commit before it may be newer.
-            more -= usize::from(newest.is_some());
-            if found.latest.is_some() || more == 0 {
+            if !newest.goes_on_before(&found) {
                 break;
             }
         }
-        Ok(newest)
+        Ok(newest.moment())
     }
 
     /// What was found damaged on the way.
