@@ -9,7 +9,7 @@ use super::error::Failure;
 use crate::base::Ctx;
 use crate::pg::{SegmentName, TimelineId};
 use crate::repo::{Kind, Origin, Place, Repository, Summary};
-use crate::storage;
+use crate::storage::{self, ObjectKey, ObjectStore};
 
 /// Why a restored cluster must not archive by itself; `None` when it may.
 ///
@@ -34,6 +34,30 @@ pub fn why_not_own(
     writes_elsewhere(repository, place, last, host, to)
 }
 
+/// The newest segment of a timeline. What lies before the last backup's end is not listed, and of the
+/// rest one name is kept: the WAL may be long.
+fn last_segment(
+    store: &dyn ObjectStore,
+    place: &Place,
+    timeline: TimelineId,
+    backup: &Summary,
+) -> Result<Option<ObjectKey>, Failure> {
+    const PAGE: usize = 1000;
+    let is_segment = |name: &str| SegmentName::parse(name.as_bytes()).ok();
+    let known = is_segment(&backup.wal_last).filter(|last| last.timeline() == timeline);
+    let mut newest = known.and_then(|_| place.wal(&backup.wal_last));
+    let mut after = newest.as_ref().map(ToString::to_string);
+    loop {
+        let page = store.list(&place.wal_prefix(timeline.get()), after.as_deref(), PAGE)?;
+        let last = page.iter().rfind(|meta| is_segment(meta.key.last_component()).is_some());
+        newest = last.map(|meta| meta.key.clone()).or(newest);
+        match page.last() {
+            Some(meta) if page.len() == PAGE => after = Some(meta.key.to_string()),
+            _ => return Ok(newest),
+        }
+    }
+}
+
 /// Whether another server wrote the newest timeline last: then that one is the cluster now.
 fn writes_elsewhere(
     repository: &Repository,
@@ -48,13 +72,8 @@ fn writes_elsewhere(
         TimelineId::new(u32::from_str_radix(meta.key.last_component(), 16).ok()?)
     });
     let newest = numbers.max().unwrap_or(TimelineId::FIRST);
-    let segments = storage::list_all(store, &place.wal_prefix(newest.get()))?;
-    let last_segment = segments
-        .iter()
-        .rev()
-        .find(|meta| SegmentName::parse(meta.key.last_component().as_bytes()).is_ok());
-    let facts = match last_segment {
-        Some(meta) => Some(repository.wal_facts(Kind::Wal, &meta.key)?),
+    let facts = match last_segment(store, place, newest, last)? {
+        Some(key) => Some(repository.wal_facts(Kind::Wal, &key)?),
         None if newest == TimelineId::FIRST => None,
         None => Some(repository.wal_facts(Kind::History, &place.history(newest.get()))?),
     };
