@@ -202,11 +202,10 @@ fn next_steps(args: &RestoreArgs, plan: &Plan, restored: &Restored) -> String {
         lines.push(told.unwrap_or(replays_all).into());
     }
     if !plan.archives {
-        lines.push(
+        lines.push(format!(
             "It is a copy: it does not archive, subscribe, stream or run jobs. To let it take the \
-             cluster's place: pgkeep adopt."
-                .into(),
-        );
+             cluster's place: pgkeep adopt {directory}"
+        ));
     } else if !plan.standby {
         lines.push("Once it is open for writing: pgkeep backup --type full".into());
     }
