@@ -68,8 +68,8 @@ pub fn get(
         let Some((kind, object)) = object_of(from, &parsed) else { continue };
         match from.repository.open_wal(kind, &object) {
             Ok(reader) => {
-                let (all, name, object_ref) = (destinations, &parsed, &object);
-                let fetching = Fetching { from, all, options, name, object: object_ref };
+                let all = destinations;
+                let fetching = Fetching { from, all, options, name: &parsed, object: &object };
                 match fetching.deliver(reader, destination) {
                     Ok(true) => {
                         return Ok(Got::Delivered { repository: from.name.clone(), object });

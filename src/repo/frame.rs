@@ -286,7 +286,9 @@ impl FrameOpener {
     /// [`Error::Corrupt`].
     pub fn open(&self, number: u64, stored: &mut [u8], out: &mut Vec<u8>) -> Result<bool> {
         let before = out.len();
-        out.resize(before + self.frame_size, 0);
+        // Not authentic yet, but never more than a frame holds.
+        let head = stored.first_chunk::<8>().map(|head| self.head(number, head)).transpose()?;
+        out.resize(before + head.map_or(0, |head| head.raw_size), 0);
         let opened = self.open_into(number, stored, out.get_mut(before..).unwrap_or_default());
         let length = opened.as_ref().map_or(0, |(length, _)| *length);
         out.truncate(before + length);

@@ -235,9 +235,9 @@ impl WalReader {
         Ok(true)
     }
 
-    fn wrong_size(&self, where_: &str) -> Error {
+    fn wrong_size(&self, place: &str) -> Error {
         let (read, size) = (self.read, self.facts.size);
-        let why = format!("{read} bytes of content {where_}, {size} in its facts");
+        let why = format!("{read} bytes of content {place}, {size} in its facts");
         Error::corrupt(&self.key, "content", why)
     }
 }
