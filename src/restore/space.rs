@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use super::error::{Error, Result};
+use super::external::FILE_BYTES_MAX;
 use super::options::Options;
 use crate::base::{ByteSize, Ctx};
 use crate::pg::config_file::ConfigFile;
@@ -174,12 +175,7 @@ fn megabytes(value: &str) -> Option<u64> {
 /// A configuration file of the backup, read; nothing where it lies outside the data directory.
 pub(super) fn configuration(opened: &OpenedBackup, path: &[u8]) -> Result<Option<ConfigFile>> {
     let Some(row) = opened.find_row(path)? else { return Ok(None) };
-    let block_size = u64::from(opened.manifest().summary.server.block_size);
-    let mut content = Vec::new();
-    for block in 0..u32::try_from(row.size.div_ceil(block_size)).unwrap_or_default() {
-        content.extend(opened.read_block(&row, block)?);
-    }
-    Ok(Some(ConfigFile::parse(&content)))
+    Ok(Some(ConfigFile::parse(&opened.read_whole(&row, FILE_BYTES_MAX)?)))
 }
 
 #[cfg(test)]
