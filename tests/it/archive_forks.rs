@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::archive_live::{Site, copy_of, promoted, push};
+use crate::archive_live::{Site, promoted, promoted_copy, push};
 use crate::support::site;
-use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig};
+use crate::support::{ScratchDir, Server, Stop};
 
 /// A timeline may be left exactly where a segment ends: the next one of the old primary is abandoned
 /// from its first byte on, and was given to recovery along the new timeline until that one's own came.
@@ -79,11 +79,8 @@ fn d20261120_partial_segments_that_differ_in_old_bytes_only_are_the_same() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     site.cluster.psql("insert into t values (1)");
-    site.cluster.stop(Stop::Fast);
-    let copy = copy_of(&site.cluster, &site.scratch);
-    let standby = TestCluster::adopt(&server, &copy).prepare();
-    promoted(&standby);
-    let theirs = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
+    let (standby, theirs) = promoted_copy(&server, &site);
+    let copy = standby.data_dir();
     let files = fs::read_dir(copy.join("pg_wal")).unwrap().flatten().map(|entry| entry.path());
     let partial = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "partial"));
     let partial = partial.expect("promotion leaves one");

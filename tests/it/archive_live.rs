@@ -286,16 +286,23 @@ pub(crate) fn copy_of(cluster: &TestCluster, scratch: &ScratchDir) -> PathBuf {
     copy
 }
 
+/// Stops the cluster; a copy of its directory is promoted, archives into the same repository, and is
+/// another server from there on.
+pub(crate) fn promoted_copy(server: &Server, site: &Site) -> (TestCluster, TestConfig) {
+    site.cluster.stop(Stop::Fast);
+    let standby = TestCluster::adopt(server, &copy_of(&site.cluster, &site.scratch)).prepare();
+    promoted(&standby);
+    let theirs = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
+    (standby, theirs)
+}
+
 #[test]
 fn f010_f031_partial_segments_lie_beside_full_ones() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     site.cluster.psql("insert into t values (1)");
-    site.cluster.stop(Stop::Fast);
-    let copy = copy_of(&site.cluster, &site.scratch);
-    let standby = TestCluster::adopt(&server, &copy).prepare();
-    promoted(&standby);
-    let theirs = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
+    let (standby, theirs) = promoted_copy(&server, &site);
+    let copy = standby.data_dir();
     let wal = copy.join("pg_wal");
     let partial = fs::read_dir(&wal).unwrap().flatten().map(|entry| entry.path());
     let partial = partial.into_iter().find(|path| path.extension().is_some_and(|e| e == "partial"));
@@ -429,11 +436,8 @@ fn d20261120_an_abandoned_end_of_a_timeline_is_not_given_to_its_descendant() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     site.cluster.psql("insert into t values (1)");
-    site.cluster.stop(Stop::Fast);
-    let copy = copy_of(&site.cluster, &site.scratch);
-    let standby = TestCluster::adopt(&server, &copy).prepare();
-    promoted(&standby);
-    let theirs = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
+    let (standby, theirs) = promoted_copy(&server, &site);
+    let copy = standby.data_dir();
     let history = copy.join("pg_wal/00000002.history");
     push(&theirs, &history).assert_ok();
     site.cluster.start();
