@@ -5,6 +5,7 @@
 
 mod error;
 mod get;
+mod pass;
 mod push;
 mod standby;
 mod tablespaces;

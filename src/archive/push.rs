@@ -1,19 +1,22 @@
 //! One file into the archive.
 //!
-//! The file is read once, checked against the cluster, looked through, sealed and put, first write
-//! wins, into every repository. A history file goes before the first segment of its timeline.
+//! The file is checked against the cluster, looked through, sealed and put, first write wins, into every
+//! repository: once for each, since each has keys of its own. A history file goes before the first
+//! segment of its timeline.
 
-use std::cell::Cell;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Destination;
 use super::error::{Error, Result};
+use super::pass::{Passed, pass};
 use crate::base::Ctx;
 use crate::pg::control_file::ClusterState;
-use crate::pg::wal::{Ending, Expected, Findings, SegmentHeader, scan_segment};
+use crate::pg::wal::{Ending, Expected, Findings, LONG_HEADER_BYTES, SegmentHeader};
 use crate::pg::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
-use crate::repo::{self, Found, Kind, Origin, Place, SealedWal, WalFacts, WalPut};
+use crate::repo::{self, Found, Kind, Origin, Place, WalFacts, WalPut};
 use crate::storage::ObjectKey;
 
 /// A file in a restored data directory that must not archive: a copy never acts as its source.
@@ -76,11 +79,6 @@ pub fn push(
         name: String::from_utf8_lossy(name).into_owned(),
         source,
     })?;
-    let content = std::fs::read(path).map_err(|source| Error::File {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
     let control = read_control_file(&options.data_directory)?;
     for destination in destinations {
         if destination.place.system() != control.system_identifier {
@@ -101,17 +99,29 @@ pub fn push(
     }
     match name {
         WalFileName::History(timeline) => {
+            let content = read(path)?;
             check_history(timeline, path, &content)?;
             put_small(ctx, destinations, &options.origin, &name, &content)
         }
         WalFileName::BackupHistory { .. } => {
-            put_small(ctx, destinations, &options.origin, &name, &content)
+            put_small(ctx, destinations, &options.origin, &name, &read(path)?)
         }
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
-            let pushing = Pushing { ctx, destinations, options, path, name, segment, control };
-            pushing.push(&content)
+            let file = File::open(path).map_err(failed("open", path))?;
+            let pushing =
+                Pushing { ctx, destinations, options, path, file, name, segment, control };
+            pushing.push()
         }
     }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::File { action, path, source }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(failed("read", path))
 }
 
 /// Reads a data directory's control file.
@@ -156,7 +166,8 @@ fn put_small(
             WalFileName::History(timeline) => (Kind::History, place.history(timeline.get())),
             _ => (Kind::Label, place.label(&name.to_string()).expect("a WAL file's name")),
         };
-        let facts = facts(destination, origin, name, content, None);
+        let digest = destination.repository.content_digest(content);
+        let facts = facts(destination, origin, name, content.len() as u64, digest);
         let put =
             at(destination, destination.repository.put_wal(ctx, kind, &object, &facts, content))?;
         Ok(Stored { repository: destination.name.clone(), object, put })
@@ -168,7 +179,7 @@ fn put_small(
 /// is the answer all the same.
 fn to_each(
     destinations: &[Destination],
-    push: impl Fn(&Destination) -> Result<Stored>,
+    push: impl FnMut(&Destination) -> Result<Stored>,
 ) -> Result<Vec<Stored>> {
     let tried: Vec<Result<Stored>> = destinations.iter().map(push).collect();
     tried.into_iter().collect()
@@ -178,14 +189,14 @@ fn facts(
     destination: &Destination,
     origin: &Origin,
     name: &WalFileName,
-    content: &[u8],
-    digest: Option<String>,
+    size: u64,
+    digest: String,
 ) -> WalFacts {
     WalFacts {
         name: name.to_string(),
         system: destination.place.system(),
-        size: content.len() as u64,
-        digest: digest.unwrap_or_else(|| destination.repository.content_digest(content)),
+        size,
+        digest,
         timeline: None,
         address: None,
         found: None,
@@ -198,92 +209,111 @@ struct Pushing<'a> {
     destinations: &'a [Destination],
     options: &'a PushOptions,
     path: &'a Path,
+    file: File,
     name: WalFileName,
     segment: SegmentName,
     control: ControlFile,
 }
 
-/// What was found in a segment; digest and sealed content are the first destination's.
-struct Looked {
-    findings: Findings,
-    digest: Option<String>,
-    sealed: Option<SealedWal>,
-}
-
 impl Pushing<'_> {
-    fn push(&self, content: &[u8]) -> Result<Pushed> {
+    fn push(&self) -> Result<Pushed> {
+        let header = self.check()?;
         let mut warnings = Vec::new();
-        let header = self.check(content)?;
-        let Looked { findings, digest, sealed } = self.look_and_seal(content, &header)?;
-        let partial = self.is_partial(&findings, &mut warnings);
-        // Sealed under the name that nearly every segment has; a partial one has another.
-        let sealed = Cell::new(sealed.filter(|_| !partial));
-        let digest = Cell::new(digest);
         let stored = to_each(self.destinations, |destination| {
-            if self.segment.timeline().get() > 1 {
-                self.history_first(destination)?;
-            }
-            let facts = WalFacts {
-                timeline: Some(header.timeline),
-                address: Some(Lsn(header.address)),
-                found: Some(Found::from(&findings)),
-                // The first destination's; each has keys of its own.
-                ..facts(destination, &self.options.origin, &self.name, content, digest.take())
-            };
-            let (kind, object) = object_of(&destination.place, &self.segment, &findings, partial);
-            let repository = &destination.repository;
-            let put = match sealed.take() {
-                Some(sealed) => repository.put_sealed_wal(sealed, &facts),
-                None => repository.put_wal(self.ctx, kind, &object, &facts, content),
-            };
-            let begin = header.address;
-            let put = match put {
-                Err(repo::Error::Conflict { .. })
-                    if partial
-                        && is_same_so_far(destination, &object, &findings, begin, content)? =>
-                {
-                    WalPut::Same
-                }
-                put => at(destination, put)?,
-            };
-            Ok(Stored { repository: destination.name.clone(), object, put })
+            self.store(destination, &header, &mut warnings)
         })?;
         Ok(Pushed { stored, warnings })
     }
 
-    /// Looks through the records in one thread and seals for the first destination in another.
-    fn look_and_seal(&self, content: &[u8], header: &SegmentHeader) -> Result<Looked> {
-        let timeline = self.segment.timeline().get();
-        let is_partial = matches!(self.name, WalFileName::Partial(_));
-        let Some(first) = self.destinations.first().filter(|_| !is_partial) else {
-            let findings = scan_segment(content, header, timeline);
-            return Ok(Looked { findings, digest: None, sealed: None });
+    fn store(
+        &self,
+        destination: &Destination,
+        header: &SegmentHeader,
+        warnings: &mut Vec<String>,
+    ) -> Result<Stored> {
+        if self.segment.timeline().get() > 1 {
+            self.history_first(destination)?;
+        }
+        // Sealed under the name that nearly every segment has; a partial one, which has another, once
+        // more under its own.
+        let whole = destination.place.wal(&self.segment.to_string());
+        let whole = whole.filter(|_| !matches!(self.name, WalFileName::Partial(_)));
+        let mut passed = self.pass(destination, header, Kind::Wal, whole.as_ref())?;
+        let partial = self.is_partial(&passed.findings, warnings);
+        let object = object_of(&destination.place, &self.segment, &passed.findings, partial);
+        let kind = if partial { Kind::Partial } else { Kind::Wal };
+        if partial {
+            passed = self.pass(destination, header, kind, Some(&object))?;
+        }
+        let Passed { findings, digest, sealed } = passed;
+        let sealed = sealed.expect("it was sealed under one name or the other");
+        let size = header.segment_bytes.into();
+        let facts = WalFacts {
+            timeline: Some(header.timeline),
+            address: Some(Lsn(header.address)),
+            found: Some(Found::from(&findings)),
+            ..facts(destination, &self.options.origin, &self.name, size, digest)
         };
-        std::thread::scope(|scope| {
-            let looking = scope.spawn(|| {
-                let digest = first.repository.content_digest(content);
-                (scan_segment(content, header, timeline), digest)
-            });
-            let key = first.place.wal(&self.segment.to_string());
-            let key = key.expect("a segment's name is 24 digits");
-            let sealed = first.repository.seal_wal(self.ctx, Kind::Wal, &key, content);
-            let (findings, digest) = looking.join().expect("a parser does not panic");
-            Ok(Looked { findings, digest: Some(digest), sealed: Some(at(first, sealed)?) })
-        })
+        let put = match destination.repository.put_sealed_wal(sealed, &facts) {
+            Err(repo::Error::Conflict { .. })
+                if partial && self.is_same_so_far(destination, &object, &findings)? =>
+            {
+                WalPut::Same
+            }
+            put => at(destination, put)?,
+        };
+        Ok(Stored { repository: destination.name.clone(), object, put })
+    }
+
+    /// Reads the segment, by this repository's key, and seals it under a name, if there is one.
+    fn pass(
+        &self,
+        destination: &Destination,
+        header: &SegmentHeader,
+        kind: Kind,
+        object: Option<&ObjectKey>,
+    ) -> Result<Passed> {
+        let repository = &destination.repository;
+        let size = header.segment_bytes.into();
+        let begin = |object| at(destination, repository.begin_wal(self.ctx, kind, object, size));
+        let sealing = object.map(begin).transpose()?;
+        let timeline = self.segment.timeline().get();
+        pass((&self.file, self.path), header, timeline, repository.digest(), sealing)
+    }
+
+    /// Whether the partial segment that has the name is the same up to its last record. What lies behind
+    /// is what the recycled file held before: another thing on each server that has the segment.
+    fn is_same_so_far(
+        &self,
+        destination: &Destination,
+        object: &ObjectKey,
+        findings: &Findings,
+    ) -> Result<bool> {
+        let Ending::Partial(_) = findings.ending else { return Ok(false) };
+        let (facts, stored) =
+            at(destination, destination.repository.get_wal(Kind::Partial, object))?;
+        let begin = facts.address.unwrap_or(Lsn(u64::MAX));
+        let length = usize::try_from(findings.end.saturating_sub(begin.0)).unwrap_or(usize::MAX);
+        let content = read(self.path)?;
+        let (stored, given) = (stored.get(..length), content.get(..length));
+        Ok(given.is_some() && stored == given)
     }
 
     /// Whether these bytes are this cluster's segment of that name.
-    fn check(&self, content: &[u8]) -> Result<SegmentHeader> {
+    fn check(&self) -> Result<SegmentHeader> {
         let wrong = |why: String| Error::Content { path: self.path.into(), why };
-        let header = SegmentHeader::parse(content).map_err(|error| wrong(error.to_string()))?;
+        let length = self.file.metadata().map_err(failed("look at", self.path))?.len();
+        let mut first =
+            vec![0; LONG_HEADER_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
+        self.file.read_exact_at(&mut first, 0).map_err(failed("read", self.path))?;
+        let header = SegmentHeader::parse(&first).map_err(|error| wrong(error.to_string()))?;
         let size = self.control.wal_segment_size;
-        let begin = self
-            .segment
-            .number(size)
-            .map_err(|error| wrong(error.to_string()))?
+        let number = self.segment.number(size).map_err(|error| wrong(error.to_string()))?;
+        let (begin, end) = number
             .begin(size)
+            .zip(number.end(size))
             .ok_or_else(|| wrong("its position is past the end of the log".into()))?;
-        let ancestor = self.ancestor_at(&header, begin)?;
+        let ancestor = self.ancestor_at(&header, begin, end)?;
         let expected = Expected {
             system_id: Some(self.control.system_identifier),
             address: begin.0,
@@ -292,13 +322,13 @@ impl Pushing<'_> {
             ancestors: &ancestor,
             accept_unknown_magic: self.options.accept_unknown_wal,
         };
-        header.check(&expected, content.len() as u64).map_err(|error| wrong(error.to_string()))?;
+        header.check(&expected, length).map_err(|error| wrong(error.to_string()))?;
         Ok(header)
     }
 
-    /// In the switch segment the first page is an ancestor's; which one, the history file beside
-    /// the segment says (or the repository's, when `pg_wal` has lost it).
-    fn ancestor_at(&self, header: &SegmentHeader, begin: Lsn) -> Result<Vec<u32>> {
+    /// In the switch segment, and in no other, the first page is an ancestor's; which one, the history
+    /// file beside the segment says (or the repository's, when `pg_wal` has lost it).
+    fn ancestor_at(&self, header: &SegmentHeader, begin: Lsn, end: Lsn) -> Result<Vec<u32>> {
         if header.timeline == self.segment.timeline().get() {
             return Ok(Vec::new());
         }
@@ -320,7 +350,8 @@ impl Pushing<'_> {
             path: self.history_path(timeline),
             why: error.to_string(),
         })?;
-        Ok(vec![history.timeline_of(begin).get()])
+        let switch = history.begin(timeline).filter(|switch| begin < *switch && *switch < end);
+        Ok(switch.map(|_| history.timeline_of(begin).get()).into_iter().collect())
     }
 
     fn history_path(&self, timeline: TimelineId) -> PathBuf {
@@ -356,8 +387,9 @@ impl Pushing<'_> {
                 let Some(content) = local else { return Err(self.no_history()) };
                 check_history(timeline, &self.history_path(timeline), &content)?;
                 let name = WalFileName::History(timeline);
-                let facts = facts(destination, &self.options.origin, &name, &content, None);
                 let repository = &destination.repository;
+                let (size, digest) = (content.len() as u64, repository.content_digest(&content));
+                let facts = facts(destination, &self.options.origin, &name, size, digest);
                 let put = repository.put_wal(self.ctx, Kind::History, &object, &facts, &content);
                 return at(destination, put).map(drop);
             }
@@ -403,45 +435,36 @@ impl Pushing<'_> {
         }
         let Ending::Partial(why) = findings.ending else {
             if findings.ending == Ending::NotRead {
-                warnings.push(format!(
-                    "{}: its WAL version is not known: stored without looking into it",
-                    self.name
-                ));
+                let what = "its WAL version is not known: stored without looking into it";
+                warn(warnings, format!("{}: {what}", self.name));
             }
             return false;
         };
         let end = Lsn(findings.end);
         if self.timeline_was_left() {
-            warnings.push(format!(
+            let message = format!(
                 "{}: its records end at {end} ({why}), on a timeline that was left: stored as a \
                  partial segment",
                 self.name
-            ));
+            );
+            warn(warnings, message);
             return true;
         }
-        warnings.push(format!(
+        let message = format!(
             "{}: its records end at {end} ({why}), before the end of the segment: recovery cannot \
              go past this point; take a full backup and check the server's disk",
             self.name
-        ));
+        );
+        warn(warnings, message);
         false
     }
 }
 
-/// Whether the partial segment that has the name is the same up to its last record. What lies behind is
-/// what the recycled file held before: another thing on each server that has the segment.
-fn is_same_so_far(
-    destination: &Destination,
-    object: &ObjectKey,
-    findings: &Findings,
-    begin: u64,
-    content: &[u8],
-) -> Result<bool> {
-    let Ending::Partial(_) = findings.ending else { return Ok(false) };
-    let length = usize::try_from(findings.end.saturating_sub(begin)).unwrap_or(usize::MAX);
-    let (_, stored) = at(destination, destination.repository.get_wal(Kind::Partial, object))?;
-    let (stored, given) = (stored.get(..length), content.get(..length));
-    Ok(given.is_some() && stored == given)
+/// Said once, however many repositories it is found for.
+fn warn(warnings: &mut Vec<String>, message: String) {
+    if !warnings.contains(&message) {
+        warnings.push(message);
+    }
 }
 
 fn object_of(
@@ -449,9 +472,8 @@ fn object_of(
     segment: &SegmentName,
     findings: &Findings,
     partial: bool,
-) -> (Kind, ObjectKey) {
+) -> ObjectKey {
     let name = segment.to_string();
     let object = if partial { place.partial(&name, findings.end) } else { place.wal(&name) };
-    let kind = if partial { Kind::Partial } else { Kind::Wal };
-    (kind, object.expect("a segment's name is 24 digits"))
+    object.expect("a segment's name is 24 digits")
 }

@@ -27,16 +27,47 @@ impl BlockHasher {
     }
 }
 
-/// The digest by which two contents of one WAL name are told apart: `hh256:` and 64 hexadecimal
-/// digits (section 6).
+/// The digest by which two contents of one WAL name are told apart (section 6), of content that comes
+/// in pieces.
+pub struct ContentDigest {
+    hasher: HighwayHasher,
+}
+
+impl std::fmt::Debug for ContentDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ContentDigest(***)")
+    }
+}
+
+impl ContentDigest {
+    /// A digest of nothing yet under `key`.
+    #[must_use]
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self { hasher: HighwayHasher::new(words(key)) }
+    }
+
+    /// Takes the next bytes of the content.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.hasher.append(bytes);
+    }
+
+    /// `hh256:` and 64 hexadecimal digits.
+    #[must_use]
+    pub fn finish(self) -> String {
+        let mut text = String::from("hh256:");
+        for word in self.hasher.finalize256() {
+            text.push_str(&crate::base::hex::encode(&word.to_le_bytes()));
+        }
+        text
+    }
+}
+
+/// [`ContentDigest`] of a content in memory.
 #[must_use]
 pub fn content_digest(key: &[u8; 32], content: &[u8]) -> String {
-    let hash = HighwayHasher::new(words(key)).hash256(content);
-    let mut text = String::from("hh256:");
-    for word in hash {
-        text.push_str(&crate::base::hex::encode(&word.to_le_bytes()));
-    }
-    text
+    let mut digest = ContentDigest::new(key);
+    digest.add(content);
+    digest.finish()
 }
 
 fn words(key: &[u8; 32]) -> Key {
@@ -70,5 +101,8 @@ mod tests {
         assert_eq!(one, content_digest(&[1; 32], b"segment"));
         assert_ne!(one, content_digest(&[2; 32], b"segment"));
         assert_ne!(one, content_digest(&[1; 32], b"segmenu"));
+        let mut pieces = ContentDigest::new(&[1; 32]);
+        [&b"s"[..], b"", b"egmen", b"t"].iter().for_each(|piece| pieces.add(piece));
+        assert_eq!(one, pieces.finish(), "however it is cut");
     }
 }

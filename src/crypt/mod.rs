@@ -12,7 +12,7 @@ pub mod key;
 pub mod slot;
 
 pub use cbc::{IV_SIZE, padded_size};
-pub use hash::{BlockHasher, content_digest};
+pub use hash::{BlockHasher, ContentDigest, content_digest};
 pub use key::{Class, KeyId, Keyring, MasterKey, ObjectCipher, RepositoryId, Use};
 pub use slot::{Slot, SlotKind, Unlock};
 

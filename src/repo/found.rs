@@ -75,6 +75,9 @@ pub struct Found {
     /// Tablespaces that replay would make, the first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tablespaces: Vec<FoundTablespace>,
+    /// How many more there were.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tablespaces_more: u64,
     /// The time of the last checkpoint record.
     #[serde(default, with = "optional_time", skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<Timestamp>,
@@ -115,6 +118,24 @@ impl NewestMoment {
     #[must_use]
     pub fn moment(&self) -> Option<Timestamp> {
         self.newest
+    }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Found {
+    /// Takes one entry out of the longer list and counts it instead; false when the lists are empty.
+    pub fn shorten(&mut self) -> bool {
+        let (points, tablespaces) = (&mut self.restore_points, &mut self.tablespaces);
+        // A path can be longer than a name.
+        let more = if tablespaces.is_empty() {
+            points.pop().map(|_| &mut self.restore_points_more)
+        } else {
+            tablespaces.pop().map(|_| &mut self.tablespaces_more)
+        };
+        more.map(|more| *more += 1).is_some()
     }
 }
 
@@ -181,6 +202,7 @@ impl From<&Findings> for Found {
             restore_points: points.collect(),
             tablespaces: tablespaces.collect(),
             restore_points_more: findings.restore_points.omitted,
+            tablespaces_more: findings.tablespaces.omitted,
             last_checkpoint: findings.last_checkpoint.as_ref().and_then(|point| point.time),
             last_checkpoint_lsn: findings.last_checkpoint.as_ref().map(|point| Lsn(point.lsn)),
             end: read.then_some(Lsn(findings.end)),

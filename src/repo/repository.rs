@@ -11,7 +11,8 @@ use super::layout::{self, Kind};
 use super::sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
 use crate::base::{Ctx, entropy};
 use crate::crypt::{
-    self, Class, KeyId, Keyring, MasterKey, ObjectCipher, RepositoryId, Slot, SlotKind, Unlock, Use,
+    self, Class, ContentDigest, KeyId, Keyring, MasterKey, ObjectCipher, RepositoryId, Slot,
+    SlotKind, Unlock, Use,
 };
 use crate::storage::{self, ObjectKey, ObjectStore, ObjectWriter};
 
@@ -276,8 +277,16 @@ impl Repository {
     /// The digest of a WAL content, the same for every key generation.
     #[must_use]
     pub fn content_digest(&self, content: &[u8]) -> String {
+        let mut digest = self.digest();
+        digest.add(content);
+        digest.finish()
+    }
+
+    /// As [`Repository::content_digest`], of content that comes in pieces.
+    #[must_use]
+    pub fn digest(&self) -> ContentDigest {
         let root = self.keyring.first().root(self.descriptor.repository, Class::Wal, Use::Digest);
-        crypt::content_digest(root.expose(), content)
+        ContentDigest::new(root.expose())
     }
 
     fn cipher(&self, object: &ObjectKey, header: &Header) -> Result<ObjectCipher> {

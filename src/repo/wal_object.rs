@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::found::Found;
-use super::frame::{BATCH, FrameSealer, Raw};
+use super::frame::{BATCH, FRAME_OVERHEAD, FrameSealer, Raw};
 use super::header::{FRAME_SIZE, HEADER_SIZE, Header};
 use super::layout::Kind;
 use super::repository::{Repository, parse_line};
 use super::sealed::SealedReader;
 use super::text::u64_text;
 use crate::base::Ctx;
+use crate::crypt::{RepositoryId, padded_size};
 use crate::pg::Lsn;
 use crate::storage::ObjectKey;
 
@@ -53,16 +54,23 @@ pub struct WalFacts {
     pub by: Option<Origin>,
 }
 
-/// A file's content, sealed; its facts are still missing.
+/// A file's content being sealed, piece by piece, before its facts are known: so that reading, looking
+/// through and sealing a segment can go side by side.
 pub struct SealedWal {
+    repository: RepositoryId,
     key: ObjectKey,
     kind: Kind,
     header: Header,
     sealer: FrameSealer,
-    /// From frame 1 on.
-    frames: Vec<u8>,
+    /// Room for the header and frame 0, then the frames from 1 on.
+    bytes: Vec<u8>,
+    lengths: Vec<u32>,
     size: u64,
+    has_ended: bool,
 }
+
+/// Before the frames of the content: the header, and the largest first frame that there can be.
+const FRONT: usize = HEADER_SIZE + FRAME_OVERHEAD + padded_size(FRAME_SIZE);
 
 /// How a put ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +83,10 @@ pub enum WalPut {
 
 /// Contents of archived files are no longer than this: the greatest segment.
 const CONTENT_MAX: usize = 1 << 30;
+
+/// A good length for pieces of a content that is sealed: one batch of frames, which stays in the
+/// processor's cache.
+pub const WAL_PIECE: usize = BATCH * FRAME_SIZE;
 
 impl Repository {
     /// Stores an archived file under `key`, first write wins. Durable when it returns.
@@ -93,11 +105,10 @@ impl Repository {
         self.put_sealed_wal(sealed, facts)
     }
 
-    /// Seals a file's content before its facts are known, for [`Repository::put_sealed_wal`]: so that
-    /// looking through a segment and sealing it can go side by side. Stores nothing.
+    /// Seals a file's content in one go.
     ///
     /// # Errors
-    /// None in practice; as [`Repository::buffer`].
+    /// As [`Repository::begin_wal`].
     pub fn seal_wal(
         &self,
         ctx: &Ctx,
@@ -105,41 +116,52 @@ impl Repository {
         key: &ObjectKey,
         content: &[u8],
     ) -> Result<SealedWal> {
+        let mut sealed = self.begin_wal(ctx, kind, key, content.len() as u64)?;
+        sealed.add(content, true);
+        Ok(sealed)
+    }
+
+    /// Begins to seal a file's content of `size` bytes, for [`Repository::put_sealed_wal`]. Stores
+    /// nothing.
+    ///
+    /// # Errors
+    /// None in practice; as [`Repository::buffer`].
+    pub fn begin_wal(
+        &self,
+        ctx: &Ctx,
+        kind: Kind,
+        key: &ObjectKey,
+        size: u64,
+    ) -> Result<SealedWal> {
         let (header, mut sealer) = self.sealer(ctx, kind, key)?;
         sealer.leave_first();
-        let (mut frames, mut lengths) = (Vec::new(), Vec::new());
-        let mut raws: Vec<Raw<'_>> =
-            content.chunks(FRAME_SIZE).map(|bytes| Raw { bytes, compress: true }).collect();
-        if raws.is_empty() {
-            raws.push(Raw { bytes: &[], compress: false });
-        }
-        let batches = raws.len().div_ceil(BATCH);
-        for (i, batch) in raws.chunks(BATCH).enumerate() {
-            frames.extend_from_slice(sealer.seal(batch, i + 1 == batches, &mut lengths));
-        }
-        let size = content.len() as u64;
-        Ok(SealedWal { key: key.clone(), kind, header, sealer, frames, size })
+        // Room that is never written to costs nothing.
+        let room = usize::try_from(size).unwrap_or(CONTENT_MAX).min(CONTENT_MAX);
+        let mut bytes = Vec::with_capacity(FRONT + room);
+        bytes.resize(FRONT, 0);
+        let (repository, key) = (self.descriptor().repository, key.clone());
+        let (lengths, size, has_ended) = (Vec::new(), 0, false);
+        Ok(SealedWal { repository, key, kind, header, sealer, bytes, lengths, size, has_ended })
     }
 
     /// Stores a sealed file with its facts, first write wins. Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Conflict`] when the name holds other content.
+    ///
+    /// # Panics
+    /// When it was sealed for another repository, whose key would stay under this one's name for ever.
     pub fn put_sealed_wal(&self, sealed: SealedWal, facts: &WalFacts) -> Result<WalPut> {
-        let SealedWal { key, kind, header, mut sealer, frames, size } = sealed;
-        assert_eq!(facts.size, size, "the facts are this content's");
-        let mut line =
-            serde_json::to_vec(facts).map_err(|error| Error::Limit(format!("{key}: {error}")))?;
-        line.push(b'\n');
-        if line.len() > FRAME_SIZE {
-            return Err(Error::Limit(format!("{key}: a line is longer than a frame")));
-        }
+        assert_eq!(sealed.repository, self.descriptor().repository, "sealed for this repository");
+        assert!(sealed.has_ended && facts.size == sealed.size, "the facts are this content's");
+        let SealedWal { key, kind, header, mut sealer, mut bytes, .. } = sealed;
+        let line = facts_line(&key, facts)?;
         let first = sealer.seal_first(Raw { bytes: &line, compress: true });
-        let mut bytes = Vec::with_capacity(HEADER_SIZE + first.len() + frames.len());
-        bytes.extend_from_slice(&header.encode());
-        bytes.extend_from_slice(first);
-        bytes.extend_from_slice(&frames);
-        match self.store().put_if_absent(&key, &bytes) {
+        let begin = FRONT - HEADER_SIZE - first.len();
+        let (head, frame) = bytes.split_at_mut(FRONT - first.len());
+        head.split_at_mut(begin).1.copy_from_slice(&header.encode());
+        frame.split_at_mut(first.len()).0.copy_from_slice(first);
+        match self.store().put_if_absent(&key, bytes.get(begin..).unwrap_or_default()) {
             Ok(()) => Ok(WalPut::Stored),
             Err(error) if error.is_already_exists() => self.same_or_conflict(kind, &key, facts),
             Err(error) => Err(error.into()),
@@ -195,6 +217,50 @@ impl Repository {
             return Err(Error::corrupt(key, "line 0", why));
         }
         Ok(WalReader { key: key.clone(), facts, reader, read: 0 })
+    }
+}
+
+impl SealedWal {
+    /// Seals the next bytes of the content: whole frames, but for the last ones.
+    ///
+    /// # Panics
+    /// When a frame would be left open, or the content has ended: no number is sealed twice.
+    pub fn add(&mut self, content: &[u8], is_last: bool) {
+        assert!(!self.has_ended, "the content goes on");
+        assert!(
+            is_last || content.len().is_multiple_of(FRAME_SIZE),
+            "only the last frame is short"
+        );
+        let mut raws: Vec<Raw<'_>> =
+            content.chunks(FRAME_SIZE).map(|bytes| Raw { bytes, compress: true }).collect();
+        if is_last && raws.is_empty() {
+            raws.push(Raw { bytes: &[], compress: false });
+        }
+        let batches = raws.len().div_ceil(BATCH);
+        for (i, batch) in raws.chunks(BATCH).enumerate() {
+            self.lengths.clear();
+            let sealed = self.sealer.seal(batch, is_last && i + 1 == batches, &mut self.lengths);
+            self.bytes.extend_from_slice(sealed);
+        }
+        self.size += content.len() as u64;
+        self.has_ended = is_last;
+    }
+}
+
+/// The facts as the first frame's line. Where lists make it longer than a frame, they are shortened: what
+/// they leave out is counted, and a segment that cannot be archived stops the server.
+fn facts_line(key: &ObjectKey, facts: &WalFacts) -> Result<Vec<u8>> {
+    let mut facts = facts.clone();
+    loop {
+        let mut line =
+            serde_json::to_vec(&facts).map_err(|error| Error::Limit(format!("{key}: {error}")))?;
+        line.push(b'\n');
+        if line.len() <= FRAME_SIZE {
+            return Ok(line);
+        }
+        if !facts.found.as_mut().is_some_and(Found::shorten) {
+            return Err(Error::Limit(format!("{key}: a line is longer than a frame")));
+        }
     }
 }
 

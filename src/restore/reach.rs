@@ -202,7 +202,7 @@ impl<'a> Archive<'a> {
             Err(error) => return Ok(self.unless_damaged::<()>(error)?.is_some()),
         };
         let Ok(header) = SegmentHeader::parse(&content) else { return Ok(false) };
-        let Ok(mut reader) = Reader::new(&content, &header, segment.0.get()) else {
+        let Ok(mut reader) = Reader::new(content.as_slice(), &header, segment.0.get()) else {
             return Ok(false);
         };
         let format = reader.format();

@@ -100,7 +100,9 @@ impl ServerNow {
         if header.check(&expected, content.len() as u64).is_err() {
             return false;
         }
-        let Ok(mut reader) = Reader::new(&content, &header, timeline.get()) else { return false };
+        let Ok(mut reader) = Reader::new(content.as_slice(), &header, timeline.get()) else {
+            return false;
+        };
         let format = reader.format();
         while let Some(record) = reader.read_next() {
             if record.lsn >= self.insert.0 {

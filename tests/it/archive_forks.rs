@@ -40,6 +40,24 @@ fn d20261120_a_segment_that_was_abandoned_as_a_whole_is_not_given_to_a_descendan
     site.config.run(["archive-get", &own, out]).assert_code(1);
 }
 
+/// A timeline's first page may be an ancestor's only in the segment in which it was left. An early
+/// segment under the child's name was stored, and kept the child's own away.
+#[test]
+fn d20261124_a_segment_from_before_the_switch_is_not_stored_under_the_child_s_name() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let early = site.segment();
+    let left = site.segment();
+    let megabyte = u64::from_str_radix(&left[16..], 16).unwrap();
+    let history = format!("1\t0/{:X}\tno recovery target specified\n", (megabyte << 20) + 8192);
+    site.push_bytes("00000002.history", history.as_bytes()).assert_ok();
+    let content = |name: &str| fs::read(site.cluster.data_dir().join("pg_wal").join(name)).unwrap();
+    let child = |name: &str| format!("00000002{}", &name[8..]);
+    let refused = site.push_bytes(&child(&early), &content(&early)).assert_code(1);
+    assert!(refused.stderr.contains("timeline"), "{refused}");
+    site.push_bytes(&child(&left), &content(&left)).assert_ok();
+}
+
 /// A standby that has half of a record when it is promoted leaves the old timeline where that record
 /// begins. Recovery along the new timeline was given the old one's segment, which "ends" there, and then
 /// the next, and replayed the record.

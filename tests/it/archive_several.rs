@@ -209,3 +209,40 @@ fn d20261120_a_segment_that_stops_early_is_not_the_end_while_another_repository_
     fs::rename(&away, pair.second.path()).unwrap();
     pair.get(&name, []).assert_ok();
 }
+
+/// A push that failed at the first repository after it had sealed the segment put that, sealed with the
+/// first one's key, under the name in the second: unreadable there, and never replaced.
+#[test]
+fn d20261124_each_repository_gets_what_its_own_key_opens() {
+    let Some(server) = Server::main() else { return };
+    let pair = Pair::new(&server);
+    let name = pair.segment();
+    let digits = &name[8..];
+    let megabyte = u64::from_str_radix(&name[16..], 16).unwrap();
+    let switch = format!("1\t0/{:X}\tno recovery target specified\n", (megabyte << 20) + 8192);
+    // As after a promotion in the middle of this segment.
+    let pg_wal = pair.scratch.create_dir("pg_wal");
+    let global = pair.scratch.create_dir("global");
+    let control = fs::read(pair.cluster.data_dir().join("global/pg_control")).unwrap();
+    pair.scratch.write("global/pg_control", control);
+    pair.scratch.write("pg_wal/00000002.history", switch);
+    let content = fs::read(pair.cluster.data_dir().join("pg_wal").join(&name)).unwrap();
+    let own = pair.scratch.write(&format!("pg_wal/00000002{digits}"), content);
+    let push = |path: &Path| pair.config.run(["archive-push", path.to_str().unwrap()]);
+    push(&pg_wal.join("00000002.history")).assert_ok();
+    assert!(global.exists());
+
+    let history = epoch_folder(&pair.first, 1).unwrap().join("history/00000002");
+    let kept = fs::read(&history).unwrap();
+    let mut damaged = kept.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(&history, damaged).unwrap();
+    push(&own).assert_code(1);
+    fs::write(&history, kept).unwrap();
+    push(&own).assert_ok();
+    let own = own.file_name().unwrap().to_str().unwrap();
+    for repository in ["a", "b"] {
+        pair.get(own, ["--repository", repository]).assert_ok();
+    }
+}

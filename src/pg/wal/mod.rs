@@ -1,4 +1,5 @@
-//! Write-ahead log of PostgreSQL 14 to 18, read from memory: what a segment is and what it holds.
+//! Write-ahead log of PostgreSQL 14 to 18, read from memory, whole or piece by piece: what a segment is
+//! and what it holds.
 //!
 //! - [`SegmentHeader`]: whose segment this is (`page_header.rs`), and whether it is the one that its
 //!   name promises.
@@ -24,6 +25,7 @@ mod pages;
 mod pass;
 mod reader;
 mod record;
+mod source;
 mod stop;
 mod tblspc;
 mod xact;
@@ -34,10 +36,11 @@ mod tests;
 
 pub use error::Error;
 pub use format::{Format, Magic};
-pub use page_header::{Begins, Expected, PageHeader, SegmentHeader};
+pub use page_header::{Begins, Expected, LONG_HEADER_BYTES, PageHeader, SegmentHeader};
 pub use pass::{Bounded, Ending, Findings, LIST_MAX, TransactionEnd, XidRange, scan_segment};
 pub use reader::Reader;
 pub use record::{RM_XACT, RM_XLOG, Record, RecordHeader};
+pub use source::Source;
 pub use stop::{CutRecord, Invalid, Stop};
 pub use tblspc::{RM_TBLSPC, TablespaceCreation};
 pub use xact::{Outcome, Xact};

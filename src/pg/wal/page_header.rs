@@ -20,8 +20,8 @@ const ALL_FLAGS: u16 = 0x000F;
 
 /// `SizeOfXLogShortPHD`: 20 bytes, aligned.
 pub(super) const SHORT_HEADER_BYTES: usize = 24;
-/// `SizeOfXLogLongPHD`.
-pub(super) const LONG_HEADER_BYTES: usize = 40;
+/// `SizeOfXLogLongPHD`: so much of a segment [`SegmentHeader::parse`] needs.
+pub const LONG_HEADER_BYTES: usize = 40;
 
 /// The header of one page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,36 +1,31 @@
 //! The pages of one segment: each is checked when it is entered.
 //!
-//! Checks as `XLogReaderValidatePageHeader` in `xlogreader.c`. Pages must be entered in order, for
-//! timelines may only grow.
+//! Checks as `XLogReaderValidatePageHeader` in `xlogreader.c`. Pages must be entered in order: timelines
+//! may only grow, and of a segment that comes piece by piece the pieces before are gone.
 
 use super::page_header::{LONG_HEADER, PageHeader, SegmentHeader, long_fields};
+use super::source::Source;
 use super::{Format, Invalid, Stop};
 
 /// A segment as a run of pages.
 #[derive(Debug)]
-pub(super) struct Pages<'a> {
-    bytes: &'a [u8],
+pub(super) struct Pages<S> {
+    source: S,
     header: SegmentHeader,
     format: Format,
     timeline_max: u32,
     timeline: u32,
 }
 
-impl<'a> Pages<'a> {
-    /// The pages of the segment `bytes`; its name says `timeline_max`.
+impl<S: Source> Pages<S> {
+    /// The pages of a segment; its name says `timeline_max`.
     pub(super) fn new(
-        bytes: &'a [u8],
+        source: S,
         header: &SegmentHeader,
         format: Format,
         timeline_max: u32,
     ) -> Self {
-        Pages {
-            bytes: bytes.get(..header.segment_bytes as usize).unwrap_or(bytes),
-            header: *header,
-            format,
-            timeline_max,
-            timeline: header.timeline,
-        }
+        Pages { source, header: *header, format, timeline_max, timeline: header.timeline }
     }
 
     pub(super) fn format(&self) -> Format {
@@ -42,14 +37,15 @@ impl<'a> Pages<'a> {
         self.timeline
     }
 
-    /// What is there from the offset `start` on.
-    pub(super) fn from(&self, start: usize) -> &'a [u8] {
-        self.bytes.get(start..).unwrap_or_default()
+    /// What is at hand from the offset `start` on, which lies in the page that was entered last.
+    pub(super) fn from(&self, start: usize) -> &[u8] {
+        let (begin, bytes) = self.source.piece();
+        start.checked_sub(begin).and_then(|start| bytes.get(start..)).unwrap_or_default()
     }
 
-    /// `length` bytes from the offset `start` on, if they are there.
-    pub(super) fn range(&self, start: usize, length: usize) -> Option<&'a [u8]> {
-        self.bytes.get(start..)?.get(..length)
+    /// `length` bytes from the offset `start` on, if they are at hand.
+    pub(super) fn range(&self, start: usize, length: usize) -> Option<&[u8]> {
+        self.from(start).get(..length)
     }
 
     pub(super) fn lsn(&self, offset: usize) -> u64 {
@@ -74,7 +70,8 @@ impl<'a> Pages<'a> {
     /// Checks the header of the page at the offset `page`, as `XLogReaderValidatePageHeader`.
     pub(super) fn enter(&mut self, page: usize) -> Result<PageHeader, Stop> {
         let at = self.lsn(page);
-        let bytes = self.bytes.get(page..).unwrap_or_default();
+        while self.from(page).is_empty() && self.source.advance() {}
+        let bytes = self.from(page);
         let invalid = |what| Err(Stop::Invalid(what));
         let Ok(header) = PageHeader::parse(bytes) else {
             return invalid(Invalid::Short { page: at });
@@ -110,7 +107,7 @@ impl<'a> Pages<'a> {
     }
 
     pub(super) fn check_whole(&self, page: usize) -> Result<(), Stop> {
-        if self.bytes.len() >= page + self.block_bytes() {
+        if self.from(page).len() >= self.block_bytes() {
             return Ok(());
         }
         Err(Stop::Invalid(Invalid::Short { page: self.lsn(page) }))

@@ -10,6 +10,7 @@
 use super::page_header::{Begins, SegmentHeader};
 use super::reader::Reader;
 use super::record::{RM_XACT, RM_XLOG, Record};
+use super::source::Source;
 use super::tblspc::{RM_TBLSPC, TablespaceCreation};
 use super::xact::{Outcome, Xact};
 use super::xlog::{
@@ -152,10 +153,10 @@ pub struct Findings {
     pub ending: Ending,
 }
 
-/// Reads the segment `bytes`, whose header is `header` and whose name says `timeline`.
-pub fn scan_segment(bytes: &[u8], header: &SegmentHeader, timeline: u32) -> Findings {
+/// Reads a segment whose header is `header` and whose name says `timeline`; not always to its end.
+pub fn scan_segment(source: impl Source, header: &SegmentHeader, timeline: u32) -> Findings {
     let mut findings = Findings::empty(header);
-    let Ok(mut reader) = Reader::new(bytes, header, timeline) else {
+    let Ok(mut reader) = Reader::new(source, header, timeline) else {
         return findings;
     };
     let format = reader.format();

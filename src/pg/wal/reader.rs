@@ -15,13 +15,14 @@ use super::page_header::{
 };
 use super::pages::Pages;
 use super::record::{RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RM_XLOG, Record, RecordHeader};
+use super::source::Source;
 use super::xlog::{XLOG_SWITCH, XlogEvent};
 use super::{CutRecord, Error, Format, Invalid, Magic, Stop};
 
 /// Reads the records of one segment in order.
 #[derive(Debug)]
-pub struct Reader<'a> {
-    pages: Pages<'a>,
+pub struct Reader<S> {
+    pages: Pages<S>,
     /// Offset of the next record, or of the page that it follows on.
     position: usize,
     /// Where the record before begins.
@@ -33,12 +34,12 @@ pub struct Reader<'a> {
 }
 
 /// A record that has been found: where it is, not yet borrowed.
-struct Found<'a> {
+struct Found {
     start: usize,
     next: usize,
     header: RecordHeader,
-    /// The record, if it lies within a page; else it is in the reader's buffer.
-    in_page: Option<&'a [u8]>,
+    /// The record's length, if it lies within a page; else it is in the reader's buffer.
+    in_page: Option<usize>,
 }
 
 /// A record whose rest was written over.
@@ -50,16 +51,16 @@ struct Lost {
 }
 
 /// What putting a record together came to.
-enum Assembled<'a> {
-    Record(Found<'a>),
+enum Assembled {
+    Record(Found),
     /// The page at this offset holds another record instead of the rest.
     Overwritten(usize),
 }
 
-impl<'a> Reader<'a> {
-    /// A reader at the first record that begins in the segment `bytes`, whose header is `header` and
-    /// whose name says `timeline`.
-    pub fn new(bytes: &'a [u8], header: &SegmentHeader, timeline: u32) -> Result<Self, Error> {
+impl<S: Source> Reader<S> {
+    /// A reader at the first record that begins in a segment whose header is `header` and whose name
+    /// says `timeline`.
+    pub fn new(source: S, header: &SegmentHeader, timeline: u32) -> Result<Self, Error> {
         let Magic::Known(format) = header.magic else {
             let (found, major) = (header.magic.as_u16(), header.magic.major());
             return Err(Error::UnknownMagic { found, major });
@@ -67,7 +68,7 @@ impl<'a> Reader<'a> {
         // The fields are public: sizes that nobody checked must not get as far as arithmetic.
         check_sizes(header.address, header.segment_bytes, header.block_bytes)?;
         let mut reader = Reader {
-            pages: Pages::new(bytes, header, format, timeline),
+            pages: Pages::new(source, header, format, timeline),
             position: 0,
             previous: None,
             lost: None,
@@ -89,7 +90,10 @@ impl<'a> Reader<'a> {
         };
         let header = found.header;
         let (lsn, end_lsn) = (self.pages.lsn(found.start), self.pages.lsn(found.next));
-        let bytes = found.in_page.unwrap_or(&self.scratch);
+        let bytes = match found.in_page {
+            Some(length) => self.pages.range(found.start, length).unwrap_or_default(),
+            None => &self.scratch,
+        };
         let record = Record { lsn, end_lsn, header, bytes };
         if let Some(lost) = self.lost.take()
             && let Err(why) = after_lost_record(lost.lsn, &record, self.pages.format())
@@ -168,7 +172,7 @@ impl<'a> Reader<'a> {
         Err(Stop::Within)
     }
 
-    fn find_next(&mut self) -> Result<Found<'a>, Stop> {
+    fn find_next(&mut self) -> Result<Found, Stop> {
         loop {
             let (start, room) = self.record_start()?;
             let total_bytes = self.length_at(start)?;
@@ -183,12 +187,11 @@ impl<'a> Reader<'a> {
                 && total_bytes <= room
             {
                 let record = self.pages.range(start, total_bytes);
-                let in_page = record.filter(|record| header.checksum_matches(record));
-                if in_page.is_none() {
+                if !record.is_some_and(|record| header.checksum_matches(record)) {
                     return Err(Stop::Invalid(Invalid::Checksum));
                 }
                 let next = start + align(total_bytes);
-                return Ok(Found { start, next, header, in_page });
+                return Ok(Found { start, next, header, in_page: Some(total_bytes) });
             }
             match self.assemble(start, total_bytes, header)? {
                 Assembled::Record(found) => return Ok(found),
@@ -254,7 +257,7 @@ impl<'a> Reader<'a> {
         start: usize,
         total_bytes: usize,
         mut header: Option<RecordHeader>,
-    ) -> Result<Assembled<'a>, Stop> {
+    ) -> Result<Assembled, Stop> {
         let mut page = start - self.pages.page_offset(start) + self.pages.block_bytes();
         self.scratch.clear();
         self.scratch.extend_from_slice(self.pages.range(start, page - start).unwrap_or_default());

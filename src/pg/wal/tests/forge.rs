@@ -32,7 +32,7 @@ impl Forge {
     }
 
     pub fn findings(&self) -> Findings {
-        scan_segment(&self.bytes, &self.header(), self.timeline)
+        scan_segment(self.bytes.as_slice(), &self.header(), self.timeline)
     }
 
     /// Appends a record with a right checksum and says where it begins.

@@ -219,7 +219,7 @@ fn a_header_that_nobody_parsed_is_checked_again() {
         SegmentHeader { address: u64::MAX, ..good },
     ];
     for header in bad {
-        assert_eq!(scan_segment(&forge.bytes, &header, 1).ending, Ending::NotRead);
+        assert_eq!(scan_segment(forge.bytes.as_slice(), &header, 1).ending, Ending::NotRead);
     }
 }
 

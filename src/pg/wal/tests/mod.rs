@@ -4,6 +4,7 @@ mod damage;
 mod forge;
 mod header;
 mod limits;
+mod pieces;
 mod records;
 mod sample;
 mod segments;

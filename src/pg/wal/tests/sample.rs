@@ -81,12 +81,12 @@ impl Sample {
         SegmentHeader::parse(&self.bytes).expect("a sample has a header")
     }
 
-    pub fn reader(&self) -> Reader<'_> {
-        Reader::new(&self.bytes, &self.header(), self.timeline).expect("a known format")
+    pub fn reader(&self) -> Reader<&[u8]> {
+        Reader::new(self.bytes.as_slice(), &self.header(), self.timeline).expect("a known format")
     }
 
     pub fn findings(&self) -> Findings {
-        scan_segment(&self.bytes, &self.header(), self.timeline)
+        scan_segment(self.bytes.as_slice(), &self.header(), self.timeline)
     }
 
     /// What the segment should be, by its name and the server.

@@ -164,6 +164,6 @@ fn a_promoted_server_goes_on_in_a_copy_of_the_old_segment() {
 #[test]
 fn under_the_old_name_the_new_timelines_pages_do_not_count() {
     let new = sample::load(16, "promoted");
-    let findings = super::super::scan_segment(&new.bytes, &new.header(), 1);
+    let findings = super::super::scan_segment(new.bytes.as_slice(), &new.header(), 1);
     assert!(matches!(findings.ending, Ending::Partial(Invalid::PageTimeline { found: 2, .. })));
 }
