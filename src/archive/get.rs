@@ -26,6 +26,8 @@ use crate::storage::ObjectKey;
 pub struct GetOptions {
     /// The restore's plan saw WAL up to here: within it, absence is an error.
     pub through: Option<Lsn>,
+    /// Deliver from this repository alone. Absence is proven by all of them.
+    pub only: Option<String>,
     /// There is a repository beside these that may hold WAL of the cluster and cannot be asked.
     pub unasked: bool,
     /// The server's data directory, where it is known.
@@ -66,6 +68,10 @@ pub fn get(
     for from in destinations {
         ctx.cancel.check()?;
         let Some((kind, object)) = object_of(from, &parsed) else { continue };
+        if options.only.as_ref().is_some_and(|only| *only != from.name) {
+            doubt = doubt.or_else(|| held_elsewhere(from, &object, name));
+            continue;
+        }
         match from.repository.open_wal(kind, &object) {
             Ok(reader) => {
                 let all = destinations;
@@ -93,6 +99,19 @@ pub fn get(
         Some(error) => Err(error),
         None if is_abandoned => Ok(Got::Absent),
         None => prove_absence(ctx, destinations, options, &parsed),
+    }
+}
+
+/// What a repository says against the file's absence that it is not asked to deliver.
+fn held_elsewhere(from: &Destination, object: &ObjectKey, name: &str) -> Option<Error> {
+    let repository = from.name.clone();
+    match from.repository.store().head(object) {
+        Ok(_) => {
+            let evidence = format!("repository {repository} has it, which is not to deliver it");
+            Some(Error::Hole { name: name.into(), evidence })
+        }
+        Err(error) if error.is_not_found() => None,
+        Err(error) => Some(Error::Repository { repository, source: error.into() }),
     }
 }
 

@@ -157,7 +157,8 @@ fn attempt(
     let Sources { destinations, doubt } = sources(run, resolved, args, system)?;
     let data_directory = directory.map(Path::to_owned);
     let unasked = doubt.is_some();
-    let options = GetOptions { through: args.through, unasked, data_directory };
+    let only = run.global.repository.clone();
+    let options = GetOptions { through: args.through, only, unasked, data_directory };
     if destinations.is_empty() {
         return Err(doubt.unwrap_or_else(|| archive::Error::NoRepository.into()));
     }
@@ -212,8 +213,9 @@ struct Sources {
     doubt: Option<Doubt>,
 }
 
-/// Every repository that can be asked. One that does not know the cluster holds no WAL of it, and
-/// is no doubt as long as another one does.
+/// Every repository that can be asked, whichever is to deliver: the others may hold what that one has
+/// not. One that does not know the cluster holds no WAL of it, and is no doubt as long as another one
+/// does.
 fn sources(
     run: &Invocation,
     resolved: &Resolved,
@@ -222,11 +224,7 @@ fn sources(
 ) -> Result<Sources, Doubt> {
     let mut destinations = Vec::new();
     let (mut doubt, mut unregistered) = (None, None);
-    let named = run.global.repository.as_deref();
     for settings in &resolved.repositories {
-        if named.is_some_and(|named| named != settings.name) {
-            continue;
-        }
         let cluster = &resolved.cluster_name;
         match wiring::destination(&run.ctx, settings, cluster, system, args.epoch, Access::ReadOnly)
         {

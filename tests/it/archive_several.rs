@@ -174,6 +174,33 @@ fn d20261120_a_repository_that_comes_later_joins_the_epoch_of_the_others() {
     assert!(holds(&second, 3, &last));
 }
 
+/// A restore_command that names a repository asked that one alone: what only another one held was "proven
+/// absent", and the server promoted with rows missing.
+#[test]
+fn d20261124_one_named_repository_proves_no_absence() {
+    let Some(server) = Server::main() else { return };
+    let pair = Pair::new(&server);
+    let (name, last) = (pair.segment(), pair.segment());
+    pair.push(&name).assert_ok();
+    pair.push(&last).assert_ok();
+    let next = pair.segment();
+    let named = ["--repository", "a"];
+    pair.get(&last, named).assert_code(0);
+    pair.get(&next, named).assert_code(1);
+    let lost = epoch_folder(&pair.first, 1).unwrap().join(wal_path(&last));
+    fs::remove_file(lost).unwrap();
+    let refused = pair.get(&last, named).assert_code(200);
+    assert!(refused.stderr.contains("repository b has it"), "{refused}");
+    assert!(!pair.scratch.join("fetched").exists(), "only the named one delivers");
+    pair.get(&last, []).assert_code(0);
+    // Nor is it while the other one cannot be asked; what the named one has is delivered.
+    let away = pair.second.path().with_extension("away");
+    fs::rename(pair.second.path(), &away).unwrap();
+    pair.get(&last, named).assert_code(200);
+    pair.get(&name, named).assert_code(0);
+    fs::rename(&away, pair.second.path()).unwrap();
+}
+
 /// One repository has a last segment whose records stop early, the other one what follows. The first was
 /// asked alone whether WAL goes on, and recovery would have ended in the middle.
 #[test]
