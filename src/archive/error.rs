@@ -76,6 +76,15 @@ pub enum Error {
         /// What shows that it is needed.
         evidence: String,
     },
+    /// The file is absent, as all WAL of the cluster is: this may be another archive than it was.
+    #[error(
+        "{name} is not in the archive, and no WAL of the cluster is: that does not prove the end of \
+         the WAL"
+    )]
+    NoWal {
+        /// The file.
+        name: String,
+    },
     /// Replaying the segment would take over a directory that something else lives in.
     #[error(
         "{name} makes tablespace {oid} at {lsn} in {location}, and that directory {why}: recovery \
@@ -115,7 +124,7 @@ impl Error {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Hole { .. } => true,
+            Self::Hole { .. } | Self::NoWal { .. } => true,
             Self::Repository { source, .. } => source.may_pass(),
             _ => false,
         }

@@ -19,7 +19,7 @@ use crate::pg::wal::{Expected, SegmentHeader};
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFileName};
 use crate::repo::header::FRAME_SIZE;
 use crate::repo::{self, Kind, WalFacts, WalReader};
-use crate::storage::ObjectKey;
+use crate::storage::{self, ObjectKey};
 
 /// What the caller may choose.
 #[derive(Debug, Default)]
@@ -420,7 +420,26 @@ fn prove_absence(
             return Err(Error::Hole { name: name.to_string(), evidence });
         }
     }
+    if !has_any_wal(destinations)? {
+        return Err(Error::NoWal { name: name.to_string() });
+    }
     Ok(Got::Absent)
+}
+
+/// Recovery from an archive begins with WAL that is in it. One without any is a new one in the place of
+/// another (an empty mount point, say), and knows nothing of what that one has.
+fn has_any_wal(destinations: &[Destination]) -> Result<bool> {
+    for from in destinations {
+        let found = from.repository.store().list(&from.place.all_wal_prefix(), None, 1);
+        let failed = |source: storage::Error| Error::Repository {
+            repository: from.name.clone(),
+            source: source.into(),
+        };
+        if !found.map_err(failed)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Where a segment begins and ends; nothing for a name that does not fit the cluster's segment size.

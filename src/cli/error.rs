@@ -410,6 +410,11 @@ impl From<archive::Error> for Failure {
                             shows the holes; look for the file in pg_wal of the old server.";
                 (Exit::Failed, Kind::NotFound, hint(next))
             }
+            archive::Error::NoWal { .. } => {
+                let next = "Is the repository the one that the cluster archives into, and is it \
+                            mounted? To start without an archive, set an empty restore_command.";
+                (Exit::Failed, Kind::NotFound, hint(next))
+            }
             archive::Error::Name { .. } => (Exit::Failed, Kind::Usage, None),
             archive::Error::File { .. } => (Exit::Failed, Kind::Environment, None),
             archive::Error::Cancelled(_) => (Exit::Interrupted, Kind::Interrupted, None),

@@ -194,6 +194,8 @@ fn f001_f003_a_second_cluster_is_refused_under_the_first_one_s_name() {
 fn f018_f075_a_damaged_object_is_never_given_and_never_absent() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
+    let before = site.segment();
+    site.push(&before).assert_ok();
     let name = site.segment();
     site.push(&name).assert_ok();
     let content = fs::read(site.wal(&name)).unwrap();
@@ -237,6 +239,8 @@ fn f002_two_promotions_to_one_timeline_are_told_apart() {
     site.push_bytes("00000003.history", b"").assert_code(1);
     site.push_bytes("00000003.history", b"not a history").assert_code(1);
     site.assert_gives("00000002.history", first.as_bytes());
+    let name = site.segment();
+    site.push(&name).assert_ok();
     site.assert_gives_nothing("00000003.history", 1);
 }
 
@@ -300,6 +304,8 @@ pub(crate) fn promoted_copy(server: &Server, site: &Site) -> (TestCluster, TestC
 fn f010_f031_partial_segments_lie_beside_full_ones() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
+    let before = site.segment();
+    site.push(&before).assert_ok();
     site.cluster.psql("insert into t values (1)");
     let (standby, theirs) = promoted_copy(&server, &site);
     let copy = standby.data_dir();
@@ -337,6 +343,8 @@ fn f010_f031_partial_segments_lie_beside_full_ones() {
 fn f031_a_label_is_stored_under_its_own_name() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
+    let before = site.segment();
+    site.push(&before).assert_ok();
     site.cluster.psql("select pg_backup_start('x', true); select 1 from pg_backup_stop(false)");
     let entries = fs::read_dir(site.wal("")).unwrap().flatten().map(|entry| entry.path());
     let label = entries.into_iter().find(|path| path.extension().is_some_and(|e| e == "backup"));

@@ -32,11 +32,23 @@ impl Archived {
     /// server must neither start nor promote, and go on to the end after `mends`.
     #[track_caller]
     fn assert_stops_and_resumes(&self, server: &Server, breaks: &str, mends: &str) {
+        self.assert_stops_and_resumes_with(server, restore_command, breaks, mends);
+    }
+
+    /// The same with another restore_command, made of the restored directory.
+    #[track_caller]
+    fn assert_stops_and_resumes_with(
+        &self,
+        server: &Server,
+        command: impl Fn(&Path) -> String,
+        breaks: &str,
+        mends: &str,
+    ) {
         let scratch = ScratchDir::new("copy");
         let to = scratch.join("data");
         let restore = ["restore", "--to", to.to_str().unwrap(), "--yes"];
         self.site.config.run(restore).assert_ok();
-        let command = restore_command(&to);
+        let command = command(&to);
         let middle = &self.segments[2];
         let broken = format!("if test %f = {middle}; then {breaks}; fi; {command}");
         let stopped = TestCluster::adopt(server, &to).setting("restore_command", &broken).prepare();
@@ -118,6 +130,50 @@ fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
     for (breaks, mends) in cases {
         archived.assert_stops_and_resumes(&server, &breaks, &mends);
     }
+}
+
+/// The mount point of the archive is empty, and `pgkeep init` makes a repository there, with the key that
+/// is still in place. It knew the cluster and had none of its WAL, and a restore_command that somebody
+/// wrote, without `--through`, was told that there is no more.
+#[test]
+fn d20261124_an_archive_without_any_wal_proves_nothing() {
+    let Some(server) = Server::main() else { return };
+    let archived = Archived::new(&server);
+    let site = &archived.site;
+    let made = TestRepo::new();
+    run(site.cluster.command("cp").arg("-p").args([&site.repo.key_file(), &made.key_file()]))
+        .assert_ok();
+    site.cluster.start();
+    let config = TestConfig::new(&site.cluster).repository("local", &made, Cipher::Aes);
+    config.run(["init"]).assert_ok();
+    site.cluster.stop(Stop::Fast);
+    let out = ScratchDir::new("out").join("file");
+    for name in [&archived.segments[2], "00000002.history"] {
+        let asked = config.run(["archive-get", name, out.to_str().unwrap()]).assert_code(200);
+        assert!(asked.stderr.contains("no WAL of the cluster is"), "{asked}");
+    }
+    let (store, made) = (site.repo.path().display(), made.path().display());
+    let breaks = format!("mv {store} {store}.away; cp -a {made} {store}");
+    let mends = format!("rm -r {store}; mv {store}.away {store}");
+    let by_hand = |_: &Path| site.config.restore_command();
+    archived.assert_stops_and_resumes_with(&server, by_hand, &breaks, &mends);
+}
+
+/// Nothing in the archive shows that its tail is gone: the restore's plan alone knows how far it went.
+#[test]
+fn f018_an_archive_that_lost_its_tail_does_not_end_where_the_plan_saw_more() {
+    let Some(server) = Server::main() else { return };
+    let archived = Archived::new(&server);
+    let object = archived.site.object(&archived.segments[2]);
+    let folder = object.parent().unwrap();
+    let names = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    let tail: Vec<String> = names.filter(|name| *name >= archived.segments[2]).collect();
+    assert!(tail.len() >= 3, "{tail:?}");
+    let (folder, tail) = (folder.display(), tail.join(" "));
+    let breaks = format!("cd {folder}; mkdir -p ../tail; mv {tail} ../tail; cd - >/dev/null");
+    let mends = format!("mv {folder}/../tail/* {folder}; rmdir {folder}/../tail");
+    archived.assert_stops_and_resumes(&server, &breaks, &mends);
 }
 
 /// The same on every major: no answer that is not proven ends a recovery, and the proven end does.
