@@ -486,6 +486,10 @@ fn needed_segment(from: &Destination, segment: SegmentName) -> Result<Option<Str
     if let Some(later) = later.map_err(|error| failed(error.into()))?.first() {
         return Ok(Some(format!("{} is there", later.key)));
     }
+    let next = segment.timeline().get().saturating_add(1);
+    if let Some(evidence) = without_history(from, next, &histories)? {
+        return Ok(Some(evidence));
+    }
     // A later timeline that left this one after the segment needs all of it. Where the switch lies
     // inside the segment, the descendant has a copy under its own name.
     for (timeline, content) in histories {
@@ -542,5 +546,34 @@ fn later_history(from: &Destination, timeline: TimelineId) -> Result<Option<Stri
         repository: from.name.clone(),
         source: error.into(),
     })?;
-    Ok(later.first().map(|later| format!("{} is there", later.key)))
+    if let Some(later) = later.first() {
+        return Ok(Some(format!("{} is there", later.key)));
+    }
+    without_history(from, timeline.get(), &BTreeMap::new())
+}
+
+/// WAL of a timeline, from `first` on, that has no history any more: what it began from, nobody knows.
+fn without_history(
+    from: &Destination,
+    first: u32,
+    histories: &BTreeMap<u32, Vec<u8>>,
+) -> Result<Option<String>> {
+    let store = from.repository.store();
+    let mut after = from.place.wal_prefix(first);
+    loop {
+        let page = store.list(&from.place.all_wal_prefix(), Some(&after), 1);
+        let page = page.map_err(|error| Error::Repository {
+            repository: from.name.clone(),
+            source: error.into(),
+        })?;
+        let Some(meta) = page.first() else { return Ok(None) };
+        after = match SegmentName::parse(meta.key.last_component().as_bytes()) {
+            Ok(segment) if histories.contains_key(&segment.timeline().get()) => {
+                // Behind everything that the timeline has.
+                format!("{}~", from.place.wal_prefix(segment.timeline().get()))
+            }
+            Ok(_) => return Ok(Some(format!("{} is there without its history", meta.key))),
+            Err(_) => meta.key.to_string(),
+        };
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::archive_live::Site;
+use crate::archive_live::{Site, promoted};
 use crate::support::run::{DEADLINE, run, wait_until};
 use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo};
 
@@ -174,6 +174,46 @@ fn f018_an_archive_that_lost_its_tail_does_not_end_where_the_plan_saw_more() {
     let breaks = format!("cd {folder}; mkdir -p ../tail; mv {tail} ../tail; cd - >/dev/null");
     let mends = format!("mv {folder}/../tail/* {folder}; rmdir {folder}/../tail");
     archived.assert_stops_and_resumes(&server, &breaks, &mends);
+}
+
+/// The history of the newest timeline is lost, its segments are there: "proven absent" ended recovery on
+/// the timeline before it.
+#[test]
+fn f024_a_lost_history_is_a_hole() {
+    let Some(server) = Server::main() else { return };
+    let archived = Archived::new(&server);
+    let site = &archived.site;
+    let scratch = ScratchDir::new("copy");
+    let to = scratch.join("data");
+    site.config.run(["restore", "--to", to.to_str().unwrap(), "--yes"]).assert_ok();
+    promoted(&site.cluster);
+    site.cluster.psql("insert into t values (6)");
+    let segment = site.cluster.archive_now();
+    assert!(segment.starts_with("00000002"), "{segment}");
+    site.cluster.stop(Stop::Fast);
+    let history = site.object("history/00000002");
+    let lost = scratch.join("lost");
+    fs::rename(&history, &lost).unwrap();
+
+    let out = scratch.join("file");
+    let out = out.to_str().unwrap();
+    let asked = site.config.run(["archive-get", "00000002.history", out]).assert_code(200);
+    assert!(asked.stderr.contains("is there without its history"), "{asked}");
+    let other = scratch.join("other");
+    let plan = site.config.run(["restore", "--to", other.to_str().unwrap(), "--dry-run"]);
+    assert!(!plan.is_ok(), "{plan}");
+    let started = TestCluster::adopt(&server, &to)
+        .setting("restore_command", &site.config.restore_command())
+        .setting("recovery_target_timeline", "latest")
+        .prepare();
+    drop(started.try_start());
+    let is_decided = || !started.is_running() || started.log().contains(PROMOTED);
+    wait_until(DEADLINE, is_decided, || started.log());
+    assert!(!started.is_running() && !started.log().contains(PROMOTED), "{}", started.log());
+    fs::rename(&lost, &history).unwrap();
+    started.start();
+    started.wait_for_promotion();
+    assert_eq!(started.psql("select count(*) from t"), (archived.segments.len() + 1).to_string());
 }
 
 /// The same on every major: no answer that is not proven ends a recovery, and the proven end does.
