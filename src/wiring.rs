@@ -69,8 +69,20 @@ impl Error {
     /// Whether the repository is in order and does not know the cluster, or this epoch of it.
     #[must_use]
     pub fn is_unregistered(&self) -> bool {
-        use repo::Error::{NoCluster, NoEpoch};
-        matches!(self, Self::Repository { source: NoCluster { .. } | NoEpoch { .. }, .. })
+        use repo::Error::{EpochAnnounced, NoCluster, NoEpoch};
+        let Self::Repository { source, .. } = self else { return false };
+        matches!(source, NoCluster { .. } | NoEpoch { .. } | EpochAnnounced { .. })
+    }
+
+    /// The epoch that has begun, and that the repository has not come to.
+    #[must_use]
+    pub fn announced_epoch(&self) -> Option<u32> {
+        match self {
+            Self::Repository { source: repo::Error::EpochAnnounced { epoch, .. }, .. } => {
+                Some(*epoch)
+            }
+            _ => None,
+        }
     }
 }
 

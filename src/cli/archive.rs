@@ -50,6 +50,7 @@ fn takers(
     system: u64,
 ) -> (Vec<Destination>, Option<Failure>) {
     let (mut destinations, mut failures) = (Vec::new(), Vec::new());
+    let mut announced = None;
     for settings in &resolved.repositories {
         let (cluster, system) = (&resolved.cluster_name, Some(system));
         let access = Access::ReadWrite;
@@ -58,11 +59,20 @@ fn takers(
                 run.warn_each(&warnings);
                 destinations.push(destination);
             }
-            Err(error) => failures.push(Failure::from(error)),
+            Err(error) => {
+                announced = announced.max(error.announced_epoch());
+                failures.push(Failure::from(error));
+            }
         }
     }
-    for behind in without_older_epochs(&mut destinations) {
-        let Destination { name, place, .. } = behind;
+    let behind = without_older_epochs(&mut destinations, announced);
+    for Destination { name, place, repository, .. } in behind {
+        // So that it is known when the newer one is away.
+        if let Some(newest) = destinations.first()
+            && let Err(error) = repository.announce(&run.ctx, &newest.registration)
+        {
+            run.ctx.warn(format!("repository {name}: {error}"));
+        }
         let message = format!(
             "repository {name}: cluster {} is in epoch {} there, and in a newer one elsewhere",
             place.cluster(),
@@ -78,8 +88,12 @@ fn takers(
 }
 
 /// Takes out the repositories that have not come to the newest epoch: one name means other WAL there.
-fn without_older_epochs(destinations: &mut Vec<Destination>) -> Vec<Destination> {
-    let newest = destinations.iter().map(|each| each.place.epoch()).max();
+/// `announced` is the newest that begins in a repository which has not come to it.
+fn without_older_epochs(
+    destinations: &mut Vec<Destination>,
+    announced: Option<u32>,
+) -> Vec<Destination> {
+    let newest = destinations.iter().map(|each| each.place.epoch()).max().max(announced);
     destinations.extract_if(.., |each| Some(each.place.epoch()) < newest).collect()
 }
 
@@ -223,7 +237,7 @@ fn sources(
     system: Option<u64>,
 ) -> Result<Sources, Doubt> {
     let mut destinations = Vec::new();
-    let (mut doubt, mut unregistered) = (None, None);
+    let (mut doubt, mut unregistered, mut announced) = (None, None, None);
     for settings in &resolved.repositories {
         let cluster = &resolved.cluster_name;
         match wiring::destination(&run.ctx, settings, cluster, system, args.epoch, Access::ReadOnly)
@@ -233,18 +247,19 @@ fn sources(
                 destinations.push(destination);
             }
             Err(error) => {
+                announced = announced.max(error.announced_epoch());
                 let is_unregistered = error.is_unregistered();
                 let kept = if is_unregistered { &mut unregistered } else { &mut doubt };
                 kept.get_or_insert(error.into());
             }
         }
     }
+    // Like those that do not know the cluster: they hold no WAL of this epoch.
+    for Destination { name, .. } in without_older_epochs(&mut destinations, announced) {
+        run.ctx.note(format!("repository {name} is not asked: it is in an older epoch"));
+    }
     if destinations.is_empty() && doubt.is_none() {
         doubt = unregistered;
-    }
-    // Like those that do not know the cluster: they hold no WAL of this epoch.
-    for Destination { name, .. } in without_older_epochs(&mut destinations) {
-        run.ctx.note(format!("repository {name} is not asked: it is in an older epoch"));
     }
     Ok(Sources { destinations, doubt })
 }

@@ -241,6 +241,11 @@ fn of_repo(error: &repo::Error) -> Advice {
         repo::Error::NoCluster { .. } => {
             (Exit::NoRepository, Kind::NotFound, hint("Run `pgkeep init` to register the cluster."))
         }
+        repo::Error::EpochAnnounced { .. } => {
+            let next = "Run `pgkeep init`: the repository joins the newer epoch. What it has of an \
+                        older one is restored with --epoch.";
+            (Exit::NoRepository, Kind::NotFound, hint(next))
+        }
         repo::Error::NoRegistration { .. } => {
             let next = "Put it back from a copy of the repository; until then nothing in it can be \
                         used, and nothing counts as absent.";

@@ -14,7 +14,7 @@ use crate::config::{RepositorySettings, Resolved};
 use crate::crypt::Unlock;
 use crate::crypt::slot::COST_DEFAULT;
 use crate::pgconn::{ServerFacts, Session};
-use crate::repo::{CipherChoice, InitOptions, Registration, Repository};
+use crate::repo::{self, CipherChoice, InitOptions, Place, Registration, Repository};
 use crate::storage;
 use crate::wiring::{self, Access};
 
@@ -84,7 +84,7 @@ fn create(run: &Invocation, settings: &RepositorySettings) -> Result<Repository,
     };
     let repository = match Repository::init(&run.ctx, store, &options) {
         // Another init was faster.
-        Err(crate::repo::Error::Storage(storage::Error::AlreadyExists { .. })) => {
+        Err(repo::Error::Storage(storage::Error::AlreadyExists { .. })) => {
             return existing(run, settings);
         }
         other => other.map_err(in_repository)?,
@@ -224,7 +224,7 @@ fn newest_epoch(
         let own = places.iter().filter(|place| {
             place.cluster() == resolved.cluster_name.as_str() && place.system() == system
         });
-        newest = newest.max(own.map(crate::repo::Place::epoch).max());
+        newest = newest.max(own.map(Place::epoch).max());
     }
     Ok(newest)
 }
@@ -238,13 +238,16 @@ fn new_epoch(
 ) -> Result<(), Failure> {
     let mut newest = Vec::new();
     for (settings, repository) in repositories {
-        let (place, stored) = repository.find_cluster(&given.cluster, given.system)?;
-        let prefix = place.prefix();
-        let objects = repository.store().list(&prefix, None, 2);
-        // The registration itself is one.
-        let is_empty =
-            objects.map_err(crate::repo::Error::from)?.len() < 2 && compare(&stored, given).is_ok();
-        newest.push((settings, repository, place.epoch(), is_empty));
+        let found = repository.find_cluster(&given.cluster, given.system);
+        let (epoch, is_empty) = match found {
+            Err(repo::Error::EpochAnnounced { epoch, .. }) => (epoch, true),
+            found => {
+                let (place, stored) = found?;
+                let is_empty = is_empty(repository, &place)? && compare(&stored, given).is_ok();
+                (place.epoch(), is_empty)
+            }
+        };
+        newest.push((settings, repository, epoch, is_empty));
     }
     let last = newest.iter().map(|(_, _, epoch, _)| *epoch).max().unwrap_or_default();
     let is_fresh = |(_, _, epoch, is_empty): &(_, _, u32, bool)| *is_empty && *epoch == last;
@@ -254,6 +257,10 @@ fn new_epoch(
         last + 1
     };
     let next = Registration { epoch, ..given.clone() };
+    // In all of them before it begins in any: each then knows by itself whether it has come to it.
+    for (_, repository, ..) in &newest {
+        repository.announce(&run.ctx, &next)?;
+    }
     for (settings, repository, before, _) in newest {
         repository.register(&run.ctx, &next)?;
         let (cluster, name) = (&given.cluster, &settings.name);
@@ -272,6 +279,14 @@ fn new_epoch(
     )
 }
 
+/// Whether a place holds nothing but what makes it one.
+fn is_empty(repository: &Repository, place: &Place) -> Result<bool, Failure> {
+    let objects = repository.store().list(&place.prefix(), None, 3);
+    let own = [place.registration(), place.announcement()];
+    let objects = objects.map_err(repo::Error::from)?;
+    Ok(objects.iter().all(|object| own.contains(&object.key)))
+}
+
 fn register(
     run: &Invocation,
     given: &Registration,
@@ -282,27 +297,25 @@ fn register(
     let places = repository.places()?;
     let known = places.iter().any(|place| place.cluster() == cluster && place.system() == system);
     if known {
-        let (place, stored) = repository.find_cluster(cluster, system)?;
-        if place.epoch() < given.epoch {
+        let found = match repository.find_cluster(cluster, system) {
+            Err(repo::Error::EpochAnnounced { .. }) => None,
+            found => Some(found?),
+        };
+        let Some((place, stored)) = found.filter(|(place, _)| place.epoch() >= given.epoch) else {
             repository.register(&run.ctx, given)?;
             return print(&format!(
-                "cluster {cluster}: joins epoch {} in {name}, as the other repositories have it; \
-                 epoch {} stays as it is",
-                given.epoch,
-                place.epoch()
+                "cluster {cluster}: joins epoch {} in {name}; older ones stay as they are",
+                given.epoch
             ));
-        }
+        };
         compare(&stored, given)?;
         return print(&format!(
             "cluster {cluster}: registered in {name} already (system {system}, epoch {})",
             place.epoch()
         ));
     }
-    let others: BTreeSet<u64> = places
-        .iter()
-        .filter(|place| place.cluster() == cluster)
-        .map(crate::repo::Place::system)
-        .collect();
+    let others: BTreeSet<u64> =
+        places.iter().filter(|place| place.cluster() == cluster).map(Place::system).collect();
     repository.register(&run.ctx, given)?;
     print(&format!(
         "cluster {cluster}: registered in {name} (system {system}, PostgreSQL {}, WAL segments of \

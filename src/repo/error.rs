@@ -98,6 +98,14 @@ pub enum Error {
         /// The epoch that was named.
         epoch: u32,
     },
+    /// The cluster's newest epoch is not registered here, and holds nothing here.
+    #[error("epoch {epoch} of cluster {cluster} has begun, and not in this repository")]
+    EpochAnnounced {
+        /// The configured name.
+        cluster: String,
+        /// The epoch.
+        epoch: u32,
+    },
     /// Objects of a cluster, and nothing that says which cluster it is: they were copied in part, or
     /// somebody removed it.
     #[error("the registration {object} is missing, and other objects lie beside it")]

@@ -148,6 +148,12 @@ impl Place {
         self.name(format_args!("cluster"))
     }
 
+    /// The record that this epoch begins, here or elsewhere.
+    #[must_use]
+    pub fn announcement(&self) -> ObjectKey {
+        self.name(format_args!("announced"))
+    }
+
     /// The record that a backup has begun.
     #[must_use]
     pub fn begin(&self, id: &BackupId) -> ObjectKey {

@@ -88,11 +88,25 @@ impl Repository {
         Ok(place)
     }
 
+    /// Says that an epoch begins. Said in every repository before the epoch is registered in any, it
+    /// keeps each that has not come to it from passing for the newest while the others are away.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn announce(&self, ctx: &Ctx, registration: &Registration) -> Result<()> {
+        let place = Place::new(&registration.cluster, registration.system, registration.epoch)
+            .map_err(|error| Error::Limit(error.to_string()))?;
+        match self.put_line(ctx, Kind::Cluster, &place.announcement(), registration) {
+            Err(Error::Storage(error)) if error.is_already_exists() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// Finds the newest epoch of a cluster that is registered here, and its registration. What this
     /// returns has been authenticated: "absent" may be believed below it.
     ///
     /// # Errors
-    /// [`Error::NoCluster`], [`Error::NoRegistration`].
+    /// [`Error::NoCluster`], [`Error::EpochAnnounced`], [`Error::NoRegistration`].
     pub fn find_cluster(&self, cluster: &str, system: u64) -> Result<(Place, Registration)> {
         let none = || Error::NoCluster { cluster: cluster.into(), system };
         let prefix = Place::epochs_prefix(cluster, system);
@@ -121,7 +135,7 @@ impl Repository {
     /// Finds one epoch of a cluster.
     ///
     /// # Errors
-    /// [`Error::NoEpoch`], [`Error::NoRegistration`].
+    /// [`Error::NoEpoch`], [`Error::EpochAnnounced`], [`Error::NoRegistration`].
     pub fn find_epoch(
         &self,
         cluster: &str,
@@ -142,16 +156,21 @@ impl Repository {
     /// Reads the registration at a place.
     ///
     /// # Errors
-    /// [`Error::NoCluster`] when there is none, nor anything else; [`Error::NoRegistration`] when
-    /// there is none although other objects are there: what they hold is not absent.
+    /// [`Error::NoCluster`] when there is none, nor anything else; [`Error::EpochAnnounced`] when there
+    /// is only that; [`Error::NoRegistration`] when there is none although other objects are there: what
+    /// they hold is not absent.
     pub fn registration(&self, place: &Place) -> Result<Registration> {
         let object = place.registration();
         match self.read_line::<Registration>(Kind::Cluster, &object) {
             Err(error) if error.is_not_found() => {
-                if !self.store().list(&place.prefix(), None, 1)?.is_empty() {
-                    return Err(Error::NoRegistration { object });
-                }
-                Err(Error::NoCluster { cluster: place.cluster().into(), system: place.system() })
+                let (cluster, system) = (place.cluster().into(), place.system());
+                Err(match self.store().list(&place.prefix(), None, 2)?.as_slice() {
+                    [] => Error::NoCluster { cluster, system },
+                    [only] if only.key == place.announcement() => {
+                        Error::EpochAnnounced { cluster, epoch: place.epoch() }
+                    }
+                    _ => Error::NoRegistration { object },
+                })
             }
             other => other,
         }

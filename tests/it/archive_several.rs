@@ -2,6 +2,7 @@
 //! something, or has come later.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::support::run::Ran;
@@ -173,6 +174,75 @@ fn d20261120_a_repository_that_comes_later_joins_the_epoch_of_the_others() {
     config.run(["init"]).assert_ok();
     push(&config, &cluster, &last).assert_ok();
     assert!(holds(&second, 3, &last));
+}
+
+/// An epoch had begun in one repository and not in the other, and the first was away: the other one, in the
+/// older epoch, was given the new history's segments, and gave its own.
+#[test]
+fn d20261124_a_repository_in_an_older_epoch_knows_it_by_itself() {
+    let Some(server) = Server::main() else { return };
+    let pair = Pair::new(&server);
+    let name = pair.segment();
+    pair.push(&name).assert_ok();
+    pair.config.run(["init", "--new-epoch"]).assert_ok();
+    // As the call leaves it when it is killed half-way.
+    fs::remove_file(epoch_folder(&pair.second, 2).unwrap().join("cluster")).unwrap();
+    let away = pair.first.path().with_extension("away");
+    fs::rename(pair.first.path(), &away).unwrap();
+    let next = pair.segment();
+    let refused = pair.push(&next).assert_code(1);
+    assert!(refused.stderr.contains("epoch 2 of cluster main has begun"), "{refused}");
+    assert!(!holds(&pair.second, 1, &next) && !holds(&pair.second, 2, &next), "{refused}");
+    pair.get(&name, []).assert_code(200);
+    pair.get(&name, ["--epoch", "1"]).assert_code(0);
+    // With the other one it is known where the WAL is, and that there is no more.
+    fs::rename(&away, pair.first.path()).unwrap();
+    pair.push(&next).assert_code(1);
+    assert!(holds(&pair.first, 2, &next));
+    pair.get(&next, []).assert_code(0);
+    let last = pair.segment();
+    pair.get(&last, []).assert_code(1);
+    let joined = pair.config.run(["init"]).assert_ok();
+    assert!(joined.stdout.contains("joins epoch 2 in b"), "{joined}");
+    pair.push(&next).assert_ok();
+    assert!(holds(&pair.second, 2, &next));
+
+    // One that was not configured when the epoch began learns it from the first push to both.
+    let alone = TestConfig::new(&pair.cluster).repository("a", &pair.first, Cipher::Aes);
+    alone.run(["init", "--new-epoch"]).assert_ok();
+    pair.push(&last).assert_code(1);
+    assert!(holds(&pair.first, 3, &last) && !holds(&pair.second, 2, &last));
+    fs::rename(pair.first.path(), &away).unwrap();
+    let later = pair.segment();
+    pair.push(&later).assert_code(1);
+    assert!(!holds(&pair.second, 2, &later));
+    pair.get(&next, []).assert_code(200);
+    fs::rename(&away, pair.first.path()).unwrap();
+    pair.config.run(["init"]).assert_ok();
+    pair.push(&later).assert_ok();
+}
+
+/// No epoch begins in any repository before it is announced in all of them.
+#[test]
+fn d20261124_an_epoch_that_cannot_be_announced_everywhere_does_not_begin() {
+    let Some(server) = Server::main() else { return };
+    let pair = Pair::new(&server);
+    let name = pair.segment();
+    pair.push(&name).assert_ok();
+    let folder = pair.second.path().join("c/main");
+    let allow = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o500);
+    pair.config.run(["init", "--new-epoch"]).assert_code(1);
+    assert!(!epoch_folder(&pair.first, 2).unwrap().join("cluster").exists());
+    // Whichever is asked, it is known that neither has the newest epoch's WAL.
+    pair.get(&name, []).assert_code(200);
+    let next = pair.segment();
+    pair.push(&next).assert_code(1);
+    assert!(!holds(&pair.first, 1, &next) && !holds(&pair.second, 1, &next));
+    allow(0o700);
+    pair.config.run(["init", "--new-epoch"]).assert_ok();
+    pair.push(&next).assert_ok();
+    assert!(holds(&pair.first, 2, &next) && holds(&pair.second, 2, &next));
 }
 
 /// A restore_command that names a repository asked that one alone: what only another one held was "proven
