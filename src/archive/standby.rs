@@ -5,7 +5,7 @@
 //! then what the archive has and the standby has not would be lost. So in doubt it is told "not there",
 //! unless it is being promoted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::{Ctx, Timestamp};
@@ -30,27 +30,49 @@ pub fn is_standby(data_directory: &Path) -> bool {
     data_directory.join("standby.signal").exists()
 }
 
-/// Why a promotion of the standby in `data_directory` may be pending; `None` when none is.
+/// Why a promotion of the standby in `data_directory` may be pending; `None` when none is. The server
+/// asked for WAL at `begun`, and has waited since.
 ///
-/// Three witnesses: the file that asks for a promotion; the server itself; where neither can say, the
-/// directory, which changes when the startup process removes that file.
+/// Three witnesses: the files that ask for a promotion; the server itself; where neither can say, the
+/// directory, which changes when the startup process removes such a file. It does so before it asks for
+/// WAL or after it was answered, never meanwhile: so the server is asked first, which takes a while, and
+/// the files are looked for last.
 #[must_use]
-pub fn promotion(ctx: &Ctx, data_directory: &Path, server: &ConnectOptions) -> Option<String> {
-    if data_directory.join("promote").exists() {
-        return Some("a promotion was asked for".into());
+pub fn promotion(
+    ctx: &Ctx,
+    data_directory: &Path,
+    server: &ConnectOptions,
+    begun: Timestamp,
+) -> Option<String> {
+    const ASKED: &str = "a promotion was asked for";
+    let signal = data_directory.join("promote");
+    if signal.exists() {
+        return Some(ASKED.into());
     }
-    let why = match ask(ctx, data_directory, server) {
+    let answer = ask(ctx, data_directory, server);
+    let trigger = answer.as_ref().ok().and_then(|answer| answer.trigger_file.as_ref());
+    if signal.exists() || trigger.is_some_and(|file| file.exists()) {
+        return Some(ASKED.into());
+    }
+    let why = match answer.map(|answer| answer.promotion) {
         Ok(Promotion::NotPending) => return None,
         Ok(Promotion::Pending) => return Some("the standby is being promoted".into()),
         Ok(Promotion::NotAStandby) => "the server that answers is no standby".into(),
         Err(why) => why,
     };
-    was_touched(ctx.clock.now(), data_directory).then(|| {
+    was_touched(begun, data_directory).then(|| {
         format!("the data directory has just changed, and the server does not tell why ({why})")
     })
 }
 
-fn ask(ctx: &Ctx, data_directory: &Path, server: &ConnectOptions) -> Result<Promotion, String> {
+/// What the server says.
+struct Answer {
+    promotion: Promotion,
+    /// `promote_trigger_file`, up to 15.
+    trigger_file: Option<PathBuf>,
+}
+
+fn ask(ctx: &Ctx, data_directory: &Path, server: &ConnectOptions) -> Result<Answer, String> {
     let mut options = server.clone();
     (options.connect_timeout, options.statement_timeout) = (ASK_TIMEOUT, ASK_TIMEOUT);
     let session = match Session::connect(ctx, &options) {
@@ -63,7 +85,10 @@ fn ask(ctx: &Ctx, data_directory: &Path, server: &ConnectOptions) -> Result<Prom
     if !is_started_at(&lock.unwrap_or_default(), session.postmaster_start()) {
         return Err("another server answers".into());
     }
-    session.promotion(ctx).map_err(|error| error.to_string())
+    let trigger_file = session.promote_trigger_file(ctx).map_err(|error| error.to_string())?;
+    let promotion = session.promotion(ctx).map_err(|error| error.to_string())?;
+    let trigger_file = trigger_file.map(|path| data_directory.join(path));
+    Ok(Answer { promotion, trigger_file })
 }
 
 /// Whether the third line of `postmaster.pid`, the postmaster's start in seconds, is about `start`
@@ -73,19 +98,21 @@ fn is_started_at(lock: &str, start: Timestamp) -> bool {
     line.is_some_and(|seconds| seconds.abs_diff(start.timestamp()) <= 2)
 }
 
-fn was_touched(now: Timestamp, data_directory: &Path) -> bool {
+/// Whether the directory changed shortly before `begun`, or since.
+fn was_touched(begun: Timestamp, data_directory: &Path) -> bool {
     let modified = |path: &Path| -> Option<Timestamp> {
         Some(std::fs::metadata(path).ok()?.modified().ok()?.into())
     };
     let Some(directory) = modified(data_directory) else { return true };
     let Some(lock) = modified(&data_directory.join("postmaster.pid")) else { return true };
     let age = |from: Timestamp, to: Timestamp| (to - from).to_std().unwrap_or_default();
-    age(directory, now) < FRESH && age(lock, directory) > START
+    age(directory, begun) < FRESH && age(lock, directory) > START
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::{File, FileTimes};
+    use std::net::TcpListener;
 
     use super::*;
 
@@ -134,8 +161,49 @@ mod tests {
         assert!(is_standby(dir.path()));
         File::create(dir.path().join("promote")).unwrap();
         assert_eq!(
-            promotion(&ctx, dir.path(), &server),
+            promotion(&ctx, dir.path(), &server, Timestamp::UNIX_EPOCH),
             Some("a promotion was asked for".to_owned())
         );
+    }
+
+    /// Asking the server can take seconds, in which the file may come: nobody looked for it again.
+    #[test]
+    fn d20261124_a_promotion_that_is_asked_for_meanwhile_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = ConnectOptions::new(format!("host=127.0.0.1 port={port} user=x"), "test");
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let asking = listener.accept().unwrap();
+                File::create(dir.path().join("promote")).unwrap();
+                drop(asking);
+            });
+            let pending = promotion(&ctx, dir.path(), &server, Timestamp::UNIX_EPOCH);
+            assert_eq!(pending, Some("a promotion was asked for".to_owned()));
+        });
+    }
+
+    /// The directory's age counted from the end of `archive_get_wait`: a promotion that the server
+    /// cannot tell of was forgotten while archive-get waited.
+    #[test]
+    fn d20261124_waiting_does_not_make_a_change_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let begun = Timestamp::from_timestamp(1_700_000_000, 0).unwrap();
+        let set = |path: &Path, before: u64| {
+            let time = std::time::SystemTime::from(begun) - Duration::from_secs(before);
+            File::open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
+        };
+        let lock = dir.path().join("postmaster.pid");
+        File::create(&lock).unwrap();
+        set(&lock, 3600);
+        set(dir.path(), 5);
+        let ctx = Ctx::fixed(begun + Duration::from_secs(120), 1);
+        let server = ConnectOptions::new("host=/nowhere", "test");
+        let pending = promotion(&ctx, dir.path(), &server, begun).unwrap();
+        assert!(pending.contains("the data directory has just changed"), "{pending}");
+        set(dir.path(), 90);
+        assert_eq!(promotion(&ctx, dir.path(), &server, begun), None);
     }
 }

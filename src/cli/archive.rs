@@ -8,6 +8,7 @@ use super::error::Failure;
 use super::fate::Outcome;
 use super::invocation::Invocation;
 use crate::archive::{self, Destination, GetOptions, Got, PushOptions, Stored};
+use crate::base::Timestamp;
 use crate::config::Resolved;
 use crate::pg::WalFileName;
 use crate::wiring::{self, Access};
@@ -138,7 +139,8 @@ pub fn get(run: &Invocation, args: &GetArgs) -> Result<Outcome, Failure> {
     let directory = wiring::data_directory_of(&args.path, configured);
     let standby = directory.as_deref().filter(|directory| archive::is_standby(directory));
     let clock = &run.ctx.clock;
-    let (begun, mut pause) = (clock.monotonic(), FIRST_PAUSE);
+    // What happened just before the question is old when the waiting is over.
+    let (asked, begun, mut pause) = (clock.now(), clock.monotonic(), FIRST_PAUSE);
     loop {
         let doubt = match attempt(run, &resolved, args, directory.as_deref()) {
             Ok(outcome) => return Ok(outcome),
@@ -152,7 +154,7 @@ pub fn get(run: &Invocation, args: &GetArgs) -> Result<Outcome, Failure> {
         if !goes_on || waited + pause > resolved.cluster.archive_get_wait {
             return match standby {
                 None => Err(doubt.failure),
-                Some(directory) => for_standby(run, &resolved, directory, doubt.failure),
+                Some(directory) => for_standby(run, &resolved, directory, asked, doubt.failure),
             };
         }
         run.ctx.note(format!("trying again: {}", doubt.failure.message));
@@ -194,10 +196,11 @@ fn for_standby(
     run: &Invocation,
     resolved: &Resolved,
     directory: &Path,
+    asked: Timestamp,
     failure: Failure,
 ) -> Result<Outcome, Failure> {
     let server = wiring::connect_options(resolved, "archive-get");
-    if let Some(why) = archive::promotion(&run.ctx, directory, &server) {
+    if let Some(why) = archive::promotion(&run.ctx, directory, &server, asked) {
         let next = "Until the archive answers, the standby may lack WAL, so it is not promoted. Once \
                     it does, start and promote it again. To promote without the archive, start the \
                     standby with an empty restore_command.";

@@ -7,6 +7,8 @@
 //! promotion ends every pause (`SetPromoteIsTriggered`, xlogrecovery.c; xlog.c up to 14), so where
 //! replay is paused, none is going on, and the function is not called.
 
+use std::path::PathBuf;
+
 use super::error::Error;
 use super::row::Columns;
 use super::session::Session;
@@ -28,6 +30,17 @@ pub enum Promotion {
 const NOT_IN_THAT_STATE: &str = "55000";
 
 impl Session {
+    /// The file that asks for a promotion beside `promote`, where one is set (up to 15); relative to the
+    /// data directory.
+    ///
+    /// # Errors
+    /// Those of statements.
+    pub fn promote_trigger_file(&self, ctx: &Ctx) -> Result<Option<PathBuf>, Error> {
+        let rows = self.query(ctx, sql::PROMOTE_TRIGGER_FILE, vec![])?;
+        let path = Columns::only(sql::PROMOTE_TRIGGER_FILE, &rows)?.optional::<String>(0)?;
+        Ok(path.map(PathBuf::from))
+    }
+
     /// Asks whether a promotion is going on. A pause that somebody asks for in the very moment of the
     /// question may be undone.
     ///

@@ -118,6 +118,12 @@ pub(super) const REPLAY_PAUSED: Sql = Sql {
     text: "SELECT pg_catalog.pg_get_wal_replay_pause_state() <> 'not paused'",
 };
 
+/// The setting went away with 16.
+pub(super) const PROMOTE_TRIGGER_FILE: Sql = Sql {
+    name: "promote_trigger_file",
+    text: "SELECT NULLIF(pg_catalog.current_setting('promote_trigger_file', true), '')",
+};
+
 /// Without a pause it changes nothing, and fails while a promotion is going on.
 pub(super) const RESUME_REPLAY: Sql = Sql {
     name: "pg_wal_replay_resume()",

@@ -64,8 +64,14 @@ impl Follower {
     /// Asks for a promotion that must not happen: the server ends instead.
     #[track_caller]
     fn assert_refuses_promotion(&self) {
+        self.assert_refuses(|| drop(self.cluster.psql("select pg_promote(false)")));
+    }
+
+    /// The same, asked for in another way.
+    #[track_caller]
+    fn assert_refuses(&self, ask: impl FnOnce()) {
         let before = self.cluster.log().len();
-        self.cluster.psql("select pg_promote(false)");
+        ask();
         let log = || self.cluster.log()[before..].to_owned();
         let is_decided = || !self.cluster.is_running() || log().contains(PROMOTED);
         wait_until(DEADLINE, is_decided, log);
@@ -321,6 +327,79 @@ fn f018_on_every_major_a_standby_is_not_promoted_without_its_archive() {
         standby.cluster.wait_for_promotion();
         assert_eq!(standby.cluster.psql("select count(*) from t"), "2");
     }
+}
+
+/// A standby of the archive alone that waits before a hole, with a row on each side of it.
+struct Waiting {
+    site: Site,
+    standby: Follower,
+    object: PathBuf,
+}
+
+impl Waiting {
+    #[track_caller]
+    fn new(server: &Server, settings: &[String]) -> Self {
+        let site = Site::small(server);
+        site.cluster.psql("create table t (n int); insert into t values (1)");
+        site.backup();
+        site.cluster.psql("insert into t values (2)");
+        let missing = site.cluster.archive_now();
+        site.cluster.psql("insert into t values (3)");
+        site.cluster.archive_now();
+        let standby = Follower::restored(server, &site);
+        append(&standby.cluster.data_dir().join("postgresql.auto.conf"), settings);
+        let object = object(&site.repo, &missing);
+        fs::rename(&object, object.with_extension("hidden")).unwrap();
+        standby.cluster.start();
+        let waits = || standby.cluster.log().matches(GOES_ON).count() > 1;
+        wait_until(DEADLINE, waits, || standby.cluster.log());
+        Self { site, standby, object }
+    }
+
+    /// Fills the hole, and starts the standby again.
+    fn mend(&self) {
+        fs::rename(self.object.with_extension("hidden"), &self.object).unwrap();
+        self.standby.cluster.start();
+    }
+}
+
+/// Up to 15 a file of any name may ask for a promotion; only `promote` was looked for, and the standby was
+/// promoted before the hole.
+#[test]
+fn d20261124_a_promotion_by_promote_trigger_file_is_seen() {
+    for server in Server::all().into_iter().filter(|server| server.version() <= 15) {
+        let scratch = ScratchDir::new("trigger");
+        let trigger = scratch.join("file");
+        let waiting =
+            Waiting::new(&server, &[format!("promote_trigger_file = '{}'", trigger.display())]);
+        let standby = &waiting.standby;
+        standby.assert_refuses(|| fs::write(&trigger, "").unwrap());
+        // It is still asked for.
+        waiting.mend();
+        standby.cluster.wait_for_promotion();
+        assert_eq!(standby.cluster.psql("select count(*) from t"), "3");
+        assert!(waiting.site.cluster.is_running());
+    }
+}
+
+/// A standby that takes no connections cannot be asked whether it is being promoted.
+#[test]
+fn f018_a_standby_without_connections_is_not_promoted_before_a_hole() {
+    let Some(server) = Server::main() else { return };
+    let waiting = Waiting::new(&server, &["hot_standby = 'off'".to_owned()]);
+    let cluster = &waiting.standby.cluster;
+    let refused = cluster.try_psql("select 1");
+    assert!(!refused.is_ok(), "{refused}");
+    waiting.standby.assert_refuses(|| {
+        let mut promote = cluster.command(server.program("pg_ctl"));
+        promote.arg("-D").arg(cluster.data_dir()).args(["promote", "-W"]);
+        run(&mut promote).assert_ok();
+    });
+    waiting.mend();
+    cluster.promote();
+    cluster.wait_for_promotion();
+    assert_eq!(cluster.psql("select count(*) from t"), "3");
+    assert!(waiting.site.cluster.is_running());
 }
 
 /// A standby that archives too pushes what its primary pushes, and at its promotion the old timeline's
