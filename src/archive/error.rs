@@ -120,6 +120,12 @@ impl Error {
         matches!(self, Self::Tablespace { .. } | Self::Name { .. })
     }
 
+    /// Whether a local file is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Whether waiting may help: WAL that is on its way, a repository that is away for a moment.
     #[must_use]
     pub fn may_pass(&self) -> bool {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Destination;
 use super::error::{Error, Result};
@@ -124,18 +125,34 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(failed("read", path))
 }
 
-/// Reads a data directory's control file.
+/// How often the control file is read before its content counts as it is: a second, where a write takes a
+/// millisecond.
+const CONTROL_FILE_TRIES: u32 = 100;
+const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Reads a data directory's control file, until its checksum fits: the server overwrites it in place, and
+/// a reading can be torn.
 ///
 /// # Errors
 /// [`Error::File`], [`Error::Content`].
 pub fn read_control_file(data_directory: &Path) -> Result<ControlFile> {
     let path = data_directory.join("global/pg_control");
-    let bytes = std::fs::read(&path).map_err(|source| Error::File {
-        action: "read",
-        path: path.clone(),
-        source,
-    })?;
-    ControlFile::parse(&bytes).map_err(|error| Error::Content { path, why: error.to_string() })
+    let mut tries = 1;
+    loop {
+        let bytes = std::fs::read(&path).map_err(|source| Error::File {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
+        match ControlFile::parse(&bytes) {
+            Err(error) if tries >= CONTROL_FILE_TRIES => {
+                return Err(Error::Content { path, why: error.to_string() });
+            }
+            Err(_) => std::thread::sleep(CONTROL_FILE_PAUSE),
+            Ok(control) => return Ok(control),
+        }
+        tries += 1;
+    }
 }
 
 fn check_history(timeline: TimelineId, path: &Path, content: &[u8]) -> Result<()> {

@@ -169,7 +169,7 @@ fn attempt(
     args: &GetArgs,
     directory: Option<&Path>,
 ) -> Result<Outcome, Doubt> {
-    let system = directory.and_then(|directory| known_system(run, directory));
+    let system = directory.map(|directory| known_system(run, directory)).transpose()?.flatten();
     let Sources { destinations, doubt } = sources(run, resolved, args, system)?;
     let data_directory = directory.map(Path::to_owned);
     let unasked = doubt.is_some();
@@ -213,14 +213,16 @@ fn for_standby(
     Ok(Outcome::StandbyGoesOn)
 }
 
-/// A directory without a control file is no reason to fail: the repository may know one system only.
-fn known_system(run: &Invocation, directory: &std::path::Path) -> Option<u64> {
+/// A directory without a control file is no reason to fail: the repository may know one system only. One
+/// whose control file cannot be read has a system, which may be another than the repository's.
+fn known_system(run: &Invocation, directory: &Path) -> Result<Option<u64>, Doubt> {
     match wiring::system_of(directory) {
-        Ok(system) => Some(system),
-        Err(error) => {
+        Ok(system) => Ok(Some(system)),
+        Err(error) if error.is_not_found() => {
             run.ctx.note(format!("the system identifier is taken from the repository: {error}"));
-            None
+            Ok(None)
         }
+        Err(error) => Err(Doubt { may_pass: true, is_final: false, failure: error.into() }),
     }
 }
 

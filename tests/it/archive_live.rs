@@ -225,6 +225,27 @@ fn f018_f075_a_damaged_object_is_never_given_and_never_absent() {
     site.assert_gives_nothing(&name, 200);
 }
 
+/// A control file that could not be read counted as none, and the system as unknown: the repository's only
+/// one was asked, which after pg_upgrade is another.
+#[test]
+fn d20261124_a_control_file_that_cannot_be_read_is_a_doubt() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let (name, next) = (site.segment(), site.segment());
+    site.push(&name).assert_ok();
+    site.cluster.stop(Stop::Fast);
+    site.assert_gives_nothing(&next, 1);
+    let path = site.cluster.data_dir().join("global/pg_control");
+    let content = fs::read(&path).unwrap();
+    let mut torn = content.clone();
+    torn[16] ^= 1;
+    fs::write(&path, &torn).unwrap();
+    site.assert_gives_nothing(&next, 200);
+    site.assert_gives_nothing(&name, 200);
+    fs::write(&path, &content).unwrap();
+    site.assert_gives_nothing(&next, 1);
+}
+
 #[test]
 fn f002_two_promotions_to_one_timeline_are_told_apart() {
     let Some(server) = Server::main() else { return };

@@ -1,5 +1,6 @@
 //! Bugs that were found once, each with its story: by the date of the finding and the symptom.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use pgkeep::archive::{self, GetOptions};
@@ -139,4 +140,28 @@ fn d20261120_a_foreign_history_file_is_refused() {
     assert!(refused.to_string().contains("belongs to system"), "{refused}");
     let missing = to[0].repository.get_wal(repo::Kind::History, &live.place.history(7));
     assert!(missing.unwrap_err().is_not_found());
+}
+
+/// The server overwrites its control file in place. A reading that came in the middle was the last one, and
+/// the system counted as unknown.
+#[test]
+fn d20261124_a_torn_control_file_is_read_again() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pg15/pg_control");
+    let whole = std::fs::read(fixture).unwrap();
+    let scratch = ScratchDir::new("torn");
+    let global = scratch.create_dir("global");
+    let mut torn = whole.clone();
+    torn[16] ^= 1;
+    std::fs::write(global.join("pg_control"), &torn).unwrap();
+    let control = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // As the server does: over what is there.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            std::fs::write(global.join("pg_control"), &whole).unwrap();
+        });
+        archive::read_control_file(scratch.path()).unwrap()
+    });
+    assert_ne!(control.system_identifier, 0);
+    std::fs::write(global.join("pg_control"), &torn).unwrap();
+    archive::read_control_file(scratch.path()).unwrap_err();
 }
