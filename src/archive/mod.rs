@@ -3,6 +3,7 @@
 //! [`push`] returns `Ok` only when the file is durable in every required repository. [`get`] says
 //! "absent" only when that is proven; every doubt is an error. Exit codes are the command line's.
 
+mod absence;
 mod error;
 mod get;
 mod pass;
