@@ -16,7 +16,7 @@ use super::error::{Error, Result};
 use super::tablespaces;
 use crate::base::{Ctx, durable};
 use crate::pg::wal::{Expected, SegmentHeader};
-use crate::pg::{History, Lsn, SegmentSize, WalFileName};
+use crate::pg::{History, Lsn, SegmentName, SegmentSize, WalFileName};
 use crate::repo::header::FRAME_SIZE;
 use crate::repo::{self, Kind, WalFacts, WalReader};
 use crate::storage::ObjectKey;
@@ -75,7 +75,7 @@ pub fn get(
         match from.repository.open_wal(kind, &object) {
             Ok(reader) => {
                 let all = destinations;
-                let fetching = Fetching { from, all, options, name: &parsed, object: &object };
+                let fetching = Fetching { ctx, from, all, options, name: &parsed, object: &object };
                 match fetching.deliver(reader, destination) {
                     Ok(true) => {
                         return Ok(Got::Delivered { repository: from.name.clone(), object });
@@ -129,6 +129,7 @@ fn object_of(from: &Destination, name: &WalFileName) -> Option<(Kind, ObjectKey)
 
 /// One file on its way out of one repository.
 struct Fetching<'a> {
+    ctx: &'a Ctx,
     from: &'a Destination,
     all: &'a [Destination],
     options: &'a GetOptions,
@@ -159,7 +160,10 @@ impl Fetching<'_> {
             return Ok(false);
         }
         if let Some(data_directory) = &self.options.data_directory {
-            tablespaces::check(data_directory, reader.facts())?;
+            tablespaces::check(self.ctx, data_directory, reader.facts())?;
+            if tablespaces::is_copy(data_directory) && tablespaces::may_complete(&first) {
+                self.check_completed(reader.facts(), &first)?;
+            }
         }
         let mut temporary = Temporary::create(destination)?;
         if more {
@@ -256,6 +260,35 @@ impl Fetching<'_> {
             return Err(Error::Hole { name: own, evidence });
         }
         Ok(true)
+    }
+
+    /// A tablespace's record whose header begins in the segment before. Where no repository has that one,
+    /// recovery begins behind it, and does not replay its records.
+    fn check_completed(&self, facts: &WalFacts, first: &[u8]) -> Result<()> {
+        let (WalFileName::Segment(segment), Some(begin)) = (self.name, facts.address) else {
+            return Ok(());
+        };
+        let size = SegmentSize::new(facts.size).ok();
+        let before = size.and_then(|size| {
+            let number = segment.number(size).ok()?.previous()?;
+            SegmentName::new(segment.timeline(), number, size).ok()
+        });
+        let Some(before) = before else { return Ok(()) };
+        for from in self.all {
+            let Some(key) = from.place.wal(&before.to_string()) else { continue };
+            match from.repository.wal_facts(Kind::Wal, &key) {
+                Ok(before) => {
+                    let cut = before.found.as_ref().and_then(|found| found.cut.as_ref());
+                    return tablespaces::check_completed(facts, cut, begin, first);
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(source) => {
+                    let repository = from.name.clone();
+                    return Err(Error::Repository { repository, source });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether some repository has a segment.

@@ -219,6 +219,41 @@ fn f001_a_rolled_back_disk_gets_a_new_epoch() {
     site.config.run(missing).assert_code(10).assert_says("no epoch 3");
 }
 
+/// A tablespace was made where a dropped one had been. A standby that was started again replays the first
+/// one's record a second time, found its place taken by the second, and was refused the segment for ever.
+#[test]
+fn d20261124_a_restarted_standby_may_make_a_tablespace_again() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.backup();
+    let place = site.cluster.scratch().create_dir("later");
+    let make = |name: &str| format!("create tablespace {name} location '{}'", place.display());
+    site.cluster.psql(&make("one"));
+    site.cluster.psql("drop tablespace one");
+    site.cluster.psql(&make("two"));
+    site.cluster.psql("create table u (n int) tablespace two; insert into u values (2)");
+    site.cluster.archive_now();
+    site.cluster.stop(Stop::Fast);
+    // As on another host: the place is there and empty.
+    fs::rename(&place, place.with_extension("aside")).unwrap();
+    site.cluster.scratch().create_dir("later");
+    let scratch = ScratchDir::new("restored");
+    let to = scratch.join("data");
+    site.restore(&to, &["--standby"]);
+    let standby = TestCluster::adopt(&server, &to).start();
+    standby.wait_until("(select count(*) from u) = 1");
+    standby.stop(Stop::Immediate);
+    let before = standby.log().len();
+    standby.start();
+    standby.wait_until("(select count(*) from u) = 1");
+    let log = standby.log()[before..].to_owned();
+    assert!(log.contains("restored log file"), "it replays from the backup on\n{log}");
+    assert!(!log.contains("recovery would write into it"), "{log}");
+    standby.promote();
+    standby.wait_for_promotion();
+    assert_eq!(standby.psql("select n from u"), "2");
+}
+
 /// A tablespace was made after the backup. Replaying its record made the copy lead its link to the live
 /// cluster's own directory, and write there, whatever was mapped.
 #[test]
