@@ -5,10 +5,11 @@
 //! plan did not count on it. Every other answer is an error.
 
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::Mutex;
+use std::vec::IntoIter;
 
 use super::Destination;
 use super::absence::{needed_segment, prove_absence};
@@ -17,8 +18,7 @@ use super::tablespaces;
 use crate::base::{Ctx, durable};
 use crate::pg::wal::{Expected, SegmentHeader};
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, WalFileName};
-use crate::repo::header::FRAME_SIZE;
-use crate::repo::{self, Kind, WalFacts, WalReader};
+use crate::repo::{self, Kind, WAL_READ_PIECE, WalFacts, WalPiece, WalReader};
 use crate::storage::ObjectKey;
 
 /// What the caller may choose.
@@ -137,12 +137,6 @@ struct Fetching<'a> {
     object: &'a ObjectKey,
 }
 
-/// Content that is decrypted and written at a time: stays in the processor's cache.
-const PIECE: usize = 256 << 10;
-
-/// Pieces between the thread that opens frames and the one that writes them.
-const PIECES: usize = 3;
-
 impl Fetching<'_> {
     /// Writes the file beside the destination and gives it its name when all of it is authentic.
     ///
@@ -152,60 +146,55 @@ impl Fetching<'_> {
     /// name, so that what a killed call leaves is never mistaken for a segment. `false` when there is a
     /// file, and it is not part of the history that recovery follows.
     fn deliver(&self, mut reader: WalReader, destination: &Path) -> Result<bool> {
-        let mut first = Vec::with_capacity(PIECE + FRAME_SIZE);
-        let more = reader.next(PIECE, &mut first).map_err(|error| self.failed(error))?;
-        self.check(reader.facts(), &first)?;
-        check_goes_on(self.all, self.options, self.name, reader.facts())?;
-        if !self.check_switch(reader.facts(), destination)? {
+        let facts = reader.facts().clone();
+        let mut pieces = reader.pieces().map_err(|error| self.failed(error))?.into_iter();
+        let piece = pieces.next().expect("a content has at least one piece");
+        let mut first = vec![0; piece.length];
+        piece.open(&mut first).map_err(|error| self.failed(error))?;
+        self.check(&facts, &first)?;
+        check_goes_on(self.all, self.options, self.name, &facts)?;
+        if !self.check_switch(&facts, destination)? {
             return Ok(false);
         }
         if let Some(data_directory) = &self.options.data_directory {
-            tablespaces::check(self.ctx, data_directory, reader.facts())?;
+            tablespaces::check(self.ctx, data_directory, &facts)?;
             if tablespaces::is_copy(data_directory) && tablespaces::may_complete(&first) {
-                self.check_completed(reader.facts(), &first)?;
+                self.check_completed(&facts, &first)?;
             }
         }
-        let mut temporary = Temporary::create(destination)?;
-        if more {
-            self.pump(reader, first, &mut temporary)?;
-        } else {
-            temporary.write(&first)?;
-        }
+        let temporary = Temporary::create(destination)?;
+        temporary.write(&first, 0)?;
+        self.write_each(pieces, &temporary)?;
         temporary.name(destination)?;
         Ok(true)
     }
 
-    /// Opens frames in this thread while another one writes what is open.
-    fn pump(&self, mut reader: WalReader, first: Vec<u8>, temporary: &mut Temporary) -> Result<()> {
-        let (sender, receiver) = sync_channel::<Vec<u8>>(PIECES);
-        let (back, spare) = channel::<Vec<u8>>();
-        std::thread::scope(|scope| {
-            let writing = scope.spawn(move || -> Result<()> {
-                while let Ok(mut piece) = receiver.recv() {
-                    temporary.write(&piece)?;
-                    piece.clear();
-                    // At the end nobody takes it back.
-                    back.send(piece).ok();
-                }
-                Ok(())
-            });
-            let mut read = Ok(());
-            // The writer hangs up only when it has failed, and says so when it is joined.
-            let mut goes_on = sender.send(first).is_ok();
-            while goes_on {
-                let mut piece =
-                    spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE + FRAME_SIZE));
-                match reader.next(PIECE, &mut piece) {
-                    Ok(more) => goes_on = sender.send(piece).is_ok() && more,
-                    Err(error) => {
-                        read = Err(self.failed(error));
-                        break;
-                    }
+    /// Two threads open pieces and write them: of one file one write goes on at a time, and meanwhile
+    /// the other thread opens its piece.
+    fn write_each(&self, pieces: IntoIter<WalPiece<'_>>, temporary: &Temporary) -> Result<()> {
+        if pieces.len() == 0 {
+            return Ok(());
+        }
+        let pieces = Mutex::new(pieces);
+        let next = || pieces.lock().expect("no holder of this lock panics").next();
+        let work = || {
+            let mut space = vec![0; WAL_READ_PIECE];
+            while let Some(piece) = next() {
+                let (offset, length) = (piece.offset, piece.length);
+                let opened = piece.open(&mut space).map_err(|error| self.failed(error));
+                let content = space.get(..length).unwrap_or_default();
+                if let Err(error) = opened.and_then(|()| temporary.write(content, offset)) {
+                    // Nothing is left for the other thread.
+                    while next().is_some() {}
+                    return Err(error);
                 }
             }
-            drop(sender);
-            let written = writing.join().expect("a writer of bytes does not panic");
-            read.and(written)
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(work);
+            let own = work();
+            own.and(other.join().expect("opening pieces does not panic"))
         })
     }
 
@@ -396,8 +385,8 @@ impl Temporary {
         Ok(Self { path, file, is_named: false })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(failed("write", &self.path))
+    fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(failed("write", &self.path))
     }
 
     fn name(mut self, destination: &Path) -> Result<()> {

@@ -41,5 +41,7 @@ pub use pack_writer::{ContentSource, PackPlan, PackWriter};
 pub use records::{Begin, HashScheme, Registration};
 pub use repository::{InitOptions, Repository};
 pub use sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
-pub use wal_object::{Origin, SealedWal, WAL_PIECE, WalFacts, WalPut, WalReader};
+pub use wal_object::{
+    Origin, SealedWal, WAL_PIECE, WAL_READ_PIECE, WalFacts, WalPiece, WalPut, WalReader,
+};
 pub use window::{Survey, Window};

@@ -189,6 +189,15 @@ pub struct SealedReader {
     whole: bool,
 }
 
+/// A frame as it is stored, and its number.
+#[derive(Debug)]
+pub struct StoredFrame<'a> {
+    /// Its number, which its MAC covers.
+    pub number: u64,
+    /// All of it; opening it decrypts in place.
+    pub bytes: &'a mut [u8],
+}
+
 /// How much a sequential reader asks for at a time.
 const WINDOW: usize = 1 << 20;
 
@@ -244,6 +253,31 @@ impl SealedReader {
             }
         }
         Ok(true)
+    }
+
+    /// The frames that are left, each as it is stored: of an object in memory, cut by the lengths that
+    /// they claim and nobody has authenticated yet. The last one ends with the object.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the lengths cannot be those of frames.
+    ///
+    /// # Panics
+    /// When the object is not in memory.
+    pub fn into_frames(&mut self) -> Result<(&FrameOpener, Vec<StoredFrame<'_>>)> {
+        assert!(self.whole, "the object is in memory");
+        let mut rest = self.window.get_mut(self.used..).unwrap_or_default();
+        let mut frames = Vec::new();
+        for number in self.next.. {
+            let cut = || self.opener.corrupt(number, "the object ends before it");
+            let head = self.opener.head(number, rest.first_chunk::<8>().ok_or_else(cut)?)?;
+            let (bytes, later) = rest.split_at_mut_checked(head.stored_size()).ok_or_else(cut)?;
+            frames.push(StoredFrame { number, bytes });
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        Ok((&self.opener, frames))
     }
 
     /// Everything from the next frame to the end, at most `limit` bytes.

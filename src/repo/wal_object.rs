@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::found::Found;
-use super::frame::{BATCH, FRAME_OVERHEAD, FrameSealer, Raw};
+use super::frame::{BATCH, FRAME_OVERHEAD, FrameOpener, FrameSealer, Raw};
 use super::header::{FRAME_SIZE, HEADER_SIZE, Header};
 use super::layout::Kind;
 use super::repository::{Repository, parse_line};
-use super::sealed::SealedReader;
+use super::sealed::{SealedReader, StoredFrame};
 use super::text::u64_text;
 use crate::base::Ctx;
 use crate::crypt::{RepositoryId, padded_size};
@@ -196,14 +196,18 @@ impl Repository {
     /// [`crate::storage::Error::NotFound`], [`Error::Corrupt`].
     pub fn get_wal(&self, kind: Kind, key: &ObjectKey) -> Result<(WalFacts, Vec<u8>)> {
         let mut reader = self.open_wal(kind, key)?;
-        let size = usize::try_from(reader.facts.size).unwrap_or(usize::MAX);
-        let mut content = Vec::with_capacity(size.min(CONTENT_MAX));
-        while reader.next(usize::MAX, &mut content)? {}
-        Ok((reader.facts, content))
+        let facts = reader.facts().clone();
+        let pieces = reader.pieces()?;
+        // The number of frames that are there fits the size.
+        let mut content = vec![0; usize::try_from(facts.size).unwrap_or(CONTENT_MAX)];
+        for (piece, space) in pieces.into_iter().zip(content.chunks_mut(WAL_READ_PIECE)) {
+            piece.open(space)?;
+        }
+        Ok((facts, content))
     }
 
-    /// An archived file, to be read piece by piece: its facts are authentic when this returns, each
-    /// piece when it does, and the whole when the last one has. One request.
+    /// An archived file, to be opened piece by piece: its facts are authentic when this returns, each
+    /// piece when it is opened. One request.
     ///
     /// # Errors
     /// As [`Repository::get_wal`].
@@ -216,7 +220,7 @@ impl Repository {
             let why = format!("{} bytes are more than any segment has", facts.size);
             return Err(Error::corrupt(key, "line 0", why));
         }
-        Ok(WalReader { key: key.clone(), facts, reader, read: 0 })
+        Ok(WalReader { key: key.clone(), facts, reader })
     }
 }
 
@@ -264,12 +268,26 @@ fn facts_line(key: &ObjectKey, facts: &WalFacts) -> Result<Vec<u8>> {
     }
 }
 
-/// An archived file being read.
+/// An archived file in memory, sealed but for its facts.
 pub struct WalReader {
     key: ObjectKey,
     facts: WalFacts,
     reader: SealedReader,
-    read: u64,
+}
+
+/// Content that is opened at a time: stays in the processor's cache, and holds whole frames.
+pub const WAL_READ_PIECE: usize = 4 * FRAME_SIZE;
+
+/// Frames of an archived file that follow each other; whoever opens it may be any thread.
+#[derive(Debug)]
+pub struct WalPiece<'a> {
+    opener: &'a FrameOpener,
+    frames: Vec<StoredFrame<'a>>,
+    /// Where in the content it begins.
+    pub offset: u64,
+    /// How long its content is, by the facts.
+    pub length: usize,
+    is_last: bool,
 }
 
 impl WalReader {
@@ -279,31 +297,54 @@ impl WalReader {
         &self.facts
     }
 
-    /// Appends frames to `out` until it holds at least `enough` bytes; `false` when the file has
-    /// ended, and was as long as its facts say.
+    /// The content, at least one piece, in order. The whole is authentic when each piece is.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], also when there are more or fewer frames than the facts' size has.
+    pub fn pieces(&mut self) -> Result<Vec<WalPiece<'_>>> {
+        const FRAMES: usize = WAL_READ_PIECE / FRAME_SIZE;
+        let (opener, frames) = self.reader.into_frames()?;
+        let expected = self.facts.size.div_ceil(FRAME_SIZE as u64).max(1);
+        if frames.len() as u64 != expected {
+            let (count, size) = (frames.len(), self.facts.size);
+            let why = format!("{count} frames of content, {size} bytes in its facts");
+            return Err(Error::corrupt(&self.key, "content", why));
+        }
+        let mut frames = frames.into_iter();
+        let mut pieces = Vec::with_capacity(frames.len().div_ceil(FRAMES));
+        let mut offset = 0;
+        while frames.len() > 0 {
+            let frames: Vec<_> = frames.by_ref().take(FRAMES).collect();
+            let left = self.facts.size - offset;
+            let length = usize::try_from(left).unwrap_or(WAL_READ_PIECE).min(WAL_READ_PIECE);
+            pieces.push(WalPiece { opener, frames, offset, length, is_last: false });
+            offset += length as u64;
+        }
+        if let Some(last) = pieces.last_mut() {
+            last.is_last = true;
+        }
+        Ok(pieces)
+    }
+}
+
+impl WalPiece<'_> {
+    /// Opens it into the beginning of `out`, which has room for its length.
     ///
     /// # Errors
     /// [`Error::Corrupt`]: nothing of the file may be used then.
-    pub fn next(&mut self, enough: usize, out: &mut Vec<u8>) -> Result<bool> {
-        while out.len() < enough {
-            let before = out.len();
-            if !self.reader.next_frame(out)? {
-                if self.read == self.facts.size {
-                    return Ok(false);
-                }
-                return Err(self.wrong_size("at its end"));
-            }
-            self.read += (out.len() - before) as u64;
-            if self.read > self.facts.size {
-                return Err(self.wrong_size("and more to come"));
+    pub fn open(mut self, out: &mut [u8]) -> Result<()> {
+        let count = self.frames.len();
+        let space = out.get_mut(..self.length).unwrap_or_default();
+        let mut spaces = space.chunks_mut(FRAME_SIZE);
+        for (i, frame) in self.frames.iter_mut().enumerate() {
+            // An empty file has one empty frame.
+            let space = spaces.next().unwrap_or_default();
+            let (length, last) = self.opener.open_into(frame.number, frame.bytes, space)?;
+            if length != space.len() || last != (self.is_last && i + 1 == count) {
+                let why = "it is not the frame that has this place in the content";
+                return Err(self.opener.corrupt(frame.number, why));
             }
         }
-        Ok(true)
-    }
-
-    fn wrong_size(&self, place: &str) -> Error {
-        let (read, size) = (self.read, self.facts.size);
-        let why = format!("{read} bytes of content {place}, {size} in its facts");
-        Error::corrupt(&self.key, "content", why)
+        Ok(())
     }
 }

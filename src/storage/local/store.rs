@@ -1,7 +1,7 @@
 //! The store on a folder: every call goes through the root that was opened once.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -141,13 +141,19 @@ fn sweep_one(folder: &OwnedFd, name: &str, older_than: Timestamp) -> rustix::io:
     Ok(is_old)
 }
 
-/// Reads from an open object; room is made for what is there, not for what was asked for.
-fn read_at(file: &File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(length).map_err(io::Error::other)?;
+/// Reads from an object that was opened for this; room is made for what is there, not for what was asked
+/// for, and not filled before it is read into.
+fn read_at(mut file: &File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+    let room = usize::try_from(length).map_err(io::Error::other)?;
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(length).map_err(io::Error::other)?;
-    bytes.resize(length, 0);
-    file.read_exact_at(&mut bytes, offset)?;
+    bytes.try_reserve_exact(room).map_err(io::Error::other)?;
+    if offset > 0 {
+        file.seek(io::SeekFrom::Start(offset))?;
+    }
+    file.take(length).read_to_end(&mut bytes)?;
+    if bytes.len() < room {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(bytes)
 }
 
