@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::archive::{self, Destination};
-use crate::base::Ctx;
+use crate::base::{Ctx, Host};
 use crate::config::{self, Environment, RepositorySettings, Resolved, Settings, Sources, Warning};
 use crate::crypt::Unlock;
 use crate::pgconn::{ConnectOptions, Session};
@@ -356,7 +356,7 @@ pub fn backup_options(
         max_rate: max_rate.or(settings.max_rate.map(|rate| rate.0)),
         fast_checkpoint: true,
         wal_wait: settings.wal_wait,
-        host: host(),
+        host: host().to_string(),
         pid: std::process::id(),
     })
 }
@@ -370,14 +370,11 @@ pub fn segment_size(name: &str, registration: &Registration) -> Result<pg::Segme
         .map_err(|error| at(name)(repo::Error::Limit(error.to_string())))
 }
 
-/// The host by name and, where there is one, by an id that does not change with it.
+/// This host by name and, where there is one, by an id that does not change with it.
 #[must_use]
-pub fn host() -> String {
+pub fn host() -> Host {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    match std::fs::read_to_string("/etc/machine-id") {
-        Ok(id) if !id.trim().is_empty() => format!("{name} {}", id.trim()),
-        _ => name,
-    }
+    Host::new(name, &std::fs::read_to_string("/etc/machine-id").unwrap_or_default())
 }
 
 /// The server of a data directory on this host, for records.
@@ -385,7 +382,7 @@ pub fn host() -> String {
 pub fn origin(data_directory: &Path) -> Origin {
     let real = data_directory.canonicalize();
     let directory = real.unwrap_or_else(|_| data_directory.to_owned());
-    Origin { host: host(), directory: directory.display().to_string() }
+    Origin { host: host().to_string(), directory: directory.display().to_string() }
 }
 
 /// The configuration file that counts.

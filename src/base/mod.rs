@@ -11,6 +11,7 @@ pub mod durable;
 pub mod entropy;
 pub mod event;
 pub mod hex;
+pub mod host;
 pub mod secret;
 
 pub use byte_size::ByteSize;
@@ -19,4 +20,5 @@ pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use ctx::Ctx;
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};
 pub use event::{Event, Observer, Silent, Stage};
+pub use host::Host;
 pub use secret::Secret;

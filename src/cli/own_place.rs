@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::error::Failure;
-use crate::base::Ctx;
+use crate::base::{Ctx, Host};
 use crate::pg::{SegmentName, TimelineId};
 use crate::repo::{Kind, Origin, Place, Repository, Summary};
 use crate::storage::{self, ObjectKey, ObjectStore};
@@ -19,20 +19,26 @@ pub fn why_not_own(
     ctx: &Ctx,
     repository: &Repository,
     place: &Place,
-    host: &str,
+    host: &Host,
     to: &Path,
 ) -> Result<Option<String>, Failure> {
+    let name = host.to_string();
     let backups = repository.backups(ctx, place)?;
     let Some(last) = backups.complete.last() else { return Ok(Some("there is no backup".into())) };
     let server = &last.server;
-    if server.host != host {
+    if server.host != name {
         return Ok(Some(format!("the last backup was taken on another host, {}", server.host)));
     }
     if Path::new(&server.data_directory) != to {
         return Ok(Some(format!("the cluster's own directory is {}", server.data_directory)));
     }
-    writes_elsewhere(repository, place, last, host, to)
+    let elsewhere = writes_elsewhere(repository, place, last, &name, to)?;
+    Ok(elsewhere.or_else(|| (!host.has_identity()).then(|| NO_IDENTITY.into())))
 }
+
+/// The records name this host and this path, and any number of containers may go by both.
+const NO_IDENTITY: &str =
+    "this host has no identity of its own (/etc/machine-id is empty or missing)";
 
 /// The newest segment of a timeline. What lies before the last backup's end is not listed, and of the
 /// rest one name is kept: the WAL may be long.

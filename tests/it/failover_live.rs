@@ -2,11 +2,14 @@
 //! cluster, and the archive that only one of them may write.
 
 use std::fs;
+use std::io::Write as _;
 
 use crate::standby_live::{Follower, PROMOTED, append, object, ready};
-use crate::support::run::{DEADLINE, run, wait_until};
+use crate::support::run::{DEADLINE, run, start, wait_until};
 use crate::support::site::{Site, json as parsed};
-use crate::support::{ScratchDir, Server, Stop, TestCluster, account};
+use crate::support::{
+    Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo, account,
+};
 
 /// The old primary still has segments to archive when it dies; a standby takes over; a second one does
 /// so too, by mistake; the old primary comes back for a while.
@@ -130,7 +133,8 @@ fn f025_after_a_failover_the_old_directory_is_a_copy_until_it_is_adopted() {
     site.cluster.archive_now();
     let standby = Follower::new(&server, &site, true);
     empty();
-    assert!(plan(), "its own directory, its own host, and nobody else's timeline");
+    let has_identity = fs::read_to_string("/etc/machine-id").is_ok_and(|id| !id.trim().is_empty());
+    assert_eq!(plan(), has_identity, "its own directory, its own host, and nobody else's timeline");
     standby.cluster.start();
     standby.cluster.promote();
     standby.cluster.wait_for_promotion();
@@ -288,4 +292,41 @@ fn d20261120_a_copy_does_not_take_over_a_tablespace_that_was_made_after_its_back
     assert_eq!(copy.psql("select n from u"), "2");
     copy.restart();
     assert_eq!(copy.psql("select n from u"), "2");
+}
+
+/// In containers without a machine-id the host is known by its name alone, and the first pod of every
+/// StatefulSet of that name has it, with the same path: a copy in another namespace archived into its
+/// source's archive, streamed and ran its jobs.
+#[test]
+fn d20261124_a_host_without_an_identity_restores_copies() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let hide = "mount --bind /dev/null /etc/machine-id && exec \"$@\"";
+    let nameless = |program: &str| {
+        let mut command = site.cluster.command("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", hide, "sh", program]);
+        command
+    };
+    if !run(&mut nameless("true")).is_ok() {
+        #[allow(clippy::explicit_write, reason = "eprintln is captured in a test that passes")]
+        writeln!(std::io::stderr(), "SKIPPED: /etc/machine-id cannot be hidden here").unwrap();
+        return;
+    }
+    let pgkeep = |arguments: &[&str]| {
+        let mut command = nameless(site.cluster.scratch().pgkeep_binary().to_str().unwrap());
+        run(command.arg("--config").arg(site.config.path()).args(arguments))
+    };
+    site.cluster.set_archive_command(&format!(
+        "unshare --user --map-root-user --mount sh -c '{hide}' sh {}",
+        site.config.archive_command()
+    ));
+    drop(pgkeep(&["backup"]).assert_ok());
+    site.cluster.archive_now();
+    site.cluster.stop(Stop::Fast);
+    fs::remove_dir_all(site.cluster.data_dir()).unwrap();
+    let args = ["restore", "--dry-run", "--json"];
+    let plan = pgkeep(&args).assert_ok().assert_says("/etc/machine-id is empty or missing");
+    assert_eq!(parsed(&plan.stdout)["plan"]["archives"], false, "{plan}");
+    let asked = pgkeep(&[&args[..], &["--archive", "on"]].concat()).assert_ok();
+    assert_eq!(parsed(&asked.stdout)["plan"]["archives"], true, "{asked}");
 }
