@@ -16,6 +16,7 @@ pub mod checked_file;
 pub mod config_file;
 pub mod control_file;
 pub mod error;
+pub mod isolation;
 pub mod layout;
 pub mod lsn;
 pub mod manifest;

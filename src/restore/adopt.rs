@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Error, Result};
 use super::recovery::MARKER;
 use crate::base::{Ctx, Timestamp, durable};
-use crate::pg::config_file::{self, ConfigFile};
-use crate::pg::recovery::isolation;
-use crate::pg::{ControlFile, MajorVersion};
+use crate::pg::{ControlFile, MajorVersion, isolation};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 
@@ -62,7 +60,7 @@ pub fn plan_adoption(data_directory: &Path) -> Result<Adoption> {
     };
     let auto_conf = data_directory.join(AUTO_CONF);
     let content = std::fs::read(&auto_conf).map_err(Error::file("read", &auto_conf))?;
-    let (settings, removed) = without_isolation(&content, major_of(data_directory)?);
+    let (settings, removed) = isolation::without_of_copy(&content, major_of(data_directory)?);
     Ok(Adoption {
         data_directory: data_directory.into(),
         cluster: marker.cluster,
@@ -79,24 +77,6 @@ fn major_of(data_directory: &Path) -> Result<MajorVersion> {
     ControlFile::parse(&content)
         .and_then(|control| control.major())
         .map_err(|source| Error::Postgres { what: "global/pg_control", source })
-}
-
-/// The file without the last line of each setting that isolates a copy, where its value is the one
-/// that a restore writes. Who has set it to something else since meant that.
-fn without_isolation(content: &[u8], major: MajorVersion) -> (Vec<u8>, Vec<String>) {
-    let parsed = ConfigFile::parse(content);
-    let mut lines = Vec::new();
-    let mut removed = Vec::new();
-    for (name, value) in isolation(major) {
-        let last = parsed.settings.iter().rfind(|set| set.name.eq_ignore_ascii_case(name));
-        if let Some(last) = last.filter(|last| last.value == value) {
-            lines.push(last.line);
-            removed.push(config_file::render(name, &value).unwrap_or_else(|_| name.into()));
-        }
-    }
-    let kept = (1..).zip(content.split_inclusive(|byte| *byte == b'\n'));
-    let kept = kept.filter(|(number, _)| !lines.contains(number));
-    (kept.flat_map(|(_, line)| line.to_vec()).collect(), removed)
 }
 
 /// Carries an adoption out. Settings first, the marker last: a directory that is half adopted still
@@ -169,27 +149,5 @@ mod tests {
         adopt(&Ctx::fixed(Timestamp::UNIX_EPOCH, 1), &adoption).unwrap();
         assert_eq!(std::fs::metadata(directory.join(AUTO_CONF)).unwrap().uid(), 65534);
         assert!(!directory.join(MARKER).exists());
-    }
-
-    #[test]
-    fn what_isolates_goes_and_the_rest_stays() {
-        let before = "# by hand\nprimary_conninfo = 'host=primary'\nwork_mem = '1MB'\n";
-        let mut text = before.to_owned();
-        for (name, value) in isolation(MajorVersion::V15) {
-            text.push_str(&config_file::render(name, &value).unwrap());
-            if !text.ends_with('\n') {
-                text.push('\n');
-            }
-        }
-        let (after, removed) = without_isolation(text.as_bytes(), MajorVersion::V15);
-        assert_eq!(String::from_utf8(after).unwrap(), before);
-        assert_eq!(removed.len(), isolation(MajorVersion::V15).len());
-        // Set by hand since: it was meant.
-        text.push_str("archive_mode = 'always'\n");
-        let (after, _) = without_isolation(text.as_bytes(), MajorVersion::V15);
-        let after = String::from_utf8(after).unwrap();
-        assert!(after.ends_with("archive_mode = 'always'\n"), "{after}");
-        let (same, none) = without_isolation(before.as_bytes(), MajorVersion::V15);
-        assert_eq!((same.as_slice(), none.len()), (before.as_bytes(), 0));
     }
 }

@@ -23,7 +23,7 @@ use super::fetch::{Batch, Batcher, Scratch, write_batch};
 use super::in_progress::Claim;
 use super::options::{Archiving, Options};
 use super::plan::Plan;
-use super::recovery::{MARKER, marker, settings, signal_file};
+use super::recovery::{AUTO_CONF, MARKER, marker, own_settings, settings, signal_file};
 use super::survey::{Ground, check, each_entry, is_mark, is_whole, shown, survey};
 use crate::base::{Ctx, Event, Stage, durable};
 use crate::pg::manifest::{ManifestWriter, Row as ManifestRow, WalRange, wal_ranges};
@@ -31,7 +31,6 @@ use crate::pg::{MajorVersion, TimelineId};
 use crate::repo::{OpenedBackup, Row, RowKind};
 
 const CONTROL_TEMPORARY: &str = "pgkeep-tmp";
-const AUTO_CONF: &[u8] = b"postgresql.auto.conf";
 
 /// Batches in the queue between the table's reader and the workers.
 const QUEUE: usize = 4;
@@ -418,20 +417,7 @@ impl<'a> Writing<'a> {
         }
         let in_place = self.has_tablespace_in_place;
         let settings = settings(self.ctx, self.plan, self.options, in_place)?;
-        let path = self.plan.to.join(std::ffi::OsStr::from_bytes(AUTO_CONF));
-        if !self.has_auto_conf {
-            // One that an interrupted run has made would get the settings twice.
-            remove(&path)?;
-            self.entries += 1;
-        }
-        let mut file = File::options()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::file("open", &path))?;
-        file.write_all(settings.as_bytes()).map_err(Error::file("write", &path))?;
-        self.own(&path, 0o600, self.owner.0, self.owner.1)?;
+        self.auto_conf(&settings)?;
         self.own_file(signal_file(self.options), b"", false)?;
         let ranges = self.wal_ranges()?;
         let manifest = std::mem::replace(
@@ -447,6 +433,25 @@ impl<'a> Writing<'a> {
         external::write(&self.plan.external, &self.plan.opened, owner)?;
         self.ctx.step("what makes the server recover is written");
         Ok(())
+    }
+
+    /// The backup's own settings, then those of this restore.
+    fn auto_conf(&mut self, settings: &str) -> Result<()> {
+        let path = self.plan.to.join(std::ffi::OsStr::from_bytes(AUTO_CONF));
+        let mut content = Vec::new();
+        if self.has_auto_conf {
+            // The workers have written it.
+            content = fs::read(&path).map_err(Error::file("read", &path))?;
+            content = own_settings(self.plan, self.options, content)?;
+        } else {
+            self.entries += 1;
+        }
+        content.extend_from_slice(settings.as_bytes());
+        // One that an interrupted run has made would get the settings twice.
+        remove(&path)?;
+        let mut file = create(&path, 0o600)?;
+        file.write_all(&content).map_err(Error::file("write", &path))?;
+        self.own(&path, 0o600, self.owner.0, self.owner.1)
     }
 
     /// A standby's backup may span a switch of timelines: one range for each.

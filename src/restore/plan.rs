@@ -13,6 +13,7 @@ use super::nearest::{Hole, all_windows, nearest};
 use super::next::{Account, steps};
 use super::options::{Archiving, Options};
 use super::reach::Archive;
+use super::recovery::about_archive_mode;
 use super::space::{self, Space, configuration};
 use super::survey::{Ground, Places, continued, ground};
 use super::target::Target;
@@ -167,6 +168,7 @@ pub fn plan(
     let programs =
         installed::look(ctx, &options.programs, server.version_num, &server.preload_libraries);
     warnings.extend(programs.warnings());
+    warnings.extend(about_archive_mode(options, &opened, major)?);
     let next = steps(options, &programs, &Account::of(&opened), &external, at_target);
     let damaged = archive.damaged();
     Ok(Plan {

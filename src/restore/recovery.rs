@@ -2,16 +2,65 @@
 //! file, `backup_label`, the marker of a copy.
 
 use super::error::{Error, Result};
+use super::external::FILE_BYTES_MAX;
 use super::options::{Archiving, Options};
 use super::plan::Plan;
 use super::shell;
 use crate::base::Ctx;
-use crate::pg::config_file;
-use crate::pg::recovery::{RecoverySettings, TargetTimeline, isolation};
-use crate::pg::{MajorVersion, TimelineId};
+use crate::pg::config_file::{self, ConfigFile};
+use crate::pg::recovery::{RecoverySettings, TargetTimeline};
+use crate::pg::{MajorVersion, TimelineId, isolation};
+use crate::repo::OpenedBackup;
+
+/// The settings that `ALTER SYSTEM` writes, and those that people do.
+pub(super) const AUTO_CONF: &[u8] = b"postgresql.auto.conf";
+pub(super) const CONF: &[u8] = b"postgresql.conf";
+
+/// How the server writes and reads that `archive_mode` is off.
+const OFF: [&str; 4] = ["off", "false", "no", "0"];
 
 /// In a restored directory that must not archive; `archive-push` refuses to run from it.
 pub(super) const MARKER: &str = "pgkeep_restored.json";
+
+/// The backup's `postgresql.auto.conf` as a cluster that archives needs it: without what the restore of
+/// its source has written, where that was a copy.
+pub(super) fn own_settings(plan: &Plan, options: &Options, content: Vec<u8>) -> Result<Vec<u8>> {
+    if options.archiving == Archiving::Off {
+        return Ok(content);
+    }
+    Ok(isolation::without(&content, major(plan)?).0)
+}
+
+/// A warning where the configuration that the backup holds keeps a cluster from archiving that shall.
+pub(super) fn about_archive_mode(
+    options: &Options,
+    opened: &OpenedBackup,
+    major: MajorVersion,
+) -> Result<Option<String>> {
+    if options.archiving == Archiving::Off {
+        return Ok(None);
+    }
+    for (name, path) in [("postgresql.auto.conf", AUTO_CONF), ("postgresql.conf", CONF)] {
+        let Some(row) = opened.find_row(path)? else { continue };
+        let content = opened.read_whole(&row, FILE_BYTES_MAX)?;
+        let file = ConfigFile::parse(&isolation::without(&content, major).0);
+        if let Some(value) = file.find("archive_mode") {
+            let is_off = OFF.contains(&value.to_ascii_lowercase().as_str());
+            return Ok(is_off.then(|| {
+                format!(
+                    "{name} sets archive_mode = {value:?}: the restored cluster archives only when \
+                     that is changed"
+                )
+            }));
+        }
+    }
+    Ok(None)
+}
+
+fn major(plan: &Plan) -> Result<MajorVersion> {
+    MajorVersion::from_server_version_num(plan.summary.server.version_num)
+        .map_err(|source| Error::Postgres { what: "the backup's server", source })
+}
 
 /// What goes to the end of `postgresql.auto.conf`.
 pub(super) fn settings(
@@ -22,7 +71,7 @@ pub(super) fn settings(
 ) -> Result<String> {
     let failed = |source| Error::Postgres { what: "a recovery setting", source };
     let version = plan.summary.server.version_num;
-    let major = MajorVersion::from_server_version_num(version).map_err(failed)?;
+    let major = major(plan)?;
     let timeline = TimelineId::new(plan.timeline).unwrap_or(TimelineId::FIRST);
     let settings = RecoverySettings {
         target: plan.effective.clone(),
@@ -33,7 +82,7 @@ pub(super) fn settings(
     };
     let mut lines = settings.render(major).map_err(failed)?;
     if options.archiving == Archiving::Off {
-        lines.extend(isolation(major));
+        lines.extend(isolation::settings(major));
     }
     // Recovery takes a directory in pg_tblspc for damage otherwise, and panics where it becomes
     // consistent (`CheckTablespaceDirectory`, src/backend/access/transam/xlogrecovery.c; the setting

@@ -330,3 +330,56 @@ fn d20261124_a_host_without_an_identity_restores_copies() {
     let asked = pgkeep(&[&args[..], &["--archive", "on"]].concat()).assert_ok();
     assert_eq!(parsed(&asked.stdout)["plan"]["archives"], true, "{asked}");
 }
+
+/// The backup came from a standby that a restore had made, with that restore's isolation in its
+/// `postgresql.auto.conf`: a restore with archiving on said so while the server showed `archive_mode = off`,
+/// and `adopt` took away the last of two lines each.
+#[test]
+fn d20261124_isolation_that_a_backup_brings_along_goes() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.backup();
+    site.cluster.psql("insert into t values (2)");
+    site.cluster.archive_now();
+    let scratch = ScratchDir::new("restored");
+    let of_standby = scratch.join("standby");
+    site.restore(&of_standby, &["--standby"]);
+    let standby = TestCluster::adopt(&server, &of_standby).start();
+    standby.wait_until("(select count(*) from t) = 2");
+    let config = TestConfig::new(&standby).repository("local", &site.repo, Cipher::Aes);
+    let running = start(&mut config.pgkeep(["backup", "--json"]));
+    let taken = std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || running.wait());
+        while !waiting.is_finished() {
+            site.cluster.archive_now();
+        }
+        parsed(&waiting.join().unwrap().assert_ok().stdout)
+    });
+    standby.stop(Stop::Fast);
+    let id = taken["id"].as_str().unwrap();
+    let on = scratch.join("on");
+    site.restore(&on, &["--backup", id, "--archive", "on"]).assert_says("archiving     on");
+    let settings = fs::read_to_string(on.join("postgresql.auto.conf")).unwrap();
+    assert!(!settings.contains("cron.max_running_jobs"), "{settings}");
+    let started = TestCluster::adopt(&server, &on).start();
+    started.wait_for_promotion();
+    assert_eq!(started.psql("show archive_mode"), "on");
+    assert_eq!(started.psql("select count(*) from t"), "2");
+    started.stop(Stop::Fast);
+
+    let copy = scratch.join("copy");
+    site.restore(&copy, &["--backup", id, "--archive", "off"]);
+    let started = TestCluster::adopt(&server, &copy).start();
+    started.wait_for_promotion();
+    assert_eq!(started.psql("show archive_mode"), "off");
+    // Writes the file anew, without comments.
+    started.psql("alter system set work_mem = '5MB'");
+    started.stop(Stop::Fast);
+    let mut adopt = site.config.pgkeep(["adopt", "--yes"]);
+    drop(run(adopt.arg(&copy)).assert_ok());
+    started.start();
+    assert_eq!(started.psql("show archive_mode"), "on");
+    assert_eq!(started.psql("show max_logical_replication_workers"), "4");
+    assert_eq!(started.psql("show work_mem"), "5MB");
+}

@@ -1,5 +1,4 @@
-//! Settings that make a restored cluster recover to a target, and those that keep a copy from acting
-//! as its source.
+//! Settings that make a restored cluster recover to a target.
 //!
 //! Every target setting is written, the unused ones empty: one left over in the source's
 //! `postgresql.conf` beside ours stops the server ("multiple recovery targets"). **The order counts**:
@@ -134,36 +133,6 @@ impl RecoverySettings {
         settings.push(("recovery_target_action", action(self.action).to_owned()));
         Ok(settings)
     }
-}
-
-/// Settings with which a copy beside its source archives nothing, follows and waits for nobody, and
-/// runs no background jobs.
-///
-/// Those of extensions have no effect where the extension is not loaded: a server takes any name with
-/// a dot in it from a file. An extension that is loaded and does not know one of them drops it with a
-/// warning. Logical replication workers are off because a copied subscription consumes the
-/// publisher's slot, and production loses rows.
-#[must_use]
-pub fn isolation(major: MajorVersion) -> Vec<(&'static str, String)> {
-    let mut settings = vec![
-        ("archive_mode", "off"),
-        // A leftover cleanup command deletes from the source's archive.
-        ("archive_cleanup_command", ""),
-        ("recovery_end_command", ""),
-        ("primary_conninfo", ""),
-        ("primary_slot_name", ""),
-        // Otherwise the first commit waits for a standby that does not exist.
-        ("synchronous_standby_names", ""),
-        ("max_logical_replication_workers", "0"),
-        ("timescaledb.max_background_workers", "0"),
-        // Two for pg_cron: its older releases know the second only.
-        ("cron.launch_active_jobs", "off"),
-        ("cron.max_running_jobs", "0"),
-    ];
-    if major >= MajorVersion::V17 {
-        settings.push(("sync_replication_slots", "off"));
-    }
-    settings.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
 
 fn target(target: &RecoveryTarget) -> Result<Option<(&'static str, String)>> {

@@ -84,27 +84,3 @@ fn impossible_targets_are_refused() {
     without_command.restore_command = " ".to_owned();
     assert!(without_command.render(MajorVersion::V18).is_err());
 }
-
-#[test]
-fn f070_a_copy_does_not_act_as_its_source() {
-    let text = |major| -> String {
-        let settings = isolation(major);
-        settings.iter().map(|(name, value)| config_file::render(name, value).unwrap()).collect()
-    };
-    let everywhere = "archive_mode = 'off'\n\
-        archive_cleanup_command = ''\n\
-        recovery_end_command = ''\n\
-        primary_conninfo = ''\n\
-        primary_slot_name = ''\n\
-        synchronous_standby_names = ''\n\
-        max_logical_replication_workers = '0'\n\
-        timescaledb.max_background_workers = '0'\n\
-        cron.launch_active_jobs = 'off'\n\
-        cron.max_running_jobs = '0'\n";
-    for major in [MajorVersion::V14, MajorVersion::V15, MajorVersion::V16] {
-        assert_eq!(text(major), everywhere, "{major}");
-    }
-    for major in [MajorVersion::V17, MajorVersion::V18] {
-        assert_eq!(text(major), format!("{everywhere}sync_replication_slots = 'off'\n"), "{major}");
-    }
-}
