@@ -61,7 +61,8 @@ fn mount_point() -> String {
 /// Refuses a tablespace that none of this restore's old directories leads to.
 ///
 /// `data` is the old data directory, which is moved as well; `is_own` says that the restore goes to
-/// where the backup came from, so that what lies in the backup's locations was its own.
+/// where the backup came from, so that the old directory may also have been renamed by hand. That a path
+/// is the same says nothing of whose files lie there now.
 pub(super) fn check_owner(data: &Path, location: &Path, is_own: bool) -> Result<()> {
     let occupied = |why: String| Err(Error::Occupied { path: location.into(), why });
     if let Content::Restore(mark) = Content::of(location)? {
@@ -73,15 +74,21 @@ pub(super) fn check_owner(data: &Path, location: &Path, is_own: bool) -> Result<
             mark.describe()
         ));
     }
-    let mut homes = std::iter::once(data.to_owned()).chain(moved_before(data));
-    if is_own || homes.any(|home| links_to(&home, location).next().is_some()) {
+    let leads_there = |home: PathBuf| links_to(&home, location).next().is_some();
+    let is_ours = if is_own {
+        std::iter::once(data.to_owned()).chain(siblings(data)).any(leads_there)
+    } else {
+        std::iter::once(data.to_owned()).chain(moved_before(data)).any(leads_there)
+    };
+    if is_ours {
         return Ok(());
     }
-    occupied(
-        "is a tablespace of another cluster, which would find the restored files in it: put this one \
-         elsewhere with --tablespace, or move the old one yourself"
-            .into(),
-    )
+    occupied(format!(
+        "is not empty, and no link of {} leads there: it may be a tablespace of another cluster, which \
+         would find the restored files in it. Put this one elsewhere with --tablespace, or move the old \
+         one yourself",
+        data.display()
+    ))
 }
 
 /// Links in a data directory's `pg_tblspc` that lead to a location.
@@ -292,7 +299,7 @@ mod tests {
         fs::create_dir(&other).unwrap();
         fs::File::create(other.join("x")).unwrap();
         check_owner(&data, &other, false).unwrap_err();
-        check_owner(&data, &other, true).unwrap();
+        check_owner(&data, &other, true).unwrap_err();
         let (old, old_one) = (dir.path().join("data.old-1"), dir.path().join("one.old-1"));
         move_all(&data, &[(data.clone(), old.clone()), (one.clone(), old_one.clone())]).unwrap();
         assert_eq!(fs::read_link(old.join("pg_tblspc/16384")).unwrap(), old_one);
@@ -314,6 +321,8 @@ mod tests {
         std::os::unix::fs::symlink(at("one"), at("bad/pg_tblspc/16384")).unwrap();
         check_owner(&at("data"), &at("one"), false).unwrap();
         check_owner(&at("dat"), &at("one"), false).unwrap_err();
+        // By hand, from the cluster's own place: what lies beside that may lead there.
+        check_owner(&at("dat"), &at("one"), true).unwrap();
         move_all(&at("data"), &[(at("one"), at("one.old-2"))]).unwrap();
         fs::create_dir_all(at("one/PG_15_202209061")).unwrap();
         for old in ["data.old-1", "bad"] {

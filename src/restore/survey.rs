@@ -334,6 +334,8 @@ mod tests {
         for place in [&data, &one, &new] {
             put(&place.join("PG_15_202209061/1/2"), "mine");
         }
+        fs::create_dir(data.join("pg_tblspc")).unwrap();
+        std::os::unix::fs::symlink(&one, data.join("pg_tblspc/16384")).unwrap();
         let original = one.display().to_string();
         let moved = |location: &Path| {
             let tablespaces = [(16384, original.clone(), location.to_owned())];
@@ -343,6 +345,9 @@ mod tests {
         assert_eq!(moved(&one).unwrap().moved.len(), 2);
         let refused = moved(&new).unwrap_err().to_string();
         assert!(refused.contains("tablespace of another cluster"), "{refused}");
+        // By the path alone it is nobody's.
+        fs::remove_file(data.join("pg_tblspc/16384")).unwrap();
+        moved(&one).unwrap_err();
     }
 
     /// With configuration files, the same command with `--rename-old` refused what its own interrupted run

@@ -70,7 +70,7 @@ fn f058_f065_f066_rename_old_moves_aside_and_deletes_nothing() {
     // A tablespace of another cluster, that is stopped: it would find the restored files.
     let before = files(&site.to("one"));
     let refused = site.restore("other", &args).assert_code(15);
-    assert!(refused.stderr.contains("is a tablespace of another cluster"), "{refused}");
+    assert!(refused.stderr.contains("may be a tablespace of another cluster"), "{refused}");
     assert_eq!(files(&site.to("one")), before);
     // A link is not what it leads to.
     let link = site.to("link");
@@ -79,15 +79,57 @@ fn f058_f065_f066_rename_old_moves_aside_and_deletes_nothing() {
     let refused = site.restore("link", &["--rename-old", "--tablespace", &elsewhere]);
     assert!(refused.clone().assert_code(15).stderr.contains("is a link"), "{refused}");
 
-    // An interrupted restore is moved aside too, and begun anew.
-    let mut command = site.config.pgkeep(["restore", "--yes", "--jobs", "1", "--to"]);
-    let running = start(command.arg(site.to("late")).args(["--tablespace", &elsewhere]));
-    wait_until(DEADLINE, || files(&site.to("late")).len() > 50, || running.stderr_so_far());
-    running.signal(Signal::KILL);
-    drop(running.wait());
-    let (late, _) = site.restored("late", &["--rename-old", "--tablespace", &elsewhere]);
+    // Another restore that was interrupted is moved aside too.
+    let elsewhere = ["--tablespace", &elsewhere, "--target-immediate"];
+    interrupted(&site, "late", &elsewhere);
+    let (late, _) = site.restored("late", &["--rename-old", elsewhere[0], elsewhere[1]]);
     assert_eq!(late.psql("select n from in_one"), "2");
     assert_eq!((aside(&site, "late").len(), aside(&site, "two").len()), (1, 1));
+}
+
+/// Begins a restore and kills it when some files are there.
+fn interrupted(site: &Site, name: &str, args: &[&str]) {
+    let to = site.to(name);
+    let mut command = site.config.pgkeep(["restore", "--yes", "--jobs", "1", "--to"]);
+    let running = start(command.arg(&to).args(args));
+    let is_begun = || {
+        let is_marked = to.join("pgkeep_restore_in_progress.json").exists();
+        is_marked && files(&to).len() > 50
+    };
+    wait_until(DEADLINE, is_begun, || running.stderr_so_far());
+    running.signal(Signal::KILL);
+    drop(running.wait());
+    assert!(!to.join("global/pg_control").exists(), "it was killed too late");
+}
+
+/// The cluster's host was lost; on the new one, its tablespace's path is another cluster's, which is
+/// stopped. Going back to its own data directory, the restore took what lay there for its own by the path
+/// alone, moved it, and the other cluster's link led to the restored files.
+#[test]
+fn d20261124_a_tablespace_s_path_alone_does_not_make_it_the_cluster_s_own() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server);
+    let source = ScratchDir::new("tablespace");
+    let one = source.create_dir("one");
+    let create = format!("create tablespace one location '{}'", one.display());
+    site.cluster.psql(&create);
+    site.cluster.psql("create table in_one tablespace one as select 1 as n");
+    site.config.run(["backup"]).assert_ok();
+    site.cluster.archive_now();
+    site.cluster.stop(Stop::Fast);
+    fs::remove_dir_all(site.cluster.data_dir()).unwrap();
+    fs::remove_dir_all(&one).unwrap();
+    source.create_dir("one");
+    let other = TestCluster::create(&server).start();
+    other.psql(&create);
+    other.psql("create table in_one tablespace one as select 7 as n");
+    other.stop(Stop::Fast);
+    let before = files(&one);
+    let refused = site.config.run(["restore", "--yes", "--rename-old"]).assert_code(15);
+    assert!(refused.stderr.contains("may be a tablespace of another cluster"), "{refused}");
+    assert_eq!(files(&one), before);
+    other.start();
+    assert_eq!(other.psql("select n from in_one"), "7");
 }
 
 /// What was moved aside under a name.
