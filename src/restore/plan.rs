@@ -119,9 +119,9 @@ pub fn plan(
     registration: &Registration,
 ) -> Result<Plan> {
     let choices = Choices::new(options, repository, place);
-    let options = &continued(options, &choices)?;
-    let archive = Archive::read(ctx, repository, place, registration)?;
     let backups = repository.backups(ctx, place)?;
+    let options = &continued(options, &choices, &backups.complete)?;
+    let archive = Archive::read(ctx, repository, place, registration)?;
     let unreadable = backups.unreadable.iter();
     let mut warnings: Vec<String> =
         unreadable.map(|(name, error)| format!("backup {name} cannot be read: {error}")).collect();

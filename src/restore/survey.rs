@@ -18,7 +18,7 @@ use super::options::Options;
 use super::plan::Plan;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::TimelineId;
-use crate::repo::{OpenedBackup, Row};
+use crate::repo::{OpenedBackup, Row, Summary};
 
 /// What lies where a restore goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -91,24 +91,35 @@ pub(super) fn ground(
     wanted: Wanted<'_>,
     opened: &OpenedBackup,
 ) -> Result<Ground> {
-    let summary = &opened.manifest().summary;
-    if options.rename_old {
-        return survey_to_move(places, Path::new(&summary.server.data_directory), ctx.clock.now());
-    }
-    let ground = survey(places, wanted, || control_file(opened))?;
-    if ground.continues.is_some() && in_progress::is_held(&options.to) {
+    let found = survey(places, wanted, || control_file(opened));
+    if matches!(&found, Ok(ground) if ground.continues.is_some())
+        && in_progress::is_held(&options.to)
+    {
         return Err(in_progress::held(&options.to));
     }
-    Ok(ground)
+    match found {
+        // What this very restore has left is no old cluster: it is gone on with, not moved aside.
+        Ok(ground) if ground.continues.is_some() => Ok(ground),
+        Ok(_) | Err(Error::Occupied { .. }) if options.rename_old => {
+            let summary = &opened.manifest().summary;
+            survey_to_move(places, Path::new(&summary.server.data_directory), ctx.clock.now())
+        }
+        found => found,
+    }
 }
 
 /// The same command as that of an interrupted restore goes on with its backup and along its timeline,
-/// even where a better one was taken since, or a newer one has begun.
-pub(super) fn continued(options: &Options, choices: &Choices) -> Result<Options> {
+/// even where a better one was taken since, or a newer one has begun. Where its backup is gone, it can be
+/// moved aside.
+pub(super) fn continued(
+    options: &Options,
+    choices: &Choices,
+    backups: &[Summary],
+) -> Result<Options> {
     let mut options = options.clone();
-    if !options.rename_old
-        && let Content::Restore(mark) = Content::of(&options.to)?
+    if let Content::Restore(mark) = Content::of(&options.to)?
         && mark.is_continued_by(choices)
+        && (!options.rename_old || backups.iter().any(|backup| backup.id.as_str() == mark.backup))
     {
         let begun_with = mark.backup.parse().ok();
         let backup = options.backup.take().or(begun_with.clone());

@@ -102,6 +102,38 @@ fn interrupted(site: &Site, name: &str, args: &[&str]) {
     assert!(!to.join("global/pg_control").exists(), "it was killed too late");
 }
 
+/// Every run that was killed left its own partial tree, moved aside by the next one: the restore was begun
+/// anew each time, and the disk filled.
+#[test]
+fn d20261124_rename_old_goes_on_with_what_it_began() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server);
+    let source = ScratchDir::new("tablespace");
+    let one = source.create_dir("one");
+    site.cluster.psql(&format!("create tablespace one location '{}'", one.display()));
+    site.cluster.psql("create table in_one tablespace one as select 1 as n");
+    site.config.run(["backup"]).assert_ok();
+    site.cluster.archive_now();
+    let map = format!("{}={}", one.display(), site.to("one").display());
+    let args = ["--rename-old", "--tablespace", &map];
+    let (old, _) = site.restored("copy", &args);
+    old.psql("update in_one set n = 10");
+    old.stop(Stop::Fast);
+    for _ in 0..2 {
+        interrupted(&site, "copy", &args);
+    }
+    let plan = site.restore("copy", &[&args[..], &["--dry-run"]].concat()).assert_ok();
+    assert!(plan.stdout.contains("an interrupted restore"), "{plan}");
+    assert!(!plan.stdout.contains("moves aside"), "{plan}");
+    let (copy, _) = site.restored("copy", &args);
+    assert_eq!(copy.psql("select n from in_one"), "1");
+    copy.stop(Stop::Fast);
+    let asides = aside(&site, "copy");
+    assert_eq!((asides.len(), aside(&site, "one").len()), (1, 1), "{asides:?}");
+    let old = TestCluster::adopt(&server, &asides[0]).start();
+    assert_eq!(old.psql("select n from in_one"), "10");
+}
+
 /// The cluster's host was lost; on the new one, its tablespace's path is another cluster's, which is
 /// stopped. Going back to its own data directory, the restore took what lay there for its own by the path
 /// alone, moved it, and the other cluster's link led to the restored files.
