@@ -101,6 +101,7 @@ fn options(
         action: args.target_action.into(),
         standby: args.standby,
         archiving,
+        archiving_is_default: args.archive.is_none(),
         tablespaces: args.tablespace.clone(),
         config_to: args.config_to.as_deref().map(absolute).transpose()?,
         rename_old: args.rename_old,

@@ -414,6 +414,9 @@ impl<'a> Writing<'a> {
         self.own_file("backup_label", label.as_bytes(), true)?;
         if self.options.archiving == Archiving::Off {
             self.own_file(MARKER, marker(self.ctx, self.plan).as_bytes(), true)?;
+        } else {
+            // An interrupted run may have made a copy by default.
+            remove(&self.plan.to.join(MARKER))?;
         }
         let in_place = self.has_tablespace_in_place;
         let settings = settings(self.ctx, self.plan, self.options, in_place)?;

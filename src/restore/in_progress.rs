@@ -37,7 +37,9 @@ pub(super) struct Choices {
     timeline: String,
     action: String,
     standby: bool,
-    archives: bool,
+    /// As it was asked for. By default it is decided anew by each run, which writes all that depends on it:
+    /// whether another server is the cluster now may have changed.
+    archives: Option<bool>,
     /// As they were asked for, not as a backup has them: they are known before a backup is chosen.
     tablespaces: Vec<(String, String)>,
     data_directory: String,
@@ -59,7 +61,7 @@ impl Choices {
             timeline: format!("{:?}", options.timeline),
             action: format!("{:?}", options.action),
             standby: options.standby,
-            archives: options.archiving == Archiving::On,
+            archives: (!options.archiving_is_default).then_some(options.archiving == Archiving::On),
             tablespaces,
             data_directory: text(&options.to),
             configuration: options.config_to.as_deref().map(text),
@@ -100,7 +102,8 @@ impl Choices {
         }
         let roles = (&self.action, self.standby, self.archives);
         if roles != (&other.action, other.standby, other.archives) {
-            let (standby, archives) = (other.standby, other.archives);
+            let standby = other.standby;
+            let archives = other.archives.map_or("by default".into(), |on| on.to_string());
             let theirs = format!("{} (standby {standby}, archives {archives})", other.action);
             return differs("action at the target", &theirs);
         }
@@ -385,7 +388,7 @@ mod tests {
             timeline: "Latest".into(),
             action: "Promote".into(),
             standby: false,
-            archives: false,
+            archives: Some(false),
             tablespaces: Vec::new(),
             data_directory: text(to),
             configuration: None,
@@ -444,7 +447,7 @@ mod tests {
             |choices| choices.timeline.push('x'),
             |choices| choices.action.push('x'),
             |choices| choices.standby = true,
-            |choices| choices.archives = true,
+            |choices| choices.archives = Some(true),
             |choices| choices.tablespaces.push(("16384".into(), "/new".into())),
             |choices| choices.data_directory.push('x'),
             |choices| choices.configuration = Some("/etc".into()),

@@ -54,6 +54,8 @@ pub struct Options {
     pub standby: bool,
     /// Whether it archives.
     pub archiving: Archiving,
+    /// Nobody asked for that: it is what the caller found right just now.
+    pub archiving_is_default: bool,
     /// Tablespaces that go elsewhere.
     pub tablespaces: Vec<TablespaceMapping>,
     /// Where configuration files outside the data directory go.

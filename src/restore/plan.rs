@@ -15,7 +15,7 @@ use super::options::{Archiving, Options};
 use super::reach::Archive;
 use super::recovery::about_archive_mode;
 use super::space::{self, Space, configuration};
-use super::survey::{Ground, Places, continued, ground};
+use super::survey::{Ground, Places, as_found, continued, ground};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::recovery::TargetAction;
@@ -147,6 +147,7 @@ pub fn plan(
     let timeline = history.timeline().get();
     let wanted = Wanted { choices: &choices, backup: &summary.id, timeline };
     let ground = ground(ctx, options, places, wanted, &opened)?;
+    let options = &as_found(options, &ground);
     warnings.extend(external.warnings(&opened)?);
     if !external.has(&summary.server.configuration.config_file) {
         warnings.extend(about_configuration(&opened)?);

@@ -14,8 +14,9 @@ use super::aside;
 use super::control::control_file;
 use super::error::{Error, Result};
 use super::in_progress::{self, Choices, Content, IN_PROGRESS, Mark, Wanted};
-use super::options::Options;
+use super::options::{Archiving, Options};
 use super::plan::Plan;
+use super::recovery::MARKER;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::TimelineId;
 use crate::repo::{OpenedBackup, Row, Summary};
@@ -128,6 +129,16 @@ pub(super) fn continued(
         options.backup = backup;
     }
     Ok(options)
+}
+
+/// What is complete is a copy, or the cluster itself, whatever would be right by default now.
+pub(super) fn as_found(options: &Options, ground: &Ground) -> Options {
+    let mut options = options.clone();
+    if ground.is_complete {
+        let is_copy = options.to.join(MARKER).symlink_metadata().is_ok();
+        options.archiving = if is_copy { Archiving::Off } else { Archiving::On };
+    }
+    options
 }
 
 impl Plan {

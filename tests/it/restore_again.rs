@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use pgkeep::restore::Archiving;
 use rustix::process::Signal;
 
+use crate::restore_crash::{Record, differences, killed_after, scene};
 use crate::restore_live::{Site, files};
 use crate::support::run::{DEADLINE, run, start, wait_until};
 use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig};
@@ -151,4 +154,32 @@ fn d20261120_a_plan_that_ends_at_a_switch_is_carried_out() {
         assert_eq!(rows, "1", "{name}");
         copy.stop(Stop::Immediate);
     }
+}
+
+/// Whether a restored cluster archives may be decided anew while its restore is interrupted: another server
+/// took the newest timeline, or left it. The same command was refused then as another one.
+#[test]
+fn d20261124_the_same_command_goes_on_whatever_archiving_is_by_default() {
+    let Some(server) = Server::main() else { return };
+    let (_site, _copies, scene) = scene(&server);
+    let with = |archiving: Archiving, is_default: bool| {
+        scene.restore_with(Arc::new(Record::default()), |options| {
+            options.archiving = archiving;
+            options.archiving_is_default = is_default;
+        })
+    };
+    with(Archiving::On, true).unwrap();
+    let archives = scene.tree();
+    let step = "what makes the server recover is written";
+    killed_after(&scene, step);
+    assert!(scene.data.join("pgkeep_restored.json").exists(), "by default it began as a copy");
+    let refused = with(Archiving::On, false).unwrap_err().to_string();
+    assert!(refused.contains("archives by default"), "{refused}");
+    with(Archiving::On, true).unwrap();
+    assert!(scene.tree() == archives, "{:#?}", differences(&scene, &archives));
+
+    // Where all was written, it stays what it is.
+    killed_after(&scene, "the control file has its name");
+    with(Archiving::On, true).unwrap();
+    assert!(scene.data.join("pgkeep_restored.json").exists() && !scene.is_marked());
 }

@@ -31,11 +31,11 @@ const CONTROL: &str = "global/pg_control";
 const CHILD: &str = "PGKEEP_TEST_RESTORE_CHILD";
 
 /// One restore, as often as it is asked for: everything that it depends on stands still.
-struct Scene {
+pub(crate) struct Scene {
     /// What the restored server calls: where its account can run it, not where cargo built it.
     program: PathBuf,
     config: PathBuf,
-    data: PathBuf,
+    pub(crate) data: PathBuf,
     old: PathBuf,
     new: PathBuf,
 }
@@ -45,7 +45,7 @@ impl Scene {
         self.restore_with(observer, |_| {})
     }
 
-    fn restore_with(
+    pub(crate) fn restore_with(
         &self,
         observer: Arc<dyn Observer>,
         change: impl FnOnce(&mut Options),
@@ -74,6 +74,7 @@ impl Scene {
             action: TargetAction::Promote,
             standby: false,
             archiving: Archiving::Off,
+            archiving_is_default: true,
             tablespaces: vec![TablespaceMapping {
                 old: self.old.display().to_string(),
                 new: self.new.clone(),
@@ -121,7 +122,7 @@ impl Scene {
     }
 
     /// Everything that was restored: kind, mode, owner, content.
-    fn tree(&self) -> BTreeMap<PathBuf, String> {
+    pub(crate) fn tree(&self) -> BTreeMap<PathBuf, String> {
         let mut tree = BTreeMap::new();
         let mut folders = vec![self.data.clone(), self.new.clone()];
         while let Some(folder) = folders.pop() {
@@ -139,7 +140,7 @@ impl Scene {
         tree
     }
 
-    fn is_marked(&self) -> bool {
+    pub(crate) fn is_marked(&self) -> bool {
         self.data.join(MARK).exists() || self.new.join(MARK).exists()
     }
 }
@@ -173,7 +174,7 @@ impl Observer for DieAt {
 }
 
 #[derive(Debug, Default)]
-struct Record(Mutex<Vec<Event>>);
+pub(crate) struct Record(Mutex<Vec<Event>>);
 
 impl Observer for Record {
     fn event(&self, event: Event) {
@@ -196,7 +197,7 @@ fn child_that_dies() {
 }
 
 /// A small cluster with a tablespace, backed up; few files, since each is an event.
-fn scene(server: &Server) -> (Site, ScratchDir, Scene) {
+pub(crate) fn scene(server: &Server) -> (Site, ScratchDir, Scene) {
     let site = Site::small(server);
     let copies = ScratchDir::new("copies");
     let old = copies.create_dir("source-tablespace");
@@ -274,7 +275,7 @@ fn f067_a_restore_killed_at_any_event_does_not_start_and_is_completed_by_the_nex
     assert!(refused.to_string().contains("started since"), "{refused}");
 }
 
-fn differences(scene: &Scene, reference: &BTreeMap<PathBuf, String>) -> Vec<String> {
+pub(crate) fn differences(scene: &Scene, reference: &BTreeMap<PathBuf, String>) -> Vec<String> {
     let tree = scene.tree();
     let paths = tree.keys().chain(reference.keys());
     let differs = |path: &&PathBuf| tree.get(*path) != reference.get(*path);
@@ -370,7 +371,7 @@ fn f065_f067_a_continued_restore_believes_nothing_and_keeps_no_stranger() {
 }
 
 /// Kills a restore after a step, in an empty place.
-fn killed_after(scene: &Scene, step: &'static str) {
+pub(crate) fn killed_after(scene: &Scene, step: &'static str) {
     scene.wipe();
     let record = Arc::new(Record::default());
     scene.restore(Arc::<Record>::clone(&record)).unwrap();
@@ -480,8 +481,8 @@ fn f064_everything_is_durable_before_the_control_file_has_its_name() {
     let mut command = site.cluster.command("strace");
     command.args(["-f", "-y", "-qq", "-s", "1", "-o"]).arg(&log);
     command.arg("-e").arg(
-        "trace=write,pwrite64,writev,fallocate,ftruncate,mkdir,symlink,unlink,unlinkat,syncfs,fsync,\
-         fdatasync,rename,renameat,renameat2",
+        "trace=write,pwrite64,writev,fallocate,ftruncate,mkdir,mkdirat,symlink,symlinkat,unlink,\
+         unlinkat,syncfs,fsync,fdatasync,rename,renameat,renameat2",
     );
     let mapping = format!("{}={}", scene.old.display(), scene.new.display());
     command.arg(site.cluster.scratch().pgkeep_binary()).arg("--config").arg(&scene.config);
@@ -542,8 +543,8 @@ impl Call {
     }
 
     fn writes(&self) -> bool {
-        ["write", "pwrite64", "writev", "fallocate", "ftruncate", "mkdir", "symlink"]
-            .contains(&self.name.as_str())
+        let writing = ["write", "pwrite64", "writev", "fallocate", "ftruncate", "mkdir", "symlink"];
+        writing.contains(&self.name.trim_end_matches("at"))
     }
 }
 
