@@ -4,9 +4,16 @@
 //! archiving, following and running jobs. Adopting it takes both away.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use super::error::{Error, Result};
+use super::external::FILE_BYTES_MAX;
 use super::recovery::MARKER;
 use crate::base::{Ctx, Timestamp, durable};
 use crate::pg::{ControlFile, MajorVersion, isolation};
@@ -45,21 +52,19 @@ pub struct Adoption {
 pub fn plan_adoption(data_directory: &Path) -> Result<Adoption> {
     let refused = |what: String| Err(Error::Refused { what });
     let path = data_directory.join(MARKER);
-    let text = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return refused(format!(
-                "{} is no restored copy: there is nothing to adopt",
-                data_directory.display()
-            ));
-        }
-        other => other.map_err(Error::file("read", &path))?,
-    };
+    if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return refused(format!(
+            "{} is no restored copy: there is nothing to adopt",
+            data_directory.display()
+        ));
+    }
+    let text = read(&mut open(&path)?, &path)?;
     let marker: Marker = match serde_json::from_slice(&text) {
         Ok(marker) => marker,
         Err(error) => return refused(format!("{}: {error}", path.display())),
     };
     let auto_conf = data_directory.join(AUTO_CONF);
-    let content = std::fs::read(&auto_conf).map_err(Error::file("read", &auto_conf))?;
+    let content = read(&mut open(&auto_conf)?, &auto_conf)?;
     let (settings, removed) = isolation::without_of_copy(&content, major_of(data_directory)?);
     Ok(Adoption {
         data_directory: data_directory.into(),
@@ -69,6 +74,30 @@ pub fn plan_adoption(data_directory: &Path) -> Result<Adoption> {
         settings: (!removed.is_empty()).then_some(settings),
         removed,
     })
+}
+
+/// Opens a file of the copy. Whoever owns the directory may have put a link there, or another name of a
+/// file that root would give away.
+fn open(path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let odd = |why: &str| Error::Refused { what: format!("{} {why}", path.display()) };
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::LOOP) => return Err(odd("is a link, where the server has a file")),
+        other => File::from(other.map_err(|error| Error::file("open", path)(error.into()))?),
+    };
+    let found = file.metadata().map_err(Error::file("stat", path))?;
+    match (found.is_file(), found.nlink()) {
+        (true, 1) => Ok(file),
+        (true, _) => Err(odd("has another name elsewhere")),
+        (false, _) => Err(odd("is no regular file")),
+    }
+}
+
+fn read(file: &mut File, path: &Path) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let mut limited = file.take(FILE_BYTES_MAX);
+    limited.read_to_end(&mut content).map_err(Error::file("read", path))?;
+    Ok(content)
 }
 
 fn major_of(data_directory: &Path) -> Result<MajorVersion> {
@@ -88,16 +117,22 @@ pub fn adopt(ctx: &Ctx, adoption: &Adoption) -> Result<()> {
     ctx.cancel.check()?;
     let directory = &adoption.data_directory;
     let path = directory.join(AUTO_CONF);
-    if let Some(settings) = &adoption.settings {
-        durable::replace(&path, settings, 0o600).map_err(Error::file("write", &path))?;
-    }
-    // Also when nothing is left to remove: a call that was killed here has left a file that the server
-    // cannot read.
-    if rustix::process::geteuid().is_root() {
-        use std::os::unix::fs::MetadataExt as _;
-        let owner = std::fs::metadata(directory).map_err(Error::file("stat", directory))?;
-        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))
-            .map_err(Error::file("set the owner of", &path))?;
+    let owner = std::fs::metadata(directory).map_err(Error::file("stat", directory))?;
+    let is_root = rustix::process::geteuid().is_root();
+    let there = open(&path)?;
+    let found = there.metadata().map_err(Error::file("stat", &path))?;
+    match &adoption.settings {
+        Some(settings) => {
+            let owner = is_root.then(|| (owner.uid(), owner.gid()));
+            durable::replace_as(&path, settings, found.mode() & 0o777, owner)
+                .map_err(Error::file("write", &path))?;
+        }
+        // A call of an older version that was killed has left a file that the server cannot read.
+        None if is_root && found.uid() == 0 => {
+            fchown(&there, Some(owner.uid()), Some(owner.gid()))
+                .map_err(Error::file("set the owner of", &path))?;
+        }
+        None => {}
     }
     let marker = directory.join(MARKER);
     std::fs::remove_file(&marker).map_err(Error::file("remove", &marker))?;
@@ -122,32 +157,73 @@ impl fmt::Display for Adoption {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
     use super::*;
 
-    /// Killed between the new settings and their owner, a call left a file that only root could read, and
-    /// the next one had nothing to remove and did not look at it.
-    #[test]
-    fn d20261120_a_second_call_gives_the_settings_to_the_server_s_account() {
-        use std::os::unix::fs::{MetadataExt as _, chown};
+    /// A copy that another account owns, where root runs the tests.
+    fn copy(auto_conf: &[u8]) -> Option<(tempfile::TempDir, Adoption)> {
         if !rustix::process::geteuid().is_root() {
-            return;
+            return None;
         }
         let scratch = tempfile::tempdir().unwrap();
         let directory = scratch.path().join("data");
         std::fs::create_dir(&directory).unwrap();
         chown(&directory, Some(65534), Some(65534)).unwrap();
-        durable::write_new(&directory.join(AUTO_CONF), b"", 0o600).unwrap();
+        durable::write_new(&directory.join(AUTO_CONF), auto_conf, 0o640).unwrap();
         durable::write_new(&directory.join(MARKER), b"{}", 0o600).unwrap();
         let adoption = Adoption {
-            data_directory: directory.clone(),
+            data_directory: directory,
             cluster: "main".into(),
             backup: "b".into(),
             restored: Timestamp::UNIX_EPOCH,
             removed: Vec::new(),
             settings: None,
         };
-        adopt(&Ctx::fixed(Timestamp::UNIX_EPOCH, 1), &adoption).unwrap();
-        assert_eq!(std::fs::metadata(directory.join(AUTO_CONF)).unwrap().uid(), 65534);
-        assert!(!directory.join(MARKER).exists());
+        Some((scratch, adoption))
+    }
+
+    fn adopted(adoption: &Adoption) -> Result<()> {
+        adopt(&Ctx::fixed(Timestamp::UNIX_EPOCH, 1), adoption)
+    }
+
+    /// Killed between the new settings and their owner, a call left a file that only root could read, and
+    /// the next one had nothing to remove and did not look at it.
+    #[test]
+    fn d20261120_a_second_call_gives_the_settings_to_the_server_s_account() {
+        let Some((_scratch, adoption)) = copy(b"") else { return };
+        adopted(&adoption).unwrap();
+        let found = std::fs::metadata(adoption.data_directory.join(AUTO_CONF)).unwrap();
+        assert_eq!(found.uid(), 65534);
+        assert!(!adoption.data_directory.join(MARKER).exists());
+    }
+
+    /// In a cluster that its group may read, the settings came back for the owner alone.
+    #[test]
+    fn d20261124_the_settings_keep_their_mode() {
+        let Some((_scratch, mut adoption)) = copy(b"a = 1\n") else { return };
+        adoption.settings = Some(Vec::new());
+        adopted(&adoption).unwrap();
+        let found = std::fs::metadata(adoption.data_directory.join(AUTO_CONF)).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o777, found.len()), (65534, 0o640, 0));
+    }
+
+    /// Root followed a link of that name, and gave away whatever it led to.
+    #[test]
+    fn d20261124_adopting_gives_away_nothing_of_others() {
+        let Some((scratch, adoption)) = copy(b"") else { return };
+        let (mine, path) = (scratch.path().join("mine"), adoption.data_directory.join(AUTO_CONF));
+        durable::write_new(&mine, b"mine", 0o600).unwrap();
+        for is_link in [true, false] {
+            std::fs::remove_file(&path).unwrap();
+            match is_link {
+                true => symlink(&mine, &path).unwrap(),
+                false => std::fs::hard_link(&mine, &path).unwrap(),
+            }
+            adopted(&adoption).unwrap_err();
+            let found = std::fs::metadata(&mine).unwrap();
+            assert_eq!((found.uid(), found.len()), (0, 4));
+            assert!(adoption.data_directory.join(MARKER).exists());
+        }
     }
 }

@@ -6,10 +6,9 @@
 //! the marks go, the data directory's last. Whatever stops it: without `pg_control` the directory cannot
 //! be started and its mark lets the same command go on; with it, everything is there and durable.
 
-use std::fs::{self, File, Permissions};
-use std::io::{BufWriter, Write as _};
+use std::fs::{self, File};
+use std::io::{BufWriter, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -25,12 +24,17 @@ use super::options::{Archiving, Options};
 use super::plan::Plan;
 use super::recovery::{AUTO_CONF, MARKER, marker, own_settings, settings, signal_file};
 use super::survey::{Ground, check, each_entry, is_mark, is_whole, shown, survey};
+use super::tree::{Attributes, Tree};
 use crate::base::{Ctx, Event, Stage, durable};
 use crate::pg::manifest::{ManifestWriter, Row as ManifestRow, WalRange, wal_ranges};
 use crate::pg::{MajorVersion, TimelineId};
 use crate::repo::{OpenedBackup, Row, RowKind};
 
-const CONTROL_TEMPORARY: &str = "pgkeep-tmp";
+const CONTROL_TEMPORARY: &[u8] = b"global/pg_control.pgkeep-tmp";
+const MANIFEST: &[u8] = b"backup_manifest";
+
+/// Of a data directory that its group may read (`PG_DIR_MODE_GROUP`, `src/include/common/file_perm.h`).
+const GROUP_READS: u32 = 0o750;
 
 /// Batches in the queue between the table's reader and the workers.
 const QUEUE: usize = 4;
@@ -58,13 +62,7 @@ pub fn execute(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<Restored> {
     let begun = ctx.clock.monotonic();
     aside::move_all(&plan.to, &plan.ground.moved)?;
     let (claim, ground) = claim(ctx, plan)?;
-    // Opened before the first write: a write-back error is told to every handle that was open when
-    // it happened, and to none that came later (Linux 5.8 and newer; older kernels tell nobody).
-    let mut file_systems = Vec::new();
-    for directory in std::iter::once(&*plan.to).chain(plan.places().others()) {
-        let handle = File::open(directory).map_err(Error::file("open", directory))?;
-        file_systems.push((directory.to_owned(), handle));
-    }
+    let tree = Tree::open(plan.places())?;
     let mut done = (plan.files, plan.bytes);
     if !ground.is_complete {
         let (bytes_total, files_total) = (plan.bytes, plan.files);
@@ -72,16 +70,16 @@ pub fn execute(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<Restored> {
         let continues = ground.continues.is_some();
         if continues {
             // What the earlier run wrote reaches the disk before it is read back and believed.
-            sync(&file_systems)?;
+            tree.sync()?;
         }
-        let mut writing = Writing::new(ctx, plan, options, continues)?;
+        let mut writing = Writing::new(ctx, plan, options, &tree, continues)?;
         writing.all()?;
         writing.recovery()?;
         if continues {
             writing.refuse_strangers()?;
         }
         ctx.observer.event(Event::End { stage: Stage::Restore });
-        writing.make_durable(&file_systems)?;
+        writing.make_durable()?;
         done = (writing.files, writing.bytes);
     }
     let global = plan.to.join("global");
@@ -123,30 +121,22 @@ fn claim(ctx: &Ctx, plan: &Plan) -> Result<(Claim, Ground)> {
     Ok((claim, ground))
 }
 
-/// One call makes a whole file system durable: files, names, directories. The directory that holds the
-/// new one's name is on it too, or was synced when it was made.
-fn sync(file_systems: &[(PathBuf, File)]) -> Result<()> {
-    for (directory, handle) in file_systems {
-        rustix::fs::syncfs(handle).map_err(|error| Error::file("sync", directory)(error.into()))?;
-    }
-    Ok(())
-}
-
 struct Writing<'a> {
     ctx: &'a Ctx,
     plan: &'a Plan,
     options: &'a Options,
-    as_root: bool,
-    /// Of the data directory, for files that this restore makes itself.
-    owner: (u32, u32),
+    tree: &'a Tree,
+    /// Of files that this restore makes itself: the data directory's owner, and a mode for its group too
+    /// where that may read the directory.
+    own: Attributes,
     manifest: ManifestWriter,
     manifest_file: BufWriter<File>,
     manifest_text: Vec<u8>,
     control: Option<(Vec<u8>, Row)>,
     /// Goes on from what an interrupted run has left.
     continues: bool,
-    /// Whether the table has a `postgresql.auto.conf`, to whose end the settings go.
-    has_auto_conf: bool,
+    /// Those of the table's `postgresql.auto.conf`, to whose end the settings go.
+    auto_conf: Option<Attributes>,
     /// A tablespace is a plain directory in `pg_tblspc`.
     has_tablespace_in_place: bool,
     /// Everything that was made or found, but the control file: nothing else may be there.
@@ -156,31 +146,38 @@ struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    fn new(ctx: &'a Ctx, plan: &'a Plan, options: &'a Options, continues: bool) -> Result<Self> {
+    fn new(
+        ctx: &'a Ctx,
+        plan: &'a Plan,
+        options: &'a Options,
+        tree: &'a Tree,
+        continues: bool,
+    ) -> Result<Self> {
         let failed = |source| Error::Postgres { what: "the backup's server", source };
         let version = plan.summary.server.version_num;
         let major = MajorVersion::from_server_version_num(version).map_err(failed)?;
         let mut manifest_text = Vec::new();
         let manifest = ManifestWriter::begin(major, plan.summary.system, &mut manifest_text);
-        let path = plan.to.join("backup_manifest");
+        let (root, path) = tree.find(MANIFEST);
         if continues {
-            remove(&path)?;
+            root.remove(path)?;
             // The last run may have been stopped just before the name was changed.
-            remove(&control_path(plan).with_extension(CONTROL_TEMPORARY))?;
+            root.remove(CONTROL_TEMPORARY)?;
         }
-        let file = create(&path, 0o600)?;
+        let own = Attributes::of_this_process();
+        let file = root.create(path, own)?;
         Ok(Self {
             ctx,
             plan,
             options,
-            as_root: rustix::process::geteuid().is_root(),
-            owner: (u32::MAX, u32::MAX),
+            tree,
+            own,
             manifest,
             manifest_file: BufWriter::new(file),
             manifest_text,
             control: None,
             continues,
-            has_auto_conf: false,
+            auto_conf: None,
             has_tablespace_in_place: false,
             // The manifest.
             entries: 1,
@@ -246,7 +243,7 @@ impl<'a> Writing<'a> {
                     self.files += 1;
                     self.bytes += row.size;
                     if row.path == AUTO_CONF {
-                        self.has_auto_conf = true;
+                        self.auto_conf = Some(attributes(&row));
                     } else {
                         self.note(&row.path, row.size, &row)?;
                     }
@@ -270,7 +267,7 @@ impl<'a> Writing<'a> {
                 !part.is_empty() && part != b"." && part != b".." && !part.contains(&0)
             });
         if is_safe {
-            Ok(self.plan.to.join(std::ffi::OsStr::from_bytes(&row.path)))
+            Ok(path_in(self.plan, &row.path))
         } else {
             let why = "it leads out of the data directory".into();
             Err(Error::Content { path: row.path.clone(), why })
@@ -281,51 +278,34 @@ impl<'a> Writing<'a> {
     /// never written to: it may be a link, or have another name elsewhere. Our settings are added to
     /// `postgresql.auto.conf`, so that one is always made anew.
     fn file(&self, row: &Row, path: &Path) -> Result<Option<File>> {
+        let (root, rest) = self.tree.find(&row.path);
         if self.continues && row.path != AUTO_CONF && is_whole(path, row)? {
-            self.own(path, row.mode, row.uid, row.gid)?;
+            root.own(rest, attributes(row))?;
             return Ok(None);
         }
         if self.continues {
             if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
                 return Err(self.stranger(&row.path, "is a directory"));
             }
-            remove(path)?;
+            root.remove(rest)?;
         }
-        let file = create(path, row.mode)?;
-        if self.as_root {
-            rustix::fs::fchown(&file, owner(row.uid), group(row.gid))
-                .map_err(|error| Error::file("set the owner of", path)(error.into()))?;
-        }
-        Ok(Some(file))
+        root.create(rest, attributes(row)).map(Some)
     }
 
     fn directory(&mut self, row: &Row, path: &Path) -> Result<()> {
         let in_tablespaces = row.path.strip_prefix(b"pg_tblspc/");
         self.has_tablespace_in_place |= in_tablespaces.is_some_and(|rest| !rest.contains(&b'/'));
+        let (root, rest) = self.tree.find(&row.path);
         if row.path.is_empty() {
-            self.owner = (row.uid, row.gid);
-        } else {
-            match fs::create_dir(path) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    let found = path.symlink_metadata().map_err(Error::file("stat", path))?;
-                    if !found.is_dir() {
-                        return Err(self.stranger(&row.path, "is no directory"));
-                    }
-                }
-                other => other.map_err(Error::file("create", path))?,
+            let mode = if row.mode & GROUP_READS == GROUP_READS { 0o640 } else { 0o600 };
+            self.own = Attributes { mode, ..attributes(row) };
+        } else if !root.make_directory(rest)? {
+            let found = path.symlink_metadata().map_err(Error::file("stat", path))?;
+            if !found.is_dir() {
+                return Err(self.stranger(&row.path, "is no directory"));
             }
         }
-        self.own(path, row.mode, row.uid, row.gid)
-    }
-
-    fn own(&self, path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
-        fs::set_permissions(path, Permissions::from_mode(mode))
-            .map_err(Error::file("set the mode of", path))?;
-        if self.as_root {
-            std::os::unix::fs::chown(path, Some(uid), Some(gid))
-                .map_err(Error::file("set the owner of", path))?;
-        }
-        Ok(())
+        root.own(rest, attributes(row))
     }
 
     /// A tablespace's link goes where the plan says, never where the source's went.
@@ -338,16 +318,16 @@ impl<'a> Writing<'a> {
             .ok_or_else(|| wrong("a link that is no tablespace's"))?;
         let planned = self.plan.tablespaces.iter().find(|(planned, ..)| *planned == oid);
         let (_, _, location) = planned.ok_or_else(|| wrong("a tablespace outside the manifest"))?;
-        self.own(location, row.mode, row.uid, row.gid)?;
-        match std::os::unix::fs::symlink(location, path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                match fs::read_link(path) {
-                    Ok(leads_to) if leads_to == *location => Ok(()),
-                    _ => Err(self.stranger(&row.path, "does not lead to its tablespace")),
-                }
-            }
-            other => other.map_err(Error::file("link", path)),
+        if let Some(place) = self.tree.tablespace(&row.path) {
+            place.own(b"", attributes(row))?;
         }
+        let (root, rest) = self.tree.find(&row.path);
+        if root.make_link(rest, location)?
+            || fs::read_link(path).is_ok_and(|leads_to| leads_to == *location)
+        {
+            return Ok(());
+        }
+        Err(self.stranger(&row.path, "does not lead to its tablespace"))
     }
 
     fn stranger(&self, path: &[u8], why: &str) -> Error {
@@ -416,11 +396,12 @@ impl<'a> Writing<'a> {
             self.own_file(MARKER, marker(self.ctx, self.plan).as_bytes(), true)?;
         } else {
             // An interrupted run may have made a copy by default.
-            remove(&self.plan.to.join(MARKER))?;
+            let (root, path) = self.tree.find(MARKER.as_bytes());
+            root.remove(path)?;
         }
         let in_place = self.has_tablespace_in_place;
         let settings = settings(self.ctx, self.plan, self.options, in_place)?;
-        self.auto_conf(&settings)?;
+        self.write_auto_conf(&settings)?;
         self.own_file(signal_file(self.options), b"", false)?;
         let ranges = self.wal_ranges()?;
         let manifest = std::mem::replace(
@@ -429,32 +410,35 @@ impl<'a> Writing<'a> {
         );
         manifest.finish(&ranges, &mut self.manifest_text);
         self.flush_manifest()?;
-        let path = self.plan.to.join("backup_manifest");
-        self.manifest_file.flush().map_err(Error::file("write", &path))?;
-        self.own(&path, 0o600, self.owner.0, self.owner.1)?;
-        let owner = self.as_root.then_some(self.owner);
-        external::write(&self.plan.external, &self.plan.opened, owner)?;
+        let failed = Error::file("write", self.plan.to.join("backup_manifest"));
+        self.manifest_file.flush().map_err(failed)?;
+        let (root, path) = self.tree.find(MANIFEST);
+        root.own(path, self.own)?;
+        if let Some(root) = &self.tree.configuration {
+            external::write(&self.plan.external, &self.plan.opened, root, self.own)?;
+        }
         self.ctx.step("what makes the server recover is written");
         Ok(())
     }
 
     /// The backup's own settings, then those of this restore.
-    fn auto_conf(&mut self, settings: &str) -> Result<()> {
-        let path = self.plan.to.join(std::ffi::OsStr::from_bytes(AUTO_CONF));
+    fn write_auto_conf(&mut self, settings: &str) -> Result<()> {
+        let path = self.plan.to.join("postgresql.auto.conf");
+        let (root, rest) = self.tree.find(AUTO_CONF);
         let mut content = Vec::new();
-        if self.has_auto_conf {
+        if self.auto_conf.is_some() {
             // The workers have written it.
-            content = fs::read(&path).map_err(Error::file("read", &path))?;
+            let mut there = root.open_there(rest)?;
+            there.read_to_end(&mut content).map_err(Error::file("read", &path))?;
             content = own_settings(self.plan, self.options, content)?;
         } else {
             self.entries += 1;
         }
         content.extend_from_slice(settings.as_bytes());
         // One that an interrupted run has made would get the settings twice.
-        remove(&path)?;
-        let mut file = create(&path, 0o600)?;
-        file.write_all(&content).map_err(Error::file("write", &path))?;
-        self.own(&path, 0o600, self.owner.0, self.owner.1)
+        root.remove(rest)?;
+        let mut file = root.create(rest, self.auto_conf.unwrap_or(self.own))?;
+        file.write_all(&content).map_err(Error::file("write", &path))
     }
 
     /// A standby's backup may span a switch of timelines: one range for each.
@@ -474,22 +458,21 @@ impl<'a> Writing<'a> {
 
     /// Writes a file that is this restore's own.
     fn own_file(&mut self, name: &str, content: &[u8], in_manifest: bool) -> Result<()> {
-        let path = self.plan.to.join(name);
+        let (root, path) = self.tree.find(name.as_bytes());
         if self.continues {
-            remove(&path)?;
+            root.remove(path)?;
         }
         self.entries += 1;
-        let mut file = create(&path, 0o600)?;
-        file.write_all(content).map_err(Error::file("write", &path))?;
-        self.own(&path, 0o600, self.owner.0, self.owner.1)?;
+        let mut file = root.create(path, self.own)?;
+        file.write_all(content).map_err(Error::file("write", self.plan.to.join(name)))?;
         if in_manifest {
             let row = Row {
                 path: name.as_bytes().to_vec(),
                 kind: RowKind::File,
                 size: content.len() as u64,
-                mode: 0o600,
-                uid: self.owner.0,
-                gid: self.owner.1,
+                mode: self.own.mode,
+                uid: self.own.uid,
+                gid: self.own.gid,
                 mtime: self.ctx.clock.now(),
                 identity: None,
                 crc: Some(crc32c::crc32c(content)),
@@ -503,20 +486,20 @@ impl<'a> Writing<'a> {
     }
 
     /// Everything else first, then the control file.
-    fn make_durable(&mut self, file_systems: &[(PathBuf, File)]) -> Result<()> {
+    fn make_durable(&mut self) -> Result<()> {
         let event = Event::Begin { stage: Stage::Sync, bytes_total: 0, files_total: 0 };
         self.ctx.observer.event(event);
-        sync(file_systems)?;
+        self.tree.sync()?;
         self.ctx.step("everything but the control file is durable");
         let Some((content, row)) = self.control.take() else {
             let why = "the backup does not hold it".into();
             return Err(Error::Content { path: CONTROL_PATH.to_vec(), why });
         };
-        let path = control_path(self.plan);
-        let temporary = path.with_extension(CONTROL_TEMPORARY);
-        let mut file = create(&temporary, row.mode)?;
+        let path = path_in(self.plan, CONTROL_PATH);
+        let temporary = path_in(self.plan, CONTROL_TEMPORARY);
+        let (root, rest) = self.tree.find(CONTROL_TEMPORARY);
+        let mut file = root.create(rest, attributes(&row))?;
         file.write_all(&content).map_err(Error::file("write", &temporary))?;
-        self.own(&temporary, row.mode, row.uid, row.gid)?;
         file.sync_all().map_err(Error::file("sync", &temporary))?;
         self.ctx.step("the control file is written");
         durable::rename(&temporary, &path).map_err(Error::file("rename", &path))?;
@@ -526,37 +509,12 @@ impl<'a> Writing<'a> {
     }
 }
 
-fn control_path(plan: &Plan) -> PathBuf {
-    plan.to.join(std::ffi::OsStr::from_bytes(CONTROL_PATH))
+fn path_in(plan: &Plan, path: &[u8]) -> PathBuf {
+    plan.to.join(std::ffi::OsStr::from_bytes(path))
 }
 
-/// Removes what an interrupted run has left of a file; absence is fine.
-pub(super) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(Error::file("remove", path)),
-    }
-}
-
-fn owner(uid: u32) -> Option<rustix::fs::Uid> {
-    Some(rustix::fs::Uid::from_raw(uid))
-}
-
-fn group(gid: u32) -> Option<rustix::fs::Gid> {
-    Some(rustix::fs::Gid::from_raw(gid))
-}
-
-/// A new file with exactly this mode, whatever the umask.
-pub(super) fn create(path: &Path, mode: u32) -> Result<File> {
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::file("create", path))?;
-    file.set_permissions(Permissions::from_mode(mode))
-        .map_err(Error::file("set the mode of", path))?;
-    Ok(file)
+fn attributes(row: &Row) -> Attributes {
+    Attributes { mode: row.mode, uid: row.uid, gid: row.gid }
 }
 
 fn work(

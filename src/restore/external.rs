@@ -3,17 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::DirBuilder;
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::directory::check_apart;
 use super::error::{Error, Result};
-use super::execute::{create, remove};
 use super::options::Options;
 use super::shell;
+use super::tree::{Attributes, Root};
 use crate::pg::auth_file::{Reference, references};
 use crate::pg::config_file::{ConfigFile, clean_path};
 use crate::repo::manifest::{Configuration, ServerRecord};
@@ -204,40 +202,31 @@ pub(super) fn server_options(start_options: &[(String, String)]) -> String {
 }
 
 /// Writes the files to where they go; what an interrupted run has left of them is made anew. Modes are
-/// those of the backup, never wider, also for as long as a file is being written.
+/// those of the backup, never wider, also for as long as a file is being written. Directories belong to
+/// the server's account: it must get there.
 pub(super) fn write(
     external: &External,
     opened: &OpenedBackup,
-    owner: Option<(u32, u32)>,
+    root: &Root,
+    server: Attributes,
 ) -> Result<()> {
     let Some(to) = &external.to else { return Ok(()) };
-    let own = |path: &Path, uid: u32, gid: u32| match owner {
-        None => Ok(()),
-        Some(_) => std::os::unix::fs::chown(path, Some(uid), Some(gid))
-            .map_err(Error::file("set the owner of", path)),
-    };
-    // The server must get there.
-    let own_directory = |path: &Path| {
-        let (uid, gid) = owner.unwrap_or_default();
-        own(path, uid, gid)
-    };
-    own_directory(to)?;
+    root.give(b"", server.uid, server.gid)?;
     for (row, target) in &external.rows {
-        let Some(target) = target else { continue };
-        let folder = target.parent().unwrap_or(to);
-        let below: Vec<&Path> = folder.ancestors().take_while(|folder| *folder != to).collect();
-        for folder in below.into_iter().rev() {
-            match DirBuilder::new().mode(0o700).create(folder) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                other => other.map_err(Error::file("create", folder))?,
-            }
-            own_directory(folder)?;
+        let Some(path) = target.as_ref().and_then(|target| target.strip_prefix(to).ok()) else {
+            continue;
+        };
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+        for folder in folders.map(bytes).collect::<Vec<_>>().into_iter().rev() {
+            root.make_directory(&folder)?;
+            root.give(&folder, server.uid, server.gid)?;
         }
         let content = opened.read_whole(row, FILE_BYTES_MAX)?;
-        remove(target)?;
-        let mut file = create(target, row.mode & 0o777)?;
-        file.write_all(&content).map_err(Error::file("write", target))?;
-        own(target, row.uid, row.gid)?;
+        root.remove(&bytes(path))?;
+        let attributes = Attributes { mode: row.mode & 0o777, uid: row.uid, gid: row.gid };
+        let mut file = root.create(&bytes(path), attributes)?;
+        file.write_all(&content).map_err(Error::file("write", to.join(path)))?;
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ mod shell;
 mod space;
 mod survey;
 mod target;
+mod tree;
 
 pub use adopt::{Adoption, adopt, plan_adoption};
 pub use error::{Error, Result};

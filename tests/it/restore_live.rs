@@ -397,6 +397,7 @@ fn f074_modes_come_back() {
             ("base", folder),
             ("pg_wal", folder),
             ("PG_VERSION", file),
+            ("postgresql.auto.conf", file),
             ("global/pg_control", file),
             ("base/1/PG_VERSION", file),
         ] {
