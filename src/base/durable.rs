@@ -46,6 +46,17 @@ pub fn create_dir_all(dir: &Path, mode: u32) -> io::Result<()> {
     sync_parent(dir)
 }
 
+/// As [`create_dir_all`], for a directory of another account: missing parents get a mode of their own.
+///
+/// # Errors
+/// As [`create_dir_all`].
+pub fn create_dir_below(dir: &Path, mode: u32, parents: u32) -> io::Result<()> {
+    if let Some(parent) = dir.parent() {
+        create_dir_all(parent, parents)?;
+    }
+    create_dir_all(dir, mode)
+}
+
 /// Renames without making anything durable: for files that whoever asked for them syncs, or asks for
 /// again after a crash.
 ///
@@ -141,5 +152,15 @@ mod tests {
         create_dir_all(&deep, 0o700).unwrap();
         create_dir_all(&deep, 0o700).unwrap();
         assert!(deep.is_dir());
+    }
+
+    #[test]
+    fn d20261124_parents_can_be_passed_through() {
+        let dir = tempfile::tempdir().unwrap();
+        create_dir_below(&dir.path().join("x/y/z"), 0o700, 0o755).unwrap();
+        let mode = |name: &str| {
+            std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777
+        };
+        assert_eq!((mode("x"), mode("x/y"), mode("x/y/z")), (0o755, 0o755, 0o700));
     }
 }

@@ -19,7 +19,7 @@ use super::control::{CONTROL_PATH, control_content, control_file};
 use super::error::{Error, Result};
 use super::external;
 use super::fetch::{Batch, Batcher, Scratch, write_batch};
-use super::in_progress::Claim;
+use super::in_progress::{Claim, make_place};
 use super::options::{Archiving, Options};
 use super::plan::Plan;
 use super::recovery::{AUTO_CONF, MARKER, marker, own_settings, settings, signal_file};
@@ -96,7 +96,7 @@ fn claim(ctx: &Ctx, plan: &Plan) -> Result<(Claim, Ground)> {
     let places = plan.places();
     // Looked at before anything is made.
     check(places, plan.wanted())?;
-    durable::create_dir_all(&plan.to, 0o700).map_err(Error::file("create", &plan.to))?;
+    make_place(&plan.to)?;
     let mut claim = Claim::take(&plan.to)?;
     let ground = match survey(places, plan.wanted(), || control_file(&plan.opened)) {
         Ok(ground) => ground,

@@ -255,6 +255,12 @@ pub(super) fn held(directory: &Path) -> Error {
     Error::Occupied { path: directory.into(), why }
 }
 
+/// Makes a place that is not there, with its parents. The server's account must get through those, also
+/// where root makes them; the place itself is given to it later.
+pub(super) fn make_place(place: &Path) -> Result<()> {
+    durable::create_dir_below(place, 0o700, 0o755).map_err(Error::file("create", place))
+}
+
 /// The sole right to fill a data directory; given back by the end of the process, whatever ends it.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -304,7 +310,7 @@ impl Claim {
     /// Marks another place that this restore fills, made if it is not there. A mark that is there
     /// stays: writing it again could cut it off, with files beside it.
     pub(super) fn mark_place(&mut self, mark: &Mark, place: &Path) -> Result<()> {
-        durable::create_dir_all(place, 0o700).map_err(Error::file("create", place))?;
+        make_place(place)?;
         self.places.push(place.into());
         let path = place.join(IN_PROGRESS);
         if read(&path)?.is_some_and(|there| there.is_of(mark)) {

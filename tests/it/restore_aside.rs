@@ -249,3 +249,28 @@ fn f074_owners_come_back() {
     assert_eq!(copy.psql("select n from in_one"), "1");
     copy.stop(Stop::Immediate);
 }
+
+/// Root made the missing parents of a place for itself alone, and the server could not get through them:
+/// the start command that the restore had printed ended with "Permission denied".
+#[test]
+fn d20261124_the_server_gets_through_parents_that_a_restore_made() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server);
+    let source = ScratchDir::new("tablespace");
+    let one = source.create_dir("one");
+    site.cluster.psql(&format!("create tablespace one location '{}'", one.display()));
+    site.cluster.psql("create table in_one tablespace one as select 1 as n");
+    site.config.run(["backup"]).assert_ok();
+    site.cluster.archive_now();
+    let (to, new_one) = (site.to("new/disk/data"), site.to("other/disk/one"));
+    let mut command = Command::new(site.cluster.scratch().pgkeep_binary());
+    command.arg("--config").arg(site.config.path()).args(["restore", "--yes", "--tablespace"]);
+    command.arg(format!("{}={}", one.display(), new_one.display()));
+    drop(run(command.arg("--to").arg(&to)).assert_ok());
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!((mode(&site.to("new/disk")), mode(&to)), (0o755, 0o700));
+    let copy = TestCluster::adopt(&server, &to).start();
+    copy.wait_for_promotion();
+    assert_eq!(copy.psql("select n from in_one"), "1");
+    copy.stop(Stop::Immediate);
+}
