@@ -273,30 +273,8 @@ impl Claim {
     /// Takes the lock of a directory that exists. Makes the mark's file, still without content, where
     /// there is none.
     pub(super) fn take(directory: &Path) -> Result<Self> {
-        let path = directory.join(IN_PROGRESS);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-            .map_err(Error::file("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held(directory)),
-            Err(TryLockError::Error(error)) => return Err(Error::file("lock", &path)(error)),
-        }
-        // The one who held the lock until now may have finished, and removed what was locked here.
-        let locked = file.metadata().map_err(Error::file("stat", &path))?;
-        let named = path.symlink_metadata().map_err(Error::file("stat", &path));
-        if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
-            Ok(Self { file, path, places: Vec::new() })
-        } else {
-            let why = "was restored by another process just now".into();
-            Err(Error::Occupied { path: directory.into(), why })
-        }
+        let file = lock(directory)?;
+        Ok(Self { file, path: directory.join(IN_PROGRESS), places: Vec::new() })
     }
 
     /// Writes the mark of a restore that begins. Durable when this returns: nothing else was written
@@ -313,18 +291,18 @@ impl Claim {
         make_place(place)?;
         self.places.push(place.into());
         let path = place.join(IN_PROGRESS);
-        if read(&path)?.is_some_and(|there| there.is_of(mark)) {
-            return Ok(());
-        }
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-            .map_err(Error::file("open", &path))?;
-        write(&mut file, &path, mark)
+        // Looked at under a lock: another restore into this place may mark it at this moment.
+        let mut file = lock(place)?;
+        let marked = match read(&path)? {
+            Some(there) if there.is_of(mark) => Ok(()),
+            Some(there) => {
+                let why = format!("was taken by another restore just now, {}", there.describe());
+                Err(Error::Occupied { path: place.into(), why })
+            }
+            None => write(&mut file, &path, mark),
+        };
+        file.unlock().map_err(Error::file("unlock", &path))?;
+        marked
     }
 
     /// Takes over a place of a restore that is complete; its mark may be gone already.
@@ -365,6 +343,34 @@ impl Drop for Claim {
         // Closing is not enough where a process was started meanwhile: until it runs its program it has
         // a copy of the handle, and the lock with it. A failure is mended by the end of the process.
         self.file.unlock().ok();
+    }
+}
+
+/// Opens and locks the mark of a directory that exists; made, still without content, where there is none.
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join(IN_PROGRESS);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&path)
+        .map_err(Error::file("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(held(directory)),
+        Err(TryLockError::Error(error)) => return Err(Error::file("lock", &path)(error)),
+    }
+    // The one who held the lock until now may have finished, and removed what was locked here.
+    let locked = file.metadata().map_err(Error::file("stat", &path))?;
+    let named = path.symlink_metadata().map_err(Error::file("stat", &path));
+    if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+        Ok(file)
+    } else {
+        let why = "was restored by another process just now".into();
+        Err(Error::Occupied { path: directory.into(), why })
     }
 }
 
@@ -467,6 +473,28 @@ mod tests {
                 "{i}"
             );
         }
+    }
+
+    /// A tablespace's place was looked at and marked in two steps: the mark that another restore had made
+    /// between them was written over, and both filled the place.
+    #[test]
+    fn d20261124_the_mark_of_another_restore_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, place) = (dir.path().join("data"), dir.path().join("place"));
+        fs::create_dir(&data).unwrap();
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let (choices, backup) = (choices(&data), "20261120-020000F".parse().unwrap());
+        let wanted = Wanted { choices: &choices, backup: &backup, timeline: 1 };
+        let (mine, theirs) = (Mark::new(&ctx, wanted), Mark::new(&ctx, wanted));
+        let mut claim = Claim::take(&data).unwrap();
+        claim.mark_place(&theirs, &place).unwrap();
+        claim.mark_place(&theirs, &place).unwrap();
+        let refused = claim.mark_place(&mine, &place).unwrap_err().to_string();
+        assert!(refused.contains("taken by another restore"), "{refused}");
+        assert_eq!(read(&place.join(IN_PROGRESS)).unwrap(), Some(theirs));
+        put(&place.join(IN_PROGRESS), b"{\"what");
+        claim.mark_place(&mine, &place).unwrap();
+        assert_eq!(read(&place.join(IN_PROGRESS)).unwrap(), Some(mine));
     }
 
     #[test]
