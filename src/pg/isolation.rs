@@ -31,6 +31,11 @@ pub fn settings(major: MajorVersion) -> Vec<(&'static str, String)> {
     if major >= MajorVersion::V17 {
         settings.push(("sync_replication_slots", "off"));
     }
+    // A file of the source's, outside its directory, that a server overwrites and removes at its end.
+    settings.push(("external_pid_file", ""));
+    if major <= MajorVersion::V14 {
+        settings.push(("stats_temp_directory", "pg_stat_tmp"));
+    }
     settings.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
 
@@ -129,13 +134,15 @@ mod tests {
             timescaledb.max_background_workers = '0'\n\
             cron.launch_active_jobs = 'off'\n\
             cron.max_running_jobs = '0'\n";
-        for major in [MajorVersion::V14, MajorVersion::V15, MajorVersion::V16] {
-            assert_eq!(block(major), everywhere, "{major}");
+        let (slots, pid) = ("sync_replication_slots = 'off'\n", "external_pid_file = ''\n");
+        for major in [MajorVersion::V15, MajorVersion::V16] {
+            assert_eq!(block(major), format!("{everywhere}{pid}"), "{major}");
         }
         for major in [MajorVersion::V17, MajorVersion::V18] {
-            let expected = format!("{everywhere}sync_replication_slots = 'off'\n");
-            assert_eq!(block(major), expected, "{major}");
+            assert_eq!(block(major), format!("{everywhere}{slots}{pid}"), "{major}");
         }
+        let expected = format!("{everywhere}{pid}stats_temp_directory = 'pg_stat_tmp'\n");
+        assert_eq!(block(MajorVersion::V14), expected);
     }
 
     #[test]

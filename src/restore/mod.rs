@@ -7,6 +7,7 @@
 
 mod adopt;
 mod aside;
+mod beside;
 mod choose;
 mod control;
 mod directory;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::beside;
 use super::choose::{Way, choose, timeline_of};
 use super::directory::tablespaces;
 use super::error::{Error, Result};
@@ -152,11 +153,6 @@ pub fn plan(
     if !external.has(&summary.server.configuration.config_file) {
         warnings.extend(about_configuration(&opened)?);
     }
-    if summary.totals.invalid_pages > 0 {
-        let pages = summary.totals.invalid_pages;
-        warnings
-            .push(format!("the backup holds {pages} pages that were invalid when it was taken"));
-    }
     let wal_bytes = way.run.count().saturating_mul(archive.segment_size().bytes().into());
     let space = space::spaces(ctx, options, &opened, &tablespaces, wal_bytes)?;
     // What an interrupted run has left takes its room already.
@@ -168,8 +164,7 @@ pub fn plan(
         .map_err(|source| Error::Postgres { what: "the backup's server", source })?;
     let programs =
         installed::look(ctx, &options.programs, server.version_num, &server.preload_libraries);
-    warnings.extend(programs.warnings());
-    warnings.extend(about_archive_mode(options, &opened, major)?);
+    warnings.extend(about_the_server(options, &opened, &external, &programs, major)?);
     let next = steps(options, &programs, &Account::of(&opened), &external, at_target);
     let damaged = archive.damaged();
     Ok(Plan {
@@ -294,6 +289,26 @@ fn about_the_archive(archive: &Archive<'_>, history: &History, way: &Way) -> Vec
         ));
     }
     warnings
+}
+
+/// What is wrong with the pages in the backup, and what the server that opens it needs, or does.
+fn about_the_server(
+    options: &Options,
+    opened: &OpenedBackup,
+    external: &External,
+    programs: &Programs,
+    major: MajorVersion,
+) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    let pages = opened.manifest().summary.totals.invalid_pages;
+    if pages > 0 {
+        warnings
+            .push(format!("the backup holds {pages} pages that were invalid when it was taken"));
+    }
+    warnings.extend(programs.warnings());
+    warnings.extend(beside::warnings(options, opened, external, &programs.preload_libraries)?);
+    warnings.extend(about_archive_mode(options, opened, major)?);
+    Ok(warnings)
 }
 
 /// What a person must know about the configuration file that comes with the backup, or does not.

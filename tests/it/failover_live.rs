@@ -383,3 +383,25 @@ fn d20261124_isolation_that_a_backup_brings_along_goes() {
     assert_eq!(started.psql("show max_logical_replication_workers"), "4");
     assert_eq!(started.psql("show work_mem"), "5MB");
 }
+
+/// The source's `external_pid_file` was overwritten by the copy that started beside it, and removed when
+/// that one stopped.
+#[test]
+fn d20261124_a_copy_leaves_its_source_s_pid_file_alone() {
+    let Some(server) = Server::main() else { return };
+    let scratch = ScratchDir::new("restored");
+    let (pid_file, logs) = (scratch.join("main.pid"), scratch.create_dir("logs"));
+    let launch = TestCluster::create(&server).wal_segment_mib(1);
+    let launch = launch.setting("external_pid_file", pid_file.to_str().unwrap());
+    let site = Site::start(launch.setting("log_directory", logs.to_str().unwrap()));
+    site.backup();
+    site.cluster.archive_now();
+    let before = fs::read_to_string(&pid_file).unwrap();
+    let to = scratch.join("data");
+    site.restore(&to, &[]).assert_says("log_directory is /");
+    let copy = TestCluster::adopt(&server, &to).start();
+    copy.wait_for_promotion();
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), before);
+    copy.stop(Stop::Fast);
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), before);
+}
