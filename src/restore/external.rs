@@ -89,6 +89,14 @@ impl External {
         self.files.iter().any(|(from, _)| from == Path::new(path))
     }
 
+    /// The server's command line must name the restored directory: a file in it names another.
+    pub(super) fn name_data_directory(&mut self, to: &Path) {
+        const NAME: &str = "data_directory";
+        if !self.start_options.iter().any(|(name, _)| name == NAME) {
+            self.start_options.push((NAME.into(), to.display().to_string()));
+        }
+    }
+
     /// What a person must know: what is missing to start, and what the files refer to elsewhere.
     pub(super) fn warnings(&self, opened: &OpenedBackup) -> Result<Vec<String>> {
         let mut warnings = Vec::new();

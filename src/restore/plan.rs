@@ -14,7 +14,7 @@ use super::nearest::{Hole, all_windows, nearest};
 use super::next::{Account, steps};
 use super::options::{Archiving, Options};
 use super::reach::Archive;
-use super::recovery::about_archive_mode;
+use super::recovery::{CONF, about_archive_mode};
 use super::space::{self, Space, configuration};
 use super::survey::{Ground, Places, as_found, continued, ground};
 use super::target::Target;
@@ -142,7 +142,7 @@ pub fn plan(
     let tablespaces = tablespaces(options, &opened)?;
     let at_target = way.at_target();
     let summary = way.backup;
-    let external = External::of(options, &tablespaces, &opened)?;
+    let mut external = External::of(options, &tablespaces, &opened)?;
     let apart = options.config_to.as_deref();
     let places = Places { data: &options.to, tablespaces: &tablespaces, configuration: apart };
     let timeline = history.timeline().get();
@@ -151,7 +151,12 @@ pub fn plan(
     let options = &as_found(options, &ground);
     warnings.extend(external.warnings(&opened)?);
     if !external.has(&summary.server.configuration.config_file) {
-        warnings.extend(about_configuration(&opened)?);
+        let file = configuration(&opened, CONF)?;
+        let elsewhere = file.as_ref().and_then(|file| file.find("data_directory"));
+        if elsewhere.is_some() {
+            external.name_data_directory(&options.to);
+        }
+        warnings.extend(about_configuration(file.is_some(), elsewhere));
     }
     let wal_bytes = way.run.count().saturating_mul(archive.segment_size().bytes().into());
     let space = space::spaces(ctx, options, &opened, &tablespaces, wal_bytes)?;
@@ -312,18 +317,19 @@ fn about_the_server(
 }
 
 /// What a person must know about the configuration file that comes with the backup, or does not.
-fn about_configuration(opened: &OpenedBackup) -> Result<Option<String>> {
-    let Some(configuration) = configuration(opened, b"postgresql.conf")? else {
+fn about_configuration(is_there: bool, elsewhere: Option<&str>) -> Option<String> {
+    if !is_there {
         let why = "the backup has no postgresql.conf (it lies outside the data directory): the \
                    server needs one to start";
-        return Ok(Some(why.into()));
-    };
-    Ok(configuration.find("data_directory").map(|elsewhere| {
+        return Some(why.into());
+    }
+    elsewhere.map(|elsewhere| {
         format!(
             "postgresql.conf sets data_directory = {elsewhere:?}: a server started with this file \
-             opens that directory, not the restored one; change it first"
+             opens that directory, not the restored one; the command below names the restored one, \
+             any other way to start it does not: change it first"
         )
-    }))
+    })
 }
 
 /// Reads a little of the backup and says how long all of it takes at that rate.

@@ -143,3 +143,33 @@ fn files_inside_the_data_directory_are_not_external() {
     let plan = json(&plan.stdout);
     assert_eq!(plan["plan"]["external"]["files"].as_array().unwrap().len(), 0, "{plan}");
 }
+
+/// `postgresql.conf` named the source's directory: the start command that the restore printed would have
+/// opened that one.
+#[test]
+fn d20261124_the_start_command_opens_the_restored_directory() {
+    let Some(server) = Server::main() else { return };
+    let copies = ScratchDir::new("copies");
+    let socket = copies.create_dir("socket");
+    let base = TestCluster::create(&server).wal_segment_mib(1).prepare();
+    let conf = base.data_dir().join("postgresql.conf");
+    let before = fs::read_to_string(&conf).unwrap();
+    let own = base.data_dir().display();
+    let lines = format!(
+        "data_directory = '{own}'\nlisten_addresses = ''\nunix_socket_directories = '{}'\n",
+        socket.display()
+    );
+    fs::write(&conf, before + &lines).unwrap();
+    let site = Site::start(TestCluster::adopt(&server, base.data_dir()));
+    site.backup();
+    site.cluster.archive_now();
+    let to = copies.join("data");
+    let restored = site.restore(&to, &[]).assert_says("postgresql.conf sets data_directory");
+    let line = restored.stdout.lines().skip_while(|line| *line != "Next:").nth(1).unwrap();
+    let copy = TestCluster::adopt(&server, &to).prepare();
+    drop(run(base.command("sh").args(["-c", line])).assert_ok());
+    let host = format!("host={} user=postgres dbname=postgres", socket.display());
+    let ask = |sql| run(base.command("psql").args(["-XAtq", "-d", &host, "-c", sql])).stdout;
+    assert_eq!(ask("show data_directory").trim(), to.display().to_string());
+    copy.stop(Stop::Immediate);
+}
