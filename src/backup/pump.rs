@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::copy::{Job, LargeFile, Shared, Worker};
 use super::error::{Error, Result};
 use super::read::time;
-use super::scan::{Entry, Found, walk};
+use super::scan::{Entry, Found, became_unlogged, walk};
 use crate::base::Ctx;
 use crate::pg::Layout;
 use crate::repo::file_table::RowSpill;
@@ -313,7 +313,9 @@ fn step(worker: &mut Worker<'_>, task: Task, collector: &Collector) -> Result<()
             let part = worker.large(&file, begin, end)?;
             if let Some(row) = file.finish_part(part, worker.shared.block_size) {
                 worker.advance(0, 1);
-                collector.complete([(file.job.sequence, row)]);
+                let job = &file.job;
+                let is_left_out = row.is_some() && became_unlogged(&job.path, &job.source)?;
+                collector.complete([(job.sequence, row.filter(|_| !is_left_out))]);
             }
         }
     }

@@ -116,6 +116,28 @@ fn d20261120_a_relation_that_turns_out_unlogged_is_left_out() {
     }
 }
 
+/// So was the data of one that was large by then: it is copied in runs, and nobody looked when the last of
+/// them was done.
+#[test]
+fn d20261124_a_large_relation_that_turns_out_unlogged_is_left_out() {
+    let Some(server) = Server::main() else { return };
+    let mut live = LibraryCluster::start(&server);
+    let repository = live.open(Arc::new(live.store.clone())).unwrap();
+    let directory = live.cluster.data_dir().join("base/1");
+    for name in ["999997", "999999"] {
+        let file = fs::File::create(directory.join(name)).unwrap();
+        file.set_len(130 << 20).unwrap();
+    }
+    live.ctx.observer =
+        Arc::new(Midway::new(move || fs::write(directory.join("999999_init"), "").unwrap()));
+    let id = live.backup(&repository, |options| options.jobs = 2).unwrap().summary.id;
+    let opened = repository.open_backup(&live.place, &id).unwrap();
+    for (path, there) in [("999997", true), ("999999", false)] {
+        let row = opened.find_row(format!("base/1/{path}").as_bytes()).unwrap();
+        assert_eq!(row.is_some(), there, "{path}");
+    }
+}
+
 #[test]
 fn f056_f059_files_of_every_length_come_back_as_they_are() {
     let Some(server) = Server::main() else { return };
