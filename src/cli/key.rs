@@ -9,7 +9,7 @@ use super::output::{print, print_json};
 use crate::config::{Resolved, SecretSource};
 use crate::crypt::slot::COST_DEFAULT;
 use crate::crypt::{SlotKind, Unlock};
-use crate::repo::{self, SlotSummary};
+use crate::repo::{self, SlotSummary, Slots};
 use crate::wiring::{self, Access, Opened};
 
 /// Adds, lists, removes, rotates.
@@ -88,17 +88,18 @@ fn list(run: &Invocation, resolved: &Resolved, args: &KeyListArgs) -> Result<(),
         return print_json(&serde_json::json!({
             "format_version": 1,
             "repository": name,
-            "slots": slots,
+            "slots": slots.readable,
+            "damaged": slots.damaged,
         }));
     }
     print(&slot_table(&slots))
 }
 
-fn slot_table(slots: &[SlotSummary]) -> String {
+fn slot_table(slots: &Slots) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(["slot", "kind", "label", "fingerprint", "made", "configured secret"]);
-    for slot in slots {
+    for slot in &slots.readable {
         let opens = if slot.opened == Some(true) { "opens it" } else { "" };
         table.add_row([
             slot.slot.as_str(),
@@ -109,6 +110,9 @@ fn slot_table(slots: &[SlotSummary]) -> String {
             opens,
         ]);
     }
+    for slot in &slots.damaged {
+        table.add_row([slot.slot.as_str(), "damaged", &slot.why]);
+    }
     table.trim_fmt()
 }
 
@@ -116,7 +120,8 @@ fn remove(run: &Invocation, resolved: &Resolved, args: &KeyRemoveArgs) -> Result
     let (name, opened) = open(run, resolved, Access::ReadWrite)?;
     let slots = opened.repository.slots(Some(&opened.unlock)).map_err(at(&name))?;
     let opening = |slot: &&SlotSummary| slot.opened == Some(true);
-    let own: Vec<_> = slots.iter().filter(opening).map(|slot| slot.slot.as_str()).collect();
+    let own: Vec<_> =
+        slots.readable.iter().filter(opening).map(|slot| slot.slot.as_str()).collect();
     if own == [args.slot.as_str()] {
         let why = format!("{} is the slot that the configured secret opens", args.slot);
         let hint = "Configure the secret of another slot first; then nothing stops working.";
@@ -139,6 +144,12 @@ fn rotate(run: &Invocation, resolved: &Resolved) -> Result<(), Failure> {
     let rotated = opened.repository.rotate(&run.ctx, &opened.unlock, None, COST_DEFAULT);
     let (slot, others) = rotated.map_err(at(&name))?;
     print(&format!("repository {name}: a new master key, in key slot {slot}"))?;
+    for damaged in opened.repository.slots(None).map_err(at(&name))?.damaged {
+        run.ctx.warn(format!(
+            "key slot {} is damaged and got no new key: {}; `pgkeep key remove {}` removes it",
+            damaged.slot, damaged.why, damaged.slot
+        ));
+    }
     for other in &others {
         print(&format!(
             "  key slot {} ({} {:?}) opens only what was stored before: remove it, and add it again",

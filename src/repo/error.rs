@@ -21,6 +21,24 @@ pub struct SlotSummary {
     pub opened: Option<bool>,
 }
 
+/// A key slot that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct DamagedSlot {
+    /// Its name.
+    pub slot: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// The key slots of a repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// Those that can be read.
+    pub readable: Vec<SlotSummary>,
+    /// The others: nobody knows what they hold.
+    pub damaged: Vec<DamagedSlot>,
+}
+
 /// Why the repository could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -30,7 +30,7 @@ mod tests;
 
 pub use catalog::Backups;
 pub use descriptor::{CipherChoice, Descriptor};
-pub use error::{Error, Result, SlotSummary};
+pub use error::{DamagedSlot, Error, Result, SlotSummary, Slots};
 pub use file_table::{FileTableReader, FileTableWriter, Layer, Row, RowKind, Source, StatIdentity};
 pub use found::{Cut, Found, FoundRestorePoint, FoundTablespace, NewestMoment};
 pub use key_cache::KeyCache;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::descriptor::{CipherChoice, Descriptor};
-use super::error::{Error, Result, SlotSummary};
+use super::error::{DamagedSlot, Error, Result, SlotSummary, Slots};
 use super::frame::{FrameOpener, FrameSealer};
 use super::header::{FRAME_LOG2, HEADER_SIZE, Header};
 use super::key_cache::KeyCache;
@@ -173,16 +173,21 @@ impl Repository {
     /// The slots, and which of them the secret opens (without trying any when there is none).
     ///
     /// # Errors
-    /// As the store's; [`Error::Corrupt`] for a slot that cannot be read.
-    pub fn slots(&self, unlock: Option<&Unlock>) -> Result<Vec<SlotSummary>> {
+    /// As the store's list.
+    pub fn slots(&self, unlock: Option<&Unlock>) -> Result<Slots> {
+        let (slots, damaged) = read_slots(self.store.as_ref())?;
         let mut summaries = Vec::new();
-        for (_, slot) in read_slots(self.store.as_ref())? {
+        for (_, slot) in slots {
             let opened = unlock
                 .filter(|unlock| unlock.kind() == slot.kind)
                 .map(|unlock| slot.unwrap(self.descriptor.repository, unlock).is_ok());
             summaries.push(summary(&slot, opened));
         }
-        Ok(summaries)
+        let damaged = damaged.iter().map(|(key, error)| DamagedSlot {
+            slot: key.last_component().into(),
+            why: error.to_string(),
+        });
+        Ok(Slots { readable: summaries, damaged: damaged.collect() })
     }
 
     /// Adds a slot that holds every key this repository was opened with.
@@ -217,12 +222,21 @@ impl Repository {
     }
 
     /// Removes a slot, never the last one that holds some master key. Slots of other repositories
-    /// (left by an `init` that died) do not count, and can be removed.
+    /// (left by an `init` that died) and damaged ones do not count, and can be removed.
     ///
     /// # Errors
-    /// [`Error::Keys`] when there is no such slot, or no other that holds all its keys.
+    /// [`Error::Keys`] when there is no such slot, or no other that holds all its keys, or when it may
+    /// still open the repository for somebody.
     pub fn remove_slot(&self, name: &str) -> Result<()> {
-        let slots = read_slots(self.store.as_ref())?;
+        let (slots, damaged) = read_slots(self.store.as_ref())?;
+        match damaged.iter().find(|(key, _)| key.last_component() == name) {
+            Some((key, Error::Corrupt { .. })) => return Ok(self.store.delete(key)?),
+            Some((_, error)) => {
+                let why = format!("what the slot holds cannot be told: {error}");
+                return Err(Error::Keys(why));
+            }
+            None => {}
+        }
         let Some((key, slot)) = slots.iter().find(|(_, slot)| slot.slot == name) else {
             return Err(Error::Keys(format!("there is no key slot {name}")));
         };
@@ -259,7 +273,7 @@ impl Repository {
         label: Option<&str>,
         cost: u8,
     ) -> Result<(String, Vec<SlotSummary>)> {
-        let slots = read_slots(self.store.as_ref())?;
+        let (slots, _) = read_slots(self.store.as_ref())?;
         let opens = |slot: &Slot| {
             slot.kind == unlock.kind() && slot.unwrap(self.descriptor.repository, unlock).is_ok()
         };
@@ -491,13 +505,20 @@ fn summary(slot: &Slot, opened: Option<bool>) -> SlotSummary {
     }
 }
 
-fn read_slots(store: &dyn ObjectStore) -> Result<Vec<(ObjectKey, Slot)>> {
-    let mut slots = Vec::new();
+type ReadSlots = (Vec<(ObjectKey, Slot)>, Vec<(ObjectKey, Error)>);
+
+/// Every slot, and those that cannot be read: one of them must not stand in the way of the others.
+fn read_slots(store: &dyn ObjectStore) -> Result<ReadSlots> {
+    let (mut slots, mut damaged) = (Vec::new(), Vec::new());
     for meta in storage::list_all(store, layout::SLOT_PREFIX)? {
-        slots.push((meta.key.clone(), read_slot(store, &meta.key)?));
+        match read_slot(store, &meta.key) {
+            Ok(slot) => slots.push((meta.key, slot)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => damaged.push((meta.key, error)),
+        }
     }
     slots.sort_by(|(_, a), (_, b)| (&a.created, &a.slot).cmp(&(&b.created, &b.slot)));
-    Ok(slots)
+    Ok((slots, damaged))
 }
 
 fn read_slot(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Slot> {

@@ -52,6 +52,15 @@ pub fn look(
 
 fn secret(opened: &Opened, findings: &mut Findings) {
     const CHECK: &str = "key";
+    match opened.repository.slots(None) {
+        Ok(slots) => slots.damaged.iter().for_each(|damaged| {
+            let found = format!("key slot {} is damaged: {}", damaged.slot, damaged.why);
+            let todo = "Its holder cannot open the repository: remove it with `pgkeep key remove`, and \
+                        add it again.";
+            findings.warn(CHECK, found, todo);
+        }),
+        Err(error) => findings.failure(CHECK, error.into()),
+    }
     for warning in &opened.warnings {
         findings.warn(CHECK, warning.to_string(), "Others must not be able to read it.");
     }

@@ -170,7 +170,7 @@ fn rotation_seals_new_objects_with_a_new_key_and_reads_old_ones() {
     assert_eq!(others.iter().map(|slot| slot.label.as_str()).collect::<Vec<_>>(), ["the other"]);
     assert_eq!(slot_names(&store).len(), 2, "the new slot and the other's");
     let summaries = repository.slots(Some(&key_file(1))).unwrap();
-    let own = summaries.iter().find(|slot| slot.slot == name).unwrap();
+    let own = summaries.readable.iter().find(|slot| slot.slot == name).unwrap();
     assert_eq!((own.label.as_str(), own.opened), ("first", Some(true)));
     let new = put(&repository, &ctx, "new", b"after");
     assert_eq!(repository.content_digest(b"x"), digest, "digests outlive rotation");
@@ -330,6 +330,34 @@ fn slots_that_were_swapped_or_damaged_are_named() {
     assert!(error.contains(&first) && error.contains("changed"), "{error}");
     replace(&store, &first_key, &bytes);
     open(&store, &key_file(1)).unwrap();
+}
+
+/// One slot that could not be read stood in the way of listing the others, of every removal, its own too,
+/// and of a rotation.
+#[test]
+fn d20261124_a_damaged_slot_stands_in_nobody_s_way() {
+    let ctx = ctx();
+    let (mut repository, store) = fresh(&ctx, CipherChoice::Aes256Cbc);
+    let second = repository.add_slot(&ctx, &key_file(2), "second", 14).unwrap();
+    let third = repository.add_slot(&ctx, &key_file(3), "third", 14).unwrap();
+    let key = layout::slot(&second).unwrap();
+    let bytes = store.get(&key).unwrap();
+    replace(&store, &key, &bytes[..bytes.len() / 2]);
+    let slots = repository.slots(Some(&key_file(1))).unwrap();
+    let labels: Vec<_> = slots.readable.iter().map(|slot| slot.label.as_str()).collect();
+    assert_eq!((labels.len(), labels.contains(&"third")), (2, true), "{labels:?}");
+    assert_eq!(slots.damaged.iter().map(|slot| &slot.slot).collect::<Vec<_>>(), [&second]);
+    repository.remove_slot(&third).unwrap();
+    let (first, _) = repository.rotate(&ctx, &key_file(1), None, 14).unwrap();
+    let last = repository.remove_slot(&first).unwrap_err().to_string();
+    assert!(last.contains("last key slot"), "the damaged one holds nothing: {last}");
+    repository.remove_slot(&second).unwrap();
+    assert_eq!(slot_names(&store), [first]);
+    // One of a newer version may be somebody's way in.
+    let newer = layout::slot("00112233445566ff").unwrap();
+    store.put(&newer, br#"{"format":"pgkeep key slot","version":2}"#).unwrap();
+    repository.remove_slot("00112233445566ff").unwrap_err();
+    assert_eq!(repository.slots(None).unwrap().damaged.len(), 1);
 }
 
 /// With kept keys a repository opens without reading a slot, until its slots change.
