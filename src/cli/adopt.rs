@@ -11,6 +11,7 @@ use super::invocation::Invocation;
 use super::output::{print, print_json};
 use super::own_place;
 use super::restore::confirm;
+use crate::config::{RepositorySettings, Resolved};
 use crate::restore;
 use crate::wiring::{self, Access};
 
@@ -65,11 +66,7 @@ pub fn adopt(run: &Invocation, args: &AdoptArgs) -> Result<Exit, Failure> {
 
 /// Whether another server is, or was, the cluster. First write wins guards the archive; two servers
 /// that both take writes are a person's to sort out.
-fn others(
-    run: &Invocation,
-    resolved: &crate::config::Resolved,
-    directory: &Path,
-) -> Result<Vec<String>, Failure> {
+fn others(run: &Invocation, resolved: &Resolved, directory: &Path) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     let system = wiring::system_of(directory)?;
     if let Some(configured) = &resolved.cluster.data_directory
@@ -80,19 +77,46 @@ fn others(
             configured.display()
         ));
     }
-    for settings in &resolved.repositories {
-        let opened = wiring::open(settings, Access::ReadOnly)?;
-        let cluster = &resolved.cluster_name;
-        let repository = &opened.repository;
-        let (place, _) =
-            wiring::find_cluster(&settings.name, repository, cluster, Some(system), None)?;
-        let host = wiring::host();
-        let why = own_place::why_not_own(&run.ctx, repository, &place, &host, directory)?;
-        if let Some(why) = why {
-            warnings
-                .push(format!("{why}: make sure that no other server is this cluster any more"));
+    let all = &resolved.repositories;
+    let asked: Vec<_> = match run.global.repository {
+        Some(_) => vec![resolved.repository()?],
+        None => all.iter().collect(),
+    };
+    let (mut answered, mut failed) = (0, None);
+    for settings in asked {
+        match elsewhere(run, resolved, settings, system, directory) {
+            Ok(why) => {
+                answered += 1;
+                warnings.extend(why.map(|why| {
+                    format!("{why}: make sure that no other server is this cluster any more")
+                }));
+            }
+            // It may be what was lost: a disaster takes a repository along.
+            Err(failure) => {
+                let name = &settings.name;
+                let why = failure.message.trim_start_matches(&format!("repository {name}: "));
+                warnings.push(format!("repository {name} was not asked: {why}"));
+                failed.get_or_insert(failure);
+            }
         }
+    }
+    if let Some(failure) = failed.filter(|_| answered == 0) {
+        return Err(failure);
     }
     warnings.dedup();
     Ok(warnings)
+}
+
+/// What one repository knows of another server that is the cluster.
+fn elsewhere(
+    run: &Invocation,
+    resolved: &Resolved,
+    settings: &RepositorySettings,
+    system: u64,
+    directory: &Path,
+) -> Result<Option<String>, Failure> {
+    let opened = wiring::open(settings, Access::ReadOnly)?;
+    let (cluster, repository) = (&resolved.cluster_name, &opened.repository);
+    let (place, _) = wiring::find_cluster(&settings.name, repository, cluster, Some(system), None)?;
+    own_place::why_not_own(&run.ctx, repository, &place, &wiring::host(), directory)
 }

@@ -405,3 +405,34 @@ fn d20261124_a_copy_leaves_its_source_s_pid_file_alone() {
     copy.stop(Stop::Fast);
     assert_eq!(fs::read_to_string(&pid_file).unwrap(), before);
 }
+
+/// One of two repositories was lost with the old host: no copy could be adopted, whatever `--repository`
+/// said.
+#[test]
+fn d20261124_a_copy_is_adopted_while_one_repository_answers() {
+    let Some(server) = Server::main() else { return };
+    let cluster = TestCluster::create(&server).wal_segment_mib(1).archiving().start();
+    let (repo, second) = (TestRepo::new(), TestRepo::new());
+    let config = TestConfig::new(&cluster).repository("local", &repo, Cipher::Aes);
+    let config = config.repository("second", &second, Cipher::None);
+    config.run(["init"]).assert_ok();
+    cluster.set_archive_command(&config.archive_command());
+    config.run(["--repository", "local", "backup"]).assert_ok();
+    cluster.archive_now();
+    let scratch = ScratchDir::new("restored");
+    let to = scratch.join("data");
+    let mut restore = config.pgkeep(["--repository", "local", "restore", "--yes", "--to"]);
+    drop(run(restore.arg(&to)).assert_ok());
+    fs::rename(second.path(), second.path().with_extension("lost")).unwrap();
+    let adopt = |arguments: &[&str]| {
+        let mut command = config.pgkeep([]);
+        run(command.args(arguments).args(["adopt", "--yes"]).arg(&to))
+    };
+    drop(adopt(&["--repository", "second"]).assert_code(10));
+    fs::rename(repo.path(), repo.path().with_extension("away")).unwrap();
+    drop(adopt(&[]).assert_code(10));
+    fs::rename(repo.path().with_extension("away"), repo.path()).unwrap();
+    let adopted = adopt(&[]).assert_ok();
+    assert!(adopted.stdout.contains("repository second was not asked: there is no"), "{adopted}");
+    adopt(&["--repository", "local"]).assert_code(1).assert_says("no restored copy");
+}
