@@ -3,7 +3,7 @@
 //!
 //! Salts come from the manifest: an object of another attempt, or an older one, fails its MAC.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -23,13 +23,17 @@ const AFTER_EXTERNAL: &[u8] = b"0";
 /// No configuration has as many files.
 const EXTERNAL_ROWS_MAX: usize = 10_000;
 
+/// Packs whose readers are kept, each with a page of 16 KiB: far more than workers use at a time, and not
+/// as many as a large backup has.
+const PACKS_KEPT: usize = 64;
+
 /// A backup whose manifest was read and authenticated.
 #[derive(Debug)]
 pub struct OpenedBackup {
     repository: Repository,
     place: Place,
     manifest: Manifest,
-    packs: Mutex<HashMap<u32, Arc<PackReader>>>,
+    packs: Mutex<Recent<PackReader>>,
     /// The row that [`OpenedBackup::block`] used last: neighbours ask for the same file.
     last_row: Mutex<Option<Arc<Row>>>,
 }
@@ -230,8 +234,8 @@ impl OpenedBackup {
     /// [`Error::Corrupt`] when the manifest does not name it. Makes no request.
     pub fn pack(&self, number: u32) -> Result<Arc<PackReader>> {
         let mut packs = self.packs.lock().expect("no holder of this lock panics");
-        if let Some(pack) = packs.get(&number) {
-            return Ok(Arc::clone(pack));
+        if let Some(pack) = packs.find(number) {
+            return Ok(pack);
         }
         let record = self.record(&format!("data/{number:06}"))?;
         let pack = Arc::new(PackReader {
@@ -240,8 +244,36 @@ impl OpenedBackup {
             frames: record.frames,
             page: Mutex::default(),
         });
-        packs.insert(number, Arc::clone(&pack));
+        packs.keep(number, Arc::clone(&pack));
         Ok(pack)
+    }
+}
+
+/// What was used last, by its number; the last one is the newest.
+#[derive(Debug)]
+struct Recent<T>(VecDeque<(u32, Arc<T>)>);
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<T> Recent<T> {
+    fn find(&mut self, number: u32) -> Option<Arc<T>> {
+        let at = self.0.iter().position(|(kept, _)| *kept == number)?;
+        let found = self.0.remove(at)?;
+        let value = Arc::clone(&found.1);
+        self.0.push_back(found);
+        Some(value)
+    }
+
+    /// Keeps one more; the one that was not used for the longest time goes.
+    fn keep(&mut self, number: u32, value: Arc<T>) {
+        if self.0.len() >= PACKS_KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((number, value));
     }
 }
 
@@ -419,4 +451,23 @@ fn lengths(offsets: &[u64]) -> impl Iterator<Item = usize> {
         [a, b] => usize::try_from(b - a).unwrap_or_default(),
         _ => 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every pack's reader stayed, with a page: a restore of a large backup needed memory by its size.
+    #[test]
+    fn d20261124_few_packs_are_kept_those_that_were_used_last() {
+        let mut recent = Recent::default();
+        for number in 0..10_000 {
+            assert!(recent.find(number).is_none());
+            recent.keep(number, Arc::new(number));
+            assert_eq!(recent.find(number).as_deref(), Some(&number));
+            assert!(recent.find(0).is_some(), "it is used all the time");
+        }
+        assert_eq!(recent.0.len(), PACKS_KEPT);
+        assert!(recent.find(9_999).is_some() && recent.find(9_900).is_none());
+    }
 }
