@@ -17,6 +17,7 @@ mod backup_places;
 mod cli;
 mod cli_live;
 mod config_live;
+mod copy_live;
 mod crash;
 mod failover_live;
 mod format;

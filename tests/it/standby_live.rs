@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use pgkeep::base::SeededEntropy;
+use pgkeep::crypt::Unlock;
+
 use crate::support::run::{DEADLINE, run, start, wait_until};
 use crate::support::site::Site;
 use crate::support::{Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo};
@@ -267,6 +270,44 @@ fn f008_records_across_segments_survive_crashes_of_the_server() {
     let copy = TestCluster::adopt(&server, &to).start();
     copy.wait_for_promotion();
     assert_eq!(copy.psql(sum), expected);
+}
+
+/// What no time mends for a restore may be mended for a standby: it asks again in any doubt, until its
+/// deadline, and only then goes on without the archive.
+#[test]
+fn f018_a_standby_in_doubt_is_answered_when_the_archive_is_mended_in_time() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    let name = site.cluster.archive_now();
+    let standby = Follower::new(&server, &site, false);
+    let patient = |cluster: &TestCluster| {
+        let config = TestConfig::new(cluster).repository("local", &site.repo, Cipher::Aes);
+        config.archive_get_wait("2m")
+    };
+    let get = |config: &TestConfig, out: &std::path::Path| {
+        let mut command = config.pgkeep(["--log-level", "debug", "archive-get"]);
+        start(command.arg(&name).arg(out))
+    };
+    let key = site.repo.key_file();
+    let right = fs::read(&key).unwrap();
+    let (_, wrong) = Unlock::generate_key_file(&SeededEntropy::new(5));
+    fs::write(&key, wrong.expose()).unwrap();
+    // For a primary's own recovery the wrong key stays wrong.
+    let scratch = ScratchDir::new("out");
+    let refused = get(&patient(&site.cluster), &scratch.join("file")).wait().assert_code(200);
+    assert!(!refused.stderr.contains("trying again"), "{refused}");
+
+    let config = patient(&standby.cluster);
+    let out = standby.cluster.data_dir().join("pg_wal/RECOVERYXLOG");
+    let running = get(&config, &out);
+    let tries_again = || running.stderr_so_far().matches("trying again").count() > 1;
+    wait_until(DEADLINE, tries_again, || running.stderr_so_far());
+    assert!(!out.exists());
+    fs::write(&key, right).unwrap();
+    let ran = running.wait().assert_ok();
+    assert!(!ran.stderr.contains(GOES_ON), "{ran}");
+    assert_eq!(fs::read(&out).unwrap().len(), 1 << 20);
 }
 
 /// Segments may be stored out of order for a moment: what looks like a hole is asked for again before
