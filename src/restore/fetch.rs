@@ -343,3 +343,46 @@ fn zeros(ctx: &Ctx, piece: &Piece) -> Result<()> {
     }
     target.wrote(ctx, Written { offset: piece.offset, length: piece.length, crc })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Timestamp;
+
+    /// A file whose row says "abcdef", and what becomes of it when these pieces are written.
+    fn written(crc: u32, pieces: &[(u64, &[u8])]) -> Result<()> {
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let target = Target {
+            path: b"base/1/2".to_vec(),
+            size: 6,
+            crc,
+            file: tempfile::tempfile().unwrap(),
+            written: Mutex::default(),
+            pieces: pieces.len(),
+        };
+        pieces.iter().try_for_each(|(offset, content)| {
+            let (length, crc) = (content.len() as u64, crc32c::crc32c(content));
+            target.wrote(&ctx, Written { offset: *offset, length, crc })
+        })
+    }
+
+    #[test]
+    fn f072_pieces_join_in_any_order_and_give_the_checksum_of_the_row() {
+        let crc = crc32c::crc32c(b"abcdef");
+        written(crc, &[(0, b"abcdef")]).unwrap();
+        written(crc, &[(4, b"ef"), (0, b"ab"), (2, b"cd")]).unwrap();
+        let wrong: [(u32, &[(u64, &[u8])], &str); 6] = [
+            (crc ^ 1, &[(0, b"abcdef")], "checksum of its row"),
+            (crc, &[(0, b"abcdeF")], "checksum of its row"),
+            (crc, &[(0, b"cd"), (2, b"ab"), (4, b"ef")], "checksum of its row"),
+            (crc, &[(0, b"ab"), (4, b"ef")], "do not join"),
+            (crc, &[(0, b"abc"), (2, b"cdef")], "do not join"),
+            (crc, &[(0, b"ab"), (2, b"cd")], "do not reach its end"),
+        ];
+        for (crc, pieces, why) in wrong {
+            let error = written(crc, pieces).unwrap_err();
+            assert!(matches!(&error, Error::Content { path, .. } if path == b"base/1/2"));
+            assert!(error.to_string().contains(why), "{error} {pieces:?}");
+        }
+    }
+}

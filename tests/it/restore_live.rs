@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::support::run::{DEADLINE, Ran, run, start, wait_until};
 use crate::support::{
-    Cipher, Launch, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo, tools,
+    Cipher, Launch, ScratchDir, Server, Stop, TestCluster, TestConfig, TestRepo, account, tools,
 };
 
 /// A cluster that archives into a repository.
@@ -376,6 +376,55 @@ fn f067_an_interrupted_restore_leaves_nothing_that_starts() {
         // Finished and started: it is another cluster now.
         run(site.config.pgkeep(["restore", "--yes", "--to"]).arg(&to)).assert_code(15);
     }
+}
+
+#[test]
+fn f072_f073_a_damaged_pack_ends_the_restore_before_the_control_file() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server);
+    site.config.run(["backup"]).assert_ok();
+    let is_pack = |path: &PathBuf| path.components().any(|part| part.as_os_str() == "data");
+    let packs = site.objects().into_iter().filter(is_pack);
+    let pack = packs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let name = pack.strip_prefix(site.repo.path()).unwrap().to_str().unwrap().to_owned();
+    let stored = fs::read(&pack).unwrap();
+    let last = stored.len() - 1;
+    let flipped = |place: usize| {
+        let mut changed = stored.clone();
+        changed[place] ^= 0x04;
+        Some(changed)
+    };
+    let cut = |length: usize| Some(stored[..length].to_vec());
+    // Neither the header, whose salt the manifest has, nor the mark of the end is read.
+    for (at, damaged) in [
+        flipped(100),
+        flipped(last / 3),
+        flipped(last - 1000),
+        cut(last - 1000),
+        cut(last / 2),
+        cut(0),
+        None,
+    ]
+    .iter()
+    .enumerate()
+    {
+        match damaged {
+            Some(content) => fs::write(&pack, content).unwrap(),
+            None => fs::remove_file(&pack).unwrap(),
+        }
+        let refused = site.restore("copy", &[]);
+        let is_told = refused.code() == Some(1) && refused.stderr.contains(&name);
+        assert!(is_told, "{at} {name}\n{refused}");
+        let to = site.to("copy");
+        assert!(!to.join("global/pg_control").exists(), "{refused}");
+        // Refused by the plan, or in the middle.
+        if to.exists() {
+            fs::remove_dir_all(to).unwrap();
+        }
+    }
+    fs::write(&pack, &stored).unwrap();
+    account::unprivileged().own(&pack);
+    site.restored("copy", &[]);
 }
 
 #[test]
