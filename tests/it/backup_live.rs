@@ -209,6 +209,58 @@ fn f060_the_operator_is_told_which_wal_is_missing_and_what_the_archiver_says() {
     assert_eq!(shown["repositories"][0]["backups"].as_array().unwrap().len(), 0);
 }
 
+/// An archive_command that says yes and stores nothing, once, in the middle: every segment from start to
+/// stop is looked for, not only the last.
+#[test]
+fn f061_a_segment_that_is_lost_in_the_middle_gives_no_backup() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let lost = site.cluster.scratch().join("lost");
+    let command =
+        format!("grep -qx %f {} 2>/dev/null || {}", lost.display(), site.config.archive_command());
+    site.cluster.set_archive_command(&command);
+    let text = fs::read_to_string(site.config.path()).unwrap();
+    let text = text.replace("[cluster.main]\n", "[cluster.main]\nwal_wait = \"3s\"\n");
+    let impatient = site.cluster.scratch().write("impatient.toml", text);
+    let mut backup = site.cluster.pgkeep();
+    let running =
+        start(backup.arg("--config").arg(impatient).args(["backup", "--max-rate", "4MiB"]));
+    site.cluster.wait_until(
+        "exists (select from pg_stat_activity where state = 'idle' \
+         and application_name like 'pgkeep backup 2%' \
+         and now() - state_change > interval '300 milliseconds')",
+    );
+    let middle = "select pg_walfile_name(pg_current_wal_insert_lsn() + 1048576)";
+    let middle = site.cluster.psql(middle);
+    fs::write(&lost, &middle).unwrap();
+    let switched: Vec<String> = (0..4).map(|_| site.cluster.archive_now()).collect();
+    assert_eq!(switched[1], middle);
+    let ran = running.wait().assert_code(1);
+    assert!(ran.stderr.contains(&middle), "{ran}");
+    assert!(!ran.stderr.contains(&switched[2]), "{ran}");
+    let shown = json(&site.config.run(["info", "--json"]).assert_ok().stdout);
+    assert_eq!(shown["repositories"][0]["backups"].as_array().unwrap().len(), 0);
+}
+
+/// A spread one takes minutes, and a backup cannot begin before it is done.
+#[test]
+fn a_backup_asks_for_a_fast_checkpoint() {
+    for server in Server::all() {
+        let site = Site::small(&server);
+        site.cluster.psql("alter system set log_checkpoints = on; select pg_reload_conf()");
+        site.cluster.psql("create table t as select generate_series(1, 1000) n");
+        let before = site.cluster.log().len();
+        site.backup();
+        let log = site.cluster.log()[before..].to_owned();
+        // "immediate" up to 18; "fast" after it.
+        let begun = log.lines().filter(|line| line.contains("checkpoint starting:"));
+        let words =
+            ["checkpoint starting: immediate force wait", "checkpoint starting: fast force wait"];
+        let is_fast = |line: &str| words.iter().any(|words| line.contains(words));
+        assert!(begun.clone().count() > 0 && begun.clone().all(is_fast), "{log}");
+    }
+}
+
 /// From 15 on a library can do the archiving, and then archive_command is dead.
 #[test]
 fn an_archive_library_in_the_way_is_told_and_refused() {
