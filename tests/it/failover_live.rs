@@ -111,6 +111,52 @@ fn f009_a_failover_in_the_middle_of_archiving_loses_nothing_and_mixes_nothing() 
     }
 }
 
+/// The old primary is gone for good. Its last full segments are in the promoted standby's `pg_wal`, which
+/// does not archive what it received: an operator pushes them from there.
+#[test]
+fn f009_the_new_primary_s_copies_fill_the_hole_of_a_primary_that_never_returns() {
+    let Some(server) = Server::main() else { return };
+    let launch = TestCluster::create(&server).wal_segment_mib(1);
+    let site = Site::start(launch.setting("wal_keep_size", "100MB"));
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.backup();
+    let standby = Follower::new(&server, &site, true);
+    standby.cluster.start();
+    site.cluster.archive_now();
+    site.cluster.set_archive_command("false");
+    let mut unarchived = Vec::new();
+    for n in 2..=4 {
+        site.cluster.psql(&format!("insert into t values ({n})"));
+        unarchived.push(site.cluster.switch_wal());
+    }
+    site.cluster.psql("insert into t values (5)");
+    standby.wait_for_rows(5);
+    site.cluster.kill9();
+    standby.cluster.promote();
+    standby.cluster.wait_for_promotion();
+    standby.cluster.psql("insert into t values (6)");
+    standby.cluster.archive_now();
+    wait_until(DEADLINE, || ready(&standby.cluster).is_empty(), || standby.cluster.log());
+    let shows_hole = || {
+        let info = standby.config.run(["info"]).assert_ok();
+        info.stdout.contains(&unarchived[0])
+    };
+    assert!(shows_hole());
+    let pg_wal = standby.cluster.data_dir().join("pg_wal");
+    for name in &unarchived {
+        assert!(pg_wal.join(format!("archive_status/{name}.done")).exists(), "{name}");
+        let path = pg_wal.join(name);
+        standby.config.run(["archive-push", path.to_str().unwrap()]).assert_ok();
+    }
+    assert!(!shows_hole());
+    let scratch = ScratchDir::new("restored");
+    let to = scratch.join("data");
+    site.restore(&to, &[]);
+    let copy = TestCluster::adopt(&server, &to).start();
+    copy.wait_for_promotion();
+    assert_eq!(copy.psql("select string_agg(n::text, ',' order by n) from t"), "1,2,3,4,5,6");
+}
+
 /// The newest timeline belongs to another server: a restore into the old one's own directory is a copy.
 #[test]
 fn f025_after_a_failover_the_old_directory_is_a_copy_until_it_is_adopted() {
