@@ -15,7 +15,7 @@ use super::error::{Error, Result};
 use super::pass::{Passed, pass};
 use crate::base::Ctx;
 use crate::pg::control_file::ClusterState;
-use crate::pg::wal::{Ending, Expected, Findings, LONG_HEADER_BYTES, SegmentHeader};
+use crate::pg::wal::{self, Ending, Expected, Findings, LONG_HEADER_BYTES, SegmentHeader};
 use crate::pg::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
 use crate::repo::{self, Found, Kind, Origin, Place, WalFacts, WalPut};
 use crate::storage::ObjectKey;
@@ -339,7 +339,12 @@ impl Pushing<'_> {
             ancestors: &ancestor,
             accept_unknown_magic: self.options.accept_unknown_wal,
         };
-        header.check(&expected, length).map_err(|error| wrong(error.to_string()))?;
+        header.check(&expected, length).map_err(|error| match error {
+            wal::Error::UnknownMagic { .. } => {
+                wrong(format!("{error} (--accept-unknown-wal stores it without looking into it)"))
+            }
+            other => wrong(other.to_string()),
+        })?;
         Ok(header)
     }
 

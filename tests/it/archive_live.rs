@@ -163,6 +163,36 @@ fn f003_f006_what_is_no_segment_of_this_cluster_is_refused() {
     site.assert_gives(&name, &whole);
 }
 
+/// A WAL format that this version does not know is stored when it is told to, and given back as it was.
+#[test]
+fn a_segment_of_an_unknown_version_is_stored_when_that_is_accepted() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::new(&server, 1);
+    let name = site.segment();
+    let mut future = fs::read(site.wal(&name)).unwrap();
+    // `xlp_magic`, the first two bytes of each page.
+    future.chunks_mut(8192).for_each(|page| page[..2].copy_from_slice(&0xD1F0_u16.to_le_bytes()));
+    let folder = ScratchDir::new("bytes");
+    let path = folder.write(&name, &future);
+    let before = objects(site.repo.path());
+    let refused = push(&site.config, &path).assert_code(1);
+    assert!(refused.stderr.contains("--accept-unknown-wal"), "{refused}");
+    assert_eq!(objects(site.repo.path()), before, "nothing was stored");
+    let accepting = ["archive-push", "--accept-unknown-wal", path.to_str().unwrap()];
+    site.config.run(accepting).assert_ok();
+    site.config.run(accepting).assert_ok();
+    site.assert_gives(&name, &future);
+    // Whose it is counts all the same, and the first one stays.
+    let refused = site.push(&name).assert_code(1);
+    assert!(refused.stderr.contains("First write wins"), "{refused}");
+    let mut foreign = future.clone();
+    foreign[24] ^= 1;
+    let path = folder.write(&name, &foreign);
+    let refused = site.config.run(["archive-push", "--accept-unknown-wal", path.to_str().unwrap()]);
+    assert!(refused.assert_code(1).stderr.contains("system"));
+    site.assert_gives(&name, &future);
+}
+
 #[test]
 fn f001_f003_a_second_cluster_is_refused_under_the_first_one_s_name() {
     let Some(server) = Server::main() else { return };

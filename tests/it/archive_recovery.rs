@@ -126,6 +126,8 @@ fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
         (format!("cp -p {object} {object}.away; truncate -s 100 {object}"), put_back.clone()),
         // It is missing, and later ones are there.
         (format!("mv {object} {object}.away"), put_back),
+        // pgkeep itself is missing: the shell answers 127.
+        ("exec /nowhere/pgkeep archive-get".to_owned(), "true".to_owned()),
     ];
     for (breaks, mends) in cases {
         archived.assert_stops_and_resumes(&server, &breaks, &mends);
