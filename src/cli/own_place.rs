@@ -25,15 +25,24 @@ pub fn why_not_own(
     let name = host.to_string();
     let backups = repository.backups(ctx, place)?;
     let Some(last) = backups.complete.last() else { return Ok(Some("there is no backup".into())) };
-    let server = &last.server;
-    if server.host != name {
-        return Ok(Some(format!("the last backup was taken on another host, {}", server.host)));
-    }
-    if Path::new(&server.data_directory) != to {
-        return Ok(Some(format!("the cluster's own directory is {}", server.data_directory)));
+    if let Some(why) = lives_elsewhere((&last.server.host, &last.server.data_directory), &name, to) {
+        return Ok(Some(why));
     }
     let elsewhere = writes_elsewhere(repository, place, last, &name, to)?;
     Ok(elsewhere.or_else(|| (!host.has_identity()).then(|| NO_IDENTITY.into())))
+}
+
+/// Whether the last backup was taken of another host or directory than `to` on `host`.
+fn lives_elsewhere(
+    (own_host, own_directory): (&str, &str),
+    host: &str,
+    to: &Path,
+) -> Option<String> {
+    if own_host != host {
+        return Some(format!("the last backup was taken on another host, {own_host}"));
+    }
+    (Path::new(own_directory) != to)
+        .then(|| format!("the cluster's own directory is {own_directory}"))
 }
 
 /// The records name this host and this path, and any number of containers may go by both.
@@ -96,4 +105,25 @@ fn writes_elsewhere(
         None => (newest.get() > last.timeline_stop)
             .then(|| format!("timeline {newest} is newer than the last backup's")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f025_the_same_path_on_another_host_is_a_copy() {
+        let own = ("db1 0123456789abcdef", "/var/lib/postgresql/15/main");
+        let to = Path::new(own.1);
+        assert_eq!(lives_elsewhere(own, own.0, to), None);
+        // Another name, another machine of the same name (a clone in a test network), no id at all.
+        for host in ["db2 0123456789abcdef", "db1 fedcba9876543210", "db1", ""] {
+            let why = lives_elsewhere(own, host, to).unwrap();
+            assert!(why.contains("on another host, db1 0123"), "{why}");
+        }
+        for other in ["/var/lib/postgresql/15/main2", "/var/lib/postgresql/15", "/"] {
+            let why = lives_elsewhere(own, own.0, Path::new(other)).unwrap();
+            assert!(why.contains("own directory is /var/lib/postgresql/15/main"), "{why}");
+        }
+    }
 }
