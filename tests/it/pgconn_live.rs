@@ -23,6 +23,8 @@ use pgkeep::pgconn::{
     BackupSession, ConnectOptions, Error, Known, SegmentStatus, ServerFacts, Session, StartOptions,
 };
 
+use crate::support::Server;
+
 /// A server of its own, stopped and removed when dropped.
 struct Scratch {
     dir: tempfile::TempDir,
@@ -31,19 +33,7 @@ struct Scratch {
 
 /// The folder of a major's programs; a missing one shows.
 fn bin(major: u32) -> Option<PathBuf> {
-    let places = [
-        format!("/usr/lib/postgresql/{major}/bin"),
-        format!("/var/cache/pgkeep/servers/{major}/bin"),
-    ];
-    let found = places.iter().map(PathBuf::from).find(|bin| bin.join("initdb").is_file());
-    if found.is_none() {
-        assert!(
-            std::env::var_os("PGKEEP_REQUIRE_LIVE").is_none(),
-            "PostgreSQL {major} is not installed"
-        );
-        eprintln!("SKIPPED: PostgreSQL {major} is not installed");
-    }
-    found
+    Server::major(major).map(|server| server.bin().to_path_buf())
 }
 
 fn as_postgres(program: &Path, dir: &Path) -> Command {

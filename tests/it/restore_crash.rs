@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +22,7 @@ use pgkeep::wiring::{self, Access};
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::support::run::{run, start};
+use crate::support::servers::skip;
 use crate::support::site::Site;
 use crate::support::{ScratchDir, Server, Stop, TestCluster};
 
@@ -38,9 +38,22 @@ pub(crate) struct Scene {
     pub(crate) data: PathBuf,
     old: PathBuf,
     new: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Copy,
+    Standby,
+    /// The configuration outside the data directory too, to where [`Scene::etc`] is.
+    Configured,
 }
 
 impl Scene {
+    fn etc(&self) -> PathBuf {
+        self.data.with_file_name("etc")
+    }
+
     fn restore(&self, observer: Arc<dyn Observer>) -> restore::Result<()> {
         self.restore_with(observer, |_| {})
     }
@@ -72,14 +85,14 @@ impl Scene {
             inclusive: true,
             timeline: TimelineChoice::Latest,
             action: TargetAction::Promote,
-            standby: false,
+            standby: self.kind == Kind::Standby,
             archiving: Archiving::Off,
             archiving_is_default: true,
             tablespaces: vec![TablespaceMapping {
                 old: self.old.display().to_string(),
                 new: self.new.clone(),
             }],
-            config_to: None,
+            config_to: (self.kind == Kind::Configured).then(|| self.etc()),
             rename_old: false,
             jobs: 1,
             server: None,
@@ -101,7 +114,7 @@ impl Scene {
 
     /// Restores in a process that dies at its k-th event; whether it did.
     fn killed_at(&self, k: usize) -> bool {
-        let mut words = k.to_string();
+        let mut words = format!("{k}\n{:?}", self.kind);
         for path in [&self.program, &self.config, &self.data, &self.old, &self.new] {
             words = format!("{words}\n{}", path.display());
         }
@@ -114,7 +127,7 @@ impl Scene {
     }
 
     fn wipe(&self) {
-        for place in [&self.data, &self.new] {
+        for place in [&self.data, &self.new, &self.etc()] {
             if place.exists() {
                 fs::remove_dir_all(place).unwrap();
             }
@@ -124,7 +137,8 @@ impl Scene {
     /// Everything that was restored: kind, mode, owner, content.
     pub(crate) fn tree(&self) -> BTreeMap<PathBuf, String> {
         let mut tree = BTreeMap::new();
-        let mut folders = vec![self.data.clone(), self.new.clone()];
+        let mut folders = vec![self.data.clone(), self.new.clone(), self.etc()];
+        folders.retain(|folder| folder.exists());
         while let Some(folder) = folders.pop() {
             tree.insert(folder.clone(), describe(&folder));
             for entry in fs::read_dir(&folder).unwrap() {
@@ -188,18 +202,22 @@ fn child_that_dies() {
     let Some(words) = std::env::var_os(CHILD).map(OsString::into_string) else { return };
     let words = words.unwrap();
     let words: Vec<&str> = words.lines().collect();
-    let [k, paths @ ..] = &words[..] else { panic!("{words:?}") };
+    let [k, kind, paths @ ..] = &words[..] else { panic!("{words:?}") };
     let [program, config, data, old, new] = paths else { panic!("{words:?}") };
     let [program, config, data, old, new] = [program, config, data, old, new].map(PathBuf::from);
-    let scene = Scene { program, config, data, old, new };
+    let kinds = [Kind::Copy, Kind::Standby, Kind::Configured];
+    let kind = kinds.into_iter().find(|known| format!("{known:?}") == *kind).unwrap();
+    let scene = Scene { program, config, data, old, new, kind };
     let (k, seen) = (k.parse().unwrap(), AtomicUsize::new(0));
     scene.restore(Arc::new(DieAt { k, seen })).unwrap();
 }
 
 /// A small cluster with a tablespace, backed up; few files, since each is an event.
 pub(crate) fn scene(server: &Server) -> (Site, ScratchDir, Scene) {
-    let site = Site::small(server);
     let copies = ScratchDir::new("copies");
+    let hba = copies.write("pg_hba.conf", "local all all trust\n");
+    let launch = TestCluster::create(server).checksums().wal_segment_mib(1);
+    let site = Site::start(launch.setting("hba_file", hba.to_str().unwrap()));
     let old = copies.create_dir("source-tablespace");
     site.cluster.psql(&format!("create tablespace one location '{}'", old.display()));
     site.cluster.psql("create table t tablespace one as select generate_series(1, 3000) as n");
@@ -215,12 +233,17 @@ pub(crate) fn scene(server: &Server) -> (Site, ScratchDir, Scene) {
     site.cluster.archive_now();
     let (data, new) = (copies.join("data"), copies.join("tablespace"));
     let program = site.cluster.scratch().pgkeep_binary().to_path_buf();
-    let scene = Scene { program, config: site.config.path(), data, old, new };
+    let kind = Kind::Copy;
+    let scene = Scene { program, config: site.config.path(), data, old, new, kind };
     (site, copies, scene)
 }
 
 fn assert_starts(server: &Server, data: &Path) {
     let copy = TestCluster::adopt(server, data).start();
+    if data.join("standby.signal").exists() {
+        copy.wait_until("(select count(*) from t) = 3001");
+        copy.promote();
+    }
     copy.wait_for_promotion();
     assert_eq!(copy.psql("select count(*), max(n) from t"), "3001|3001");
     copy.psql("insert into t values (1); create table v tablespace one as select 1");
@@ -230,16 +253,30 @@ fn assert_starts(server: &Server, data: &Path) {
 #[test]
 fn f067_a_restore_killed_at_any_event_does_not_start_and_is_completed_by_the_next() {
     let Some(server) = Server::main() else { return };
-    let (_site, _copies, scene) = scene(&server);
+    sweep(&server, Kind::Copy);
+}
+
+#[test]
+fn f067_a_standby_or_its_configuration_killed_at_any_event_is_completed_by_the_next() {
+    let Some(server) = Server::main() else { return };
+    sweep(&server, Kind::Standby);
+    sweep(&server, Kind::Configured);
+}
+
+fn sweep(server: &Server, kind: Kind) {
+    let (_site, _copies, mut scene) = scene(server);
+    scene.kind = kind;
     let record = Arc::new(Record::default());
     scene.restore(Arc::<Record>::clone(&record)).unwrap();
     let reference = scene.tree();
     assert!(!scene.is_marked(), "the marks are gone");
+    assert_eq!(scene.etc().exists(), kind == Kind::Configured);
+    assert_eq!(scene.data.join("standby.signal").exists(), kind == Kind::Standby);
     let events = record.0.lock().unwrap().clone();
     let named =
         events.iter().position(|event| *event == Event::Step("the control file has its name"));
     let named = named.unwrap() + 1;
-    assert_starts(&server, &scene.data);
+    assert_starts(server, &scene.data);
 
     // Every step, and some of the files: the second test has them all.
     let some = events.len() / 15;
@@ -253,7 +290,7 @@ fn f067_a_restore_killed_at_any_event_does_not_start_and_is_completed_by_the_nex
         let is_complete = scene.data.join(CONTROL).exists();
         assert_eq!(is_complete, k >= named, "{context}");
         if matches!(event, Event::Step(_)) && !is_complete {
-            let log = TestCluster::adopt(&server, &scene.data).start_expecting_failure();
+            let log = TestCluster::adopt(server, &scene.data).start_expecting_failure();
             assert!(!log.contains("ready to accept"), "{context}\n{log}");
         }
         let again = scene.restore(Arc::new(Record::default()));
@@ -269,7 +306,7 @@ fn f067_a_restore_killed_at_any_event_does_not_start_and_is_completed_by_the_nex
     // Killed just after the control file had its name: the server may as well be started at once.
     scene.wipe();
     assert!(scene.killed_at(named) && scene.is_marked());
-    assert_starts(&server, &scene.data);
+    assert_starts(server, &scene.data);
     let refused = scene.restore(Arc::new(Record::default())).unwrap_err();
     assert!(matches!(refused, Error::Occupied { .. }), "{refused}");
     assert!(refused.to_string().contains("started since"), "{refused}");
@@ -489,11 +526,11 @@ fn f064_everything_is_durable_before_the_control_file_has_its_name() {
     command.args(["restore", "--yes", "--jobs", "2", "--tablespace"]).arg(mapping);
     command.arg("--to").arg(&scene.data);
     if !["/usr/bin/strace", "/usr/local/bin/strace"].iter().any(|path| Path::new(path).exists()) {
-        return no_trace("strace is not installed");
+        return skip("strace is not installed").unwrap_or_default();
     }
     let ran = run(&mut command);
     if !ran.is_ok() && ran.stderr.contains("ptrace") {
-        return no_trace("ptrace is not permitted");
+        return skip("ptrace is not permitted here").unwrap_or_default();
     }
     drop(ran.assert_ok());
     let calls = Calls::read(&log, &scene);
@@ -520,13 +557,6 @@ fn f064_everything_is_durable_before_the_control_file_has_its_name() {
         calls.first(|call| call.name.starts_with("unlink") && call.text.contains(&mark)),
     ];
     assert!(synced < tail[0] && tail.is_sorted_by(|a, b| a < b), "{synced} {tail:?}");
-}
-
-/// Says past the capture of output that the order was not looked at here; no setting can demand it, since
-/// the kernel decides.
-#[allow(clippy::explicit_write, reason = "eprintln is captured in a test that passes")]
-fn no_trace(reason: &str) {
-    writeln!(std::io::stderr(), "SKIPPED: f064, the order of system calls: {reason}").unwrap();
 }
 
 /// System calls that name something in the scene's places, in order.
