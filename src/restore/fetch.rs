@@ -349,8 +349,10 @@ mod tests {
     use super::*;
     use crate::base::Timestamp;
 
+    type Pieces<'a> = &'a [(u64, &'a [u8])];
+
     /// A file whose row says "abcdef", and what becomes of it when these pieces are written.
-    fn written(crc: u32, pieces: &[(u64, &[u8])]) -> Result<()> {
+    fn written(crc: u32, pieces: Pieces<'_>) -> Result<()> {
         let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
         let target = Target {
             path: b"base/1/2".to_vec(),
@@ -371,7 +373,7 @@ mod tests {
         let crc = crc32c::crc32c(b"abcdef");
         written(crc, &[(0, b"abcdef")]).unwrap();
         written(crc, &[(4, b"ef"), (0, b"ab"), (2, b"cd")]).unwrap();
-        let wrong: [(u32, &[(u64, &[u8])], &str); 6] = [
+        let wrong: [(u32, Pieces<'_>, &str); 6] = [
             (crc ^ 1, &[(0, b"abcdef")], "checksum of its row"),
             (crc, &[(0, b"abcdeF")], "checksum of its row"),
             (crc, &[(0, b"cd"), (2, b"ab"), (4, b"ef")], "checksum of its row"),
