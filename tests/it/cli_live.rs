@@ -37,6 +37,24 @@ fn json(text: &str) -> Value {
     value
 }
 
+/// Whoever sets a retention must not learn from a full disk, or from a lost backup, that there is none.
+#[test]
+fn check_says_which_settings_have_no_effect_yet() {
+    let Some(server) = Server::main() else { return };
+    let site = archiving(&server);
+    let checked = site.config.run(["check"]).assert_code(14);
+    assert!(!checked.stdout.contains("not carried out"), "{checked}");
+    let config = site.config.toml(
+        "[repository.local.retention]\ndaily = 3\n[repository.local.tiering]\nafter = '35d'\n\
+         storage_class = 'GLACIER'\n[schedule]\nfull = '0 0 2 * * *'\n[daemon]\nlisten = '127.0.0.1:1'",
+    );
+    let checked = config.run(["check"]).assert_code(14);
+    let told = "warn  configuration: repository.local.retention.daily, \
+                repository.local.tiering.after, repository.local.tiering.storage_class, \
+                schedule.full, daemon.listen: not carried out by this version";
+    assert!(checked.stdout.contains(told), "{checked}");
+}
+
 #[test]
 fn from_init_to_a_backup_that_info_shows() {
     let Some(server) = Server::main() else { return };

@@ -13,6 +13,9 @@ use super::error::Failure;
 use super::exit::Exit;
 use super::output::{counted, print, print_json};
 use crate::cli::invocation::Invocation;
+use crate::config::Origin;
+use crate::config::layers::{Address, Layered};
+use crate::config::schema::Section;
 use crate::wiring;
 
 /// Looks at everything and says what it found.
@@ -43,6 +46,11 @@ fn look(run: &Invocation, findings: &mut Findings) -> Result<(), Failure> {
     for warning in settings.warnings() {
         findings.warn("configuration", warning.to_string(), "Change it there.");
     }
+    if let Some(found) = not_carried_out(settings.layered()) {
+        let todo =
+            "Nothing is removed or moved by itself; run `pgkeep backup` from cron or a timer.";
+        findings.warn("configuration", found, todo);
+    }
     let (cluster, repository) = (run.global.cluster.as_deref(), run.global.repository.as_deref());
     let resolved = settings.resolve(cluster, repository)?;
     let server = server::look(run, &resolved, findings);
@@ -52,6 +60,23 @@ fn look(run: &Invocation, findings: &mut Findings) -> Result<(), Failure> {
     }
     findings.repository = None;
     Ok(())
+}
+
+/// What is set and has no effect yet.
+fn not_carried_out(layered: &Layered) -> Option<String> {
+    let is_later = |address: &Address| match address.section.section {
+        Section::Schedule | Section::Daemon => true,
+        Section::Repository => {
+            ["retention.", "tiering."].iter().any(|part| address.key.starts_with(part))
+        }
+        Section::Cluster => false,
+    };
+    let given = layered.iter().filter(|(_, setting)| setting.origin != Origin::Default);
+    let names: Vec<String> = given
+        .filter(|(address, _)| is_later(address))
+        .map(|(address, _)| address.to_string())
+        .collect();
+    (!names.is_empty()).then(|| format!("{}: not carried out by this version", names.join(", ")))
 }
 
 fn text(findings: &[Finding], color: bool) -> String {
