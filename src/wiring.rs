@@ -399,7 +399,8 @@ pub fn config_path(flag: Option<&Path>) -> PathBuf {
 pub fn own_command(config: Option<&Path>, cluster: Option<&str>) -> std::io::Result<Vec<PathBuf>> {
     let mut words = vec![std::env::current_exe()?];
     let config = std::path::absolute(config_path(config))?;
-    if config.exists() {
+    // The one that is read without being named.
+    if config.exists() && config != Path::new(config::DEFAULT_PATH) {
         words.extend(["--config".into(), config]);
     }
     if let Some(cluster) = cluster {

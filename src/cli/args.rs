@@ -115,8 +115,8 @@ pub enum Command {
     /// Fetch one WAL file: what restore_command runs
     #[command(
         after_help = "Example, in postgresql.conf:\n  restore_command = 'pgkeep archive-get %f \
-                      \"%p\"'\n\nExits: 0 delivered, 1 proven absent, 143 on SIGTERM, 200 \
-                      everything else."
+                      \"%p\"'\n\nExits: 0 delivered, 1 proven absent (or a standby in \
+                      doubt, which goes on by streaming), 143 on SIGTERM, 200 everything else."
     )]
     ArchiveGet(GetArgs),
     /// Restore to a point in time, into a new or empty directory

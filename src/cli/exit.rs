@@ -66,7 +66,7 @@ impl Exit {
             text.push_str(&format!("  {:>3}  {meaning}\n", exit.code()));
         }
         text.push_str(
-            "  archive-get: 0 delivered, 1 proven absent, 143 on SIGTERM, 200 everything else\n  \
+            "  archive-get: 0 delivered, 1 proven absent (or a standby in doubt), 143 on SIGTERM, 200 everything else\n  \
              archive-push: 0 durable in every repository, 1 everything else",
         );
         text
