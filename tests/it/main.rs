@@ -32,5 +32,6 @@ mod restore_again;
 mod restore_aside;
 mod restore_crash;
 mod restore_live;
+mod restore_order;
 mod standby_live;
 mod support;
