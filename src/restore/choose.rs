@@ -9,17 +9,13 @@ use super::error::{Error, Result};
 use super::lost::Stop;
 use super::options::Options;
 use super::position::{SEARCH_SEGMENTS_MAX, Search, Spot, search};
-use super::reach::{Archive, Mark, What};
-use super::server_now::{ServerNow, archived_up_to};
+use super::reach::Archive;
+use super::server_now::archived_up_to;
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::recovery::TargetAction;
-use crate::pg::wal::RM_XACT;
 use crate::pg::{History, Lsn, Run, SegmentNo, TimelineId};
-use crate::repo::{Found, Summary};
-
-/// How many segments at the end of a run are asked for the last commit.
-const LAST_SEGMENTS_MAX: usize = 4096;
+use crate::repo::Summary;
 
 /// How many segments are read at most to find a record; one record seldom fills several.
 const READ_SEGMENTS_MAX: usize = 4;
@@ -158,11 +154,11 @@ fn begin_with<'b>(
     Ok((backup, spot))
 }
 
-struct Choosing<'a> {
-    ctx: &'a Ctx,
-    options: &'a Options,
-    archive: &'a Archive<'a>,
-    history: &'a History,
+pub(super) struct Choosing<'a> {
+    pub(super) ctx: &'a Ctx,
+    pub(super) options: &'a Options,
+    pub(super) archive: &'a Archive<'a>,
+    pub(super) history: &'a History,
 }
 
 /// A search for the first record at or after a position.
@@ -250,7 +246,7 @@ impl Choosing<'_> {
     }
 
     /// In which hole, or behind which, a target lies.
-    fn hole_text(&self, way: &Way) -> Option<String> {
+    pub(super) fn hole_text(&self, way: &Way) -> Option<String> {
         let hole = way.run.hole.as_ref()?;
         Some(format!("{} is missing", self.archive.wal().describe(hole)))
     }
@@ -288,7 +284,7 @@ impl Choosing<'_> {
     }
 
     /// All of the run is replayed, and the server stops at its last record instead of the target.
-    fn stop_at_last(&self, way: &mut Way, last: Option<Lsn>) {
+    pub(super) fn stop_at_last(&self, way: &mut Way, last: Option<Lsn>) {
         way.inclusive = true;
         way.stop = Stop::Before(way.run.end);
         way.effective = match last.filter(|last| *last >= way.backup.stop_lsn) {
@@ -335,169 +331,6 @@ impl Choosing<'_> {
             _ => Ok(First::None(before)),
         }
     }
-
-    fn time(&self, mut way: Way, time: Timestamp) -> Result<Way> {
-        way.stop = Stop::Time { time, inclusive: self.options.inclusive };
-        let last = way.reaches.map_or(way.backup.finished, |last| last.max(way.backup.finished));
-        if time > last {
-            let (size, block) = (self.archive.segment_size(), way.backup.server.wal_block_size);
-            let asked = self.options.server.as_ref();
-            let proof = asked.map(|server| {
-                server.proves(way.backup.system, self.history.timeline(), time, |insert| {
-                    way.run.hole.is_none()
-                        && (archived_up_to(&way.run, way.end, insert, size, block)
-                            || self.tail_is_quiet(&way, server))
-                })
-            });
-            match proof {
-                Some(Ok(clock)) => {
-                    way.reaches = Some(clock);
-                    way.notes.push(format!(
-                        "the server says that nothing was committed up to {} that is not archived",
-                        shown(clock)
-                    ));
-                }
-                other => {
-                    return Err(self.too_late(
-                        &way,
-                        time,
-                        last,
-                        other.and_then(std::result::Result::err),
-                    ));
-                }
-            }
-        }
-        self.effective(way, time)
-    }
-
-    /// Whether nothing ended in the WAL that the server has and the archive has not.
-    fn tail_is_quiet(&self, way: &Way, server: &ServerNow) -> bool {
-        let size = self.archive.segment_size();
-        // A record that goes on in the server's segment would be read by nobody.
-        let last = way.run.segments().next_back().and_then(|(timeline, number)| {
-            self.archive.found(&self.archive.wal().name(timeline, number)).ok().flatten()
-        });
-        let is_whole = way.end == way.run.end && last.is_some_and(|last| last.cut.is_none());
-        let (timeline, block) = (self.history.timeline(), way.backup.server.wal_block_size);
-        is_whole && server.is_quiet_from(way.run.end, timeline, size, block)
-    }
-
-    fn too_late(&self, way: &Way, time: Timestamp, last: Timestamp, why: Option<String>) -> Error {
-        let target = &self.options.target;
-        if time > self.ctx.clock.now().max(last) {
-            return Error::unreachable(format!(
-                "{target} lies in the future; the last moment that the archive proves is {}",
-                shown(last)
-            ));
-        }
-        if let Some(missing) = self.hole_text(way) {
-            return Error::unreachable(format!(
-                "{target} lies in or behind a hole: after {} {missing}",
-                shown(last)
-            ));
-        }
-        let mut what =
-            format!("{target} lies after the last moment that the archive proves, {}", shown(last));
-        if let Some(why) = why {
-            what.push_str(&format!("; {why}"));
-        }
-        let hint = "If the cluster's server still runs: SELECT pg_switch_wal() on it, wait for the \
-                    archiver, and ask again. Without a target, recovery goes to the end.";
-        let (hint, nearest, windows) = (Some(hint.into()), Vec::new(), Vec::new());
-        Error::Unreachable { what, hint, nearest, windows }
-    }
-
-    /// What the server is told for a moment after which no transaction ended in the run.
-    fn effective(&self, mut way: Way, time: Timestamp) -> Result<Way> {
-        let is_after = |at: Timestamp| {
-            if self.options.inclusive { at > time } else { at >= time }
-        };
-        let (mut proof, mut last, mut is_met) = (None, None, false);
-        for (i, segment) in way.run.segments().rev().take(LAST_SEGMENTS_MAX).enumerate() {
-            self.ctx.cancel.check()?;
-            let found = self.archive.found_in(&way.run, segment)?;
-            let is_open = i > 0 && found.as_ref().is_some_and(may_cut_an_end);
-            let is_later = found.as_ref().is_none_or(|found| found.latest.is_some_and(is_after));
-            if is_open && !is_later {
-                way.notes.push(format!(
-                    "a transaction may end on the boundary after {}: if nothing ended after the \
-                     target, the server ends with \"recovery ended before configured recovery \
-                     target was reached\"; a target a little earlier does not",
-                    self.archive.wal().name(segment.0, segment.1)
-                ));
-            }
-            is_met = is_open || is_later;
-            let Some(found) = found.filter(|_| !is_met) else { break };
-            // The oldest checkpoint after the moment: nothing ended between the two.
-            let checkpoint = found.last_checkpoint.filter(|at| *at >= time);
-            proof = checkpoint.and(found.last_checkpoint_lsn).or(proof);
-            if found.latest.is_some() {
-                last = Some(segment);
-                break;
-            }
-        }
-        if is_met {
-            // The server meets it and stops before.
-            return Ok(way);
-        }
-        if last.is_none() && proof.is_none() && way.run.count() > LAST_SEGMENTS_MAX as u64 {
-            way.notes.push(format!(
-                "no transaction ended in the last {LAST_SEGMENTS_MAX} segments: if none ended after \
-                 the target, the server ends with \"recovery ended before configured recovery \
-                 target was reached\""
-            ));
-            return Ok(way);
-        }
-        let mut end = None;
-        if let Some(segment) = last {
-            let keep = |mark: &Mark| {
-                if matches!(mark.what, What::End { .. }) && mark.begin < way.run.end {
-                    end = Some(mark.begin);
-                }
-            };
-            if !self.archive.each_mark(segment, keep)? && proof.is_none() {
-                return self.to_the_end(way);
-            }
-        }
-        let stop = way.stop;
-        self.stop_at_last(&mut way, end.max(proof));
-        way.stop = stop;
-        way.notes.push(match &way.effective {
-            Target::Lsn(lsn) => format!(
-                "nothing was committed between {lsn} and {}: recovery ends at {lsn}, which is the \
-                 same state",
-                self.options.target
-            ),
-            _ => "nothing was committed after the backup: recovery ends where the backup is \
-                  consistent, which is the same state"
-                .into(),
-        });
-        Ok(way)
-    }
-
-    /// Where the last commit is cannot be told: recovery would have to read on to know that nothing
-    /// follows, and `archive-get` does not call a hole the end.
-    fn to_the_end(&self, mut way: Way) -> Result<Way> {
-        if let Some(missing) = self.hole_text(&way) {
-            return Err(Error::unreachable(format!(
-                "{} is the last commit before a hole ({missing}): recovery can stop before that \
-                 commit, not after it",
-                self.options.target
-            )));
-        }
-        way.effective = Target::Latest;
-        way.notes.push(
-            "the target is the last commit in the archive: recovery goes to its end, and opens for \
-             writing there"
-                .into(),
-        );
-        Ok(way)
-    }
-}
-
-/// A record that is cut by the segment's end may be the commit that recovery must stop before.
-fn may_cut_an_end(found: &Found) -> bool {
-    found.cut.as_ref().is_some_and(|cut| cut.rmgr.is_none_or(|id| id == RM_XACT))
 }
 
 /// A moment in a sentence, so that it can be typed back.

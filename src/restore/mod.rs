@@ -18,6 +18,7 @@ mod fetch;
 mod in_progress;
 mod installed;
 mod lost;
+mod moment;
 mod nearest;
 mod next;
 mod options;
