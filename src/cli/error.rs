@@ -459,19 +459,21 @@ impl From<restore::Error> for Failure {
 }
 
 fn nearest_line(nearest: &Nearest) -> String {
-    let Nearest { side, time, lsn } = nearest;
+    let Nearest { side, time, lsn, end_of } = nearest;
     let order = match side {
         Side::Before => "last",
         Side::After => "first",
     };
     let position = lsn.map(|lsn| format!(" (LSN {lsn})")).unwrap_or_default();
-    format!("the {order} {side} it that can be reached: {}{position}", exact_moment(*time))
+    let end = end_of.as_ref().map(|id| format!(" (the end of backup {id})")).unwrap_or_default();
+    format!("the {order} {side} it that can be reached: {}{position}{end}", exact_moment(*time))
 }
 
 fn unreachable_hint(first: Option<&str>, nearest: &[Nearest]) -> String {
-    let each = nearest.iter().map(|nearest| match nearest.lsn {
-        Some(lsn) => format!("--target-lsn {lsn}"),
-        None => format!("--target-time '{}'", exact_moment(nearest.time)),
+    let each = nearest.iter().map(|nearest| match (&nearest.end_of, nearest.lsn) {
+        (Some(id), _) => format!("--backup {id} --target-immediate"),
+        (None, Some(lsn)) => format!("--target-lsn {lsn}"),
+        (None, None) => format!("--target-time '{}'", exact_moment(nearest.time)),
     });
     let each: Vec<String> = each.collect();
     let mut sentences: Vec<String> = first.map(str::to_owned).into_iter().collect();

@@ -95,7 +95,11 @@ impl Content {
     fn verdict(&self) -> String {
         let span = |window: &Window| {
             let (from, to) = output::span(window.from, window.to);
-            format!("from {from} to {to}")
+            match window.only_end {
+                false => format!("any moment from {from} to {to}"),
+                // The plan refuses moments here, as long as nothing behind them is archived.
+                true => format!("the end of backup {} ({})", window.backup, moment(window.from)),
+            }
         };
         let Some(newest) = self.windows.last() else {
             return match self.backups.complete.last() {
@@ -105,13 +109,11 @@ impl Content {
         };
         let age = duration(seconds_between(newest.to, self.now));
         match self.windows.as_slice() {
-            [only] => format!("You can restore any moment {}; newest WAL {age} old.", span(only)),
+            [only] => format!("You can restore {}; newest WAL {age} old.", span(only)),
             several => {
                 let spans: Vec<_> = several.iter().map(span).collect();
                 let spans = spans.join(", and ");
-                format!(
-                    "You can restore any moment {spans}; WAL is missing in between; newest WAL {age} old."
-                )
+                format!("You can restore {spans}; WAL is missing in between; newest WAL {age} old.")
             }
         }
     }
@@ -171,6 +173,7 @@ impl Content {
             json!({
                 "from": window.from.to_rfc3339(),
                 "to": window.to.to_rfc3339(),
+                "only_end": window.only_end,
                 "timeline": window.timeline,
                 "backup": window.backup,
                 "last_segment": window.last_segment,

@@ -129,7 +129,8 @@ pub struct Summary {
     #[serde(with = "time_text")]
     pub started: Timestamp,
     /// After pg_backup_stop returned, by the server's clock: every commit that this backup holds
-    /// is older.
+    /// is older. No proof that all older ones are archived: others may follow the stop, and a standby
+    /// is behind.
     #[serde(with = "time_text")]
     pub finished: Timestamp,
     /// The timeline at start.

@@ -22,8 +22,11 @@ const WALK_BACK_MAX: usize = 256;
 pub struct Window {
     /// From the end of this backup.
     pub from: Timestamp,
-    /// To the newest moment that its WAL reaches.
+    /// To the newest moment that its WAL proves, by a commit or a checkpoint.
     pub to: Timestamp,
+    /// Its WAL proves no moment after the backup's end: that can be restored, and the end of the WAL,
+    /// but no time. Both moments are the end's then.
+    pub only_end: bool,
     /// Along which timeline.
     pub timeline: TimelineId,
     /// The first backup of the window.
@@ -132,10 +135,7 @@ impl Repository {
             let run = wal.run(history, summary.start_lsn);
             let Some(last_segment) = run.names().next_back() else { continue };
             // The same end is the same window: the older backup's WAL leads past this one.
-            if let Some(window) = windows.last_mut().filter(|w| w.last_segment == last_segment) {
-                if summary.stop_lsn <= window.to_lsn {
-                    window.to = window.to.max(summary.finished);
-                }
+            if windows.last().is_some_and(|window| window.last_segment == last_segment) {
                 continue;
             }
             let end = self.end_of(place, &run)?;
@@ -143,9 +143,11 @@ impl Repository {
                 continue;
             }
             let newest = self.newest_moment(ctx, place, &run)?;
+            let proven = newest.filter(|newest| *newest >= summary.finished);
             windows.push(Window {
                 from: summary.finished,
-                to: newest.map_or(summary.finished, |newest| newest.max(summary.finished)),
+                to: proven.unwrap_or(summary.finished),
+                only_end: proven.is_none(),
                 timeline: history.timeline(),
                 backup: summary.id.clone(),
                 from_lsn: summary.stop_lsn,

@@ -91,8 +91,9 @@ pub(super) fn choose(
     match &options.target {
         Target::Latest => choosing.latest(way),
         Target::Immediate => {
-            let (stop, at) = (Stop::Before(backup.stop_lsn), Some(backup.finished));
-            Ok(Way { stop, at, ..way })
+            // A standby's WAL may be any time behind its clock.
+            let at = (!backup.server.standby).then_some(backup.finished);
+            Ok(Way { stop: Stop::Before(backup.stop_lsn), at, ..way })
         }
         Target::Time(time) => choosing.time(way, *time),
         Target::Lsn(lsn) => choosing.lsn(way, *lsn),

@@ -17,36 +17,32 @@ const LAST_SEGMENTS_MAX: usize = 4096;
 impl Choosing<'_> {
     pub(super) fn time(&self, mut way: Way, time: Timestamp) -> Result<Way> {
         way.stop = Stop::Time { time, inclusive: self.options.inclusive };
-        let last = way.reaches.map_or(way.backup.finished, |last| last.max(way.backup.finished));
-        if time > last {
-            let (size, block) = (self.archive.segment_size(), way.backup.server.wal_block_size);
-            let asked = self.options.server.as_ref();
-            let proof = asked.map(|server| {
-                server.proves(way.backup.system, self.history.timeline(), time, |insert| {
-                    way.run.hole.is_none()
-                        && (archived_up_to(&way.run, way.end, insert, size, block)
-                            || self.tail_is_quiet(&way, server))
-                })
-            });
-            match proof {
-                Some(Ok(clock)) => {
-                    way.reaches = Some(clock);
-                    way.notes.push(format!(
-                        "the server says that nothing was committed up to {} that is not archived",
-                        shown(clock)
-                    ));
-                }
-                other => {
-                    return Err(self.too_late(
-                        &way,
-                        time,
-                        last,
-                        other.and_then(std::result::Result::err),
-                    ));
-                }
-            }
+        // The backup's end is where a moment can begin to be reached: its clock is the server's, not the
+        // archive's, and says nothing about WAL.
+        if way.reaches.is_none_or(|last| time > last) {
+            let clock = self.server_proves(&way, time)?;
+            way.reaches = Some(clock);
+            way.notes.push(format!(
+                "the server says that nothing was committed up to {} that is not archived",
+                shown(clock)
+            ));
         }
         self.effective(way, time)
+    }
+
+    /// The moment up to which the cluster's own server proves that all is archived.
+    fn server_proves(&self, way: &Way, time: Timestamp) -> Result<Timestamp> {
+        let (size, block) = (self.archive.segment_size(), way.backup.server.wal_block_size);
+        let Some(server) = &self.options.server else {
+            return Err(self.too_late(way, time, None));
+        };
+        let system = way.backup.system;
+        let proof = server.proves(system, self.history.timeline(), time, |insert| {
+            way.run.hole.is_none()
+                && (archived_up_to(&way.run, way.end, insert, size, block)
+                    || self.tail_is_quiet(way, server))
+        });
+        proof.map_err(|why| self.too_late(way, time, Some(why)))
     }
 
     /// Whether nothing ended in the WAL that the server has and the archive has not.
@@ -61,22 +57,29 @@ impl Choosing<'_> {
         is_whole && server.is_quiet_from(way.run.end, timeline, size, block)
     }
 
-    fn too_late(&self, way: &Way, time: Timestamp, last: Timestamp, why: Option<String>) -> Error {
+    fn too_late(&self, way: &Way, time: Timestamp, why: Option<String>) -> Error {
         let target = &self.options.target;
-        if time > self.ctx.clock.now().max(last) {
+        let finished = way.backup.finished;
+        let last = way.reaches.filter(|last| *last >= finished);
+        if time > self.ctx.clock.now().max(last.unwrap_or(finished)) {
             return Error::unreachable(format!(
-                "{target} lies in the future; the last moment that the archive proves is {}",
-                shown(last)
+                "{target} lies in the future; {}",
+                proven(way, last)
             ));
         }
         if let Some(missing) = self.hole_text(way) {
+            let after = shown(last.unwrap_or(finished));
             return Error::unreachable(format!(
-                "{target} lies in or behind a hole: after {} {missing}",
-                shown(last)
+                "{target} lies in or behind a hole: after {after} {missing}"
             ));
         }
-        let mut what =
-            format!("{target} lies after the last moment that the archive proves, {}", shown(last));
+        let mut what = match last {
+            Some(last) => format!(
+                "{target} lies after the last moment that the archive proves, {}",
+                shown(last)
+            ),
+            None => format!("{target} is not proven to be archived: {}", proven(way, None)),
+        };
         if let Some(why) = why {
             what.push_str(&format!("; {why}"));
         }
@@ -171,6 +174,18 @@ impl Choosing<'_> {
                 .into(),
         );
         Ok(way)
+    }
+}
+
+/// What the archive proves, in words.
+fn proven(way: &Way, last: Option<Timestamp>) -> String {
+    match last {
+        Some(last) => format!("the last moment that the archive proves is {}", shown(last)),
+        None => format!(
+            "no commit or checkpoint is archived that is later than the end of backup {}, {}",
+            way.backup.id,
+            shown(way.backup.finished)
+        ),
     }
 }
 

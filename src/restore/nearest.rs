@@ -8,7 +8,7 @@ use super::reach::Archive;
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::{History, Lsn, SegmentNo, Stretch, TimelineId};
-use crate::repo::{Place, Repository, Summary, Window};
+use crate::repo::{BackupId, Place, Repository, Summary, Window};
 
 /// How many holes are listed.
 const HOLES_MAX: usize = 64;
@@ -42,6 +42,9 @@ pub struct Nearest {
     /// Where that is in the WAL, for a target that is a position.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lsn: Option<Lsn>,
+    /// Only the end of this backup can be had, not the moment: no time after it is proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_of: Option<BackupId>,
 }
 
 /// Segments that are missing although others are behind them.
@@ -68,32 +71,33 @@ impl fmt::Display for Hole {
 
 /// The moments nearest to a target that lies in none of the windows.
 pub(super) fn nearest(windows: &[Window], target: &Target) -> Vec<Nearest> {
+    let each = windows.iter();
     let (before, after) = match target {
+        // An end that is no proven moment lies before its own time.
         Target::Time(time) => (
-            windows.iter().filter(|window| window.to < *time).max_by_key(|window| window.to),
-            windows.iter().filter(|window| window.from > *time).min_by_key(|window| window.from),
+            each.clone()
+                .filter(|w| w.to < *time || (w.only_end && w.to == *time))
+                .max_by_key(|window| window.to),
+            each.filter(|window| window.from > *time).min_by_key(|window| window.from),
         ),
         Target::Lsn(lsn) => (
-            windows.iter().filter(|window| window.to_lsn < *lsn).max_by_key(|window| window.to_lsn),
-            windows
-                .iter()
-                .filter(|window| window.from_lsn > *lsn)
-                .min_by_key(|window| window.from_lsn),
+            each.clone().filter(|window| window.to_lsn < *lsn).max_by_key(|window| window.to_lsn),
+            each.filter(|window| window.from_lsn > *lsn).min_by_key(|window| window.from_lsn),
         ),
         // Nobody knows where these would be.
         Target::Latest | Target::Immediate | Target::Name(_) | Target::Xid(_) => {
-            (windows.iter().max_by_key(|window| window.to), None)
+            (each.max_by_key(|window| window.to), None)
         }
     };
-    let is_position = matches!(target, Target::Lsn(_));
-    let before = before.map(|window| {
-        let lsn = is_position.then_some(window.to_lsn);
-        Nearest { side: Side::Before, time: window.to, lsn }
-    });
-    let after = after.map(|window| {
-        let lsn = is_position.then_some(window.from_lsn);
-        Nearest { side: Side::After, time: window.from, lsn }
-    });
+    let near = |side, window: &Window, (time, lsn)| match target {
+        Target::Lsn(_) => Nearest { side, time, lsn: Some(lsn), end_of: None },
+        _ => {
+            let end_of = window.only_end.then(|| window.backup.clone());
+            Nearest { side, time, lsn: None, end_of }
+        }
+    };
+    let before = before.map(|w| near(Side::Before, w, (w.to, w.to_lsn)));
+    let after = after.map(|w| near(Side::After, w, (w.from, w.from_lsn)));
     before.into_iter().chain(after).collect()
 }
 
@@ -162,6 +166,7 @@ mod tests {
         let window = |from: &str, to: &str, from_lsn, to_lsn| Window {
             from: time(from),
             to: time(to),
+            only_end: false,
             timeline: TimelineId::FIRST,
             backup: "20261120-020000F".parse().unwrap(),
             from_lsn: Lsn(from_lsn),
@@ -185,6 +190,20 @@ mod tests {
         );
         assert_eq!(sides(&Target::Time(time("1:00"))), [(Side::After, time("2:00"), None)]);
         assert_eq!(sides(&Target::Time(time("7:00"))), [(Side::Before, time("6:00"), None)]);
+    }
+
+    #[test]
+    fn an_end_that_proves_no_moment_is_offered_as_such() {
+        let mut windows = windows();
+        (windows[1].to, windows[1].only_end) = (windows[1].from, true);
+        for (at, side) in [("4:59", Side::After), ("5:00", Side::Before), ("7:00", Side::Before)] {
+            let found = nearest(&windows, &Target::Time(time(at)));
+            let end = found.iter().find(|near| near.end_of.is_some());
+            let end = end.map(|end| (end.side, end.time));
+            assert_eq!(end, Some((side, time("5:00"))), "{at}");
+        }
+        let position = nearest(&windows, &Target::Lsn(Lsn(700)));
+        assert_eq!((position[0].lsn, position[0].end_of.as_ref()), (Some(Lsn(600)), None));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::choose::shown;
 use super::lost::Lost;
 use super::plan::Plan;
 use crate::base::{ByteSize, Timestamp};
+use crate::repo::Window;
 
 /// How many windows are shown; JSON has all.
 const WINDOWS_SHOWN_MAX: usize = 12;
@@ -79,19 +80,12 @@ impl Plan {
     }
 
     fn fmt_reach(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.reaches {
+        match self.reaches.as_ref().filter(|time| **time >= self.backup_finished) {
             Some(time) => writeln!(f, "  archive has   WAL to {}", shown(*time))?,
             None => writeln!(f, "  archive has   no commit or checkpoint after the backup")?,
         }
         for window in self.windows.iter().take(WINDOWS_SHOWN_MAX) {
-            writeln!(
-                f,
-                "  window        timeline {}: {} to {}, from backup {}",
-                window.timeline,
-                shown(window.from),
-                shown(window.to),
-                window.backup
-            )?;
+            writeln!(f, "  window        {}", window_text(window))?;
         }
         if let Some(more) = self.windows.len().checked_sub(WINDOWS_SHOWN_MAX).filter(|n| *n > 0) {
             writeln!(f, "  window        {more} more")?;
@@ -124,6 +118,14 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+fn window_text(window: &Window) -> String {
+    let (timeline, backup, from) = (window.timeline, &window.backup, shown(window.from));
+    if window.only_end {
+        return format!("timeline {timeline}: the end of backup {backup}, {from}, and no moment");
+    }
+    format!("timeline {timeline}: {from} to {}, from backup {backup}", shown(window.to))
 }
 
 fn lost_text(lost: Option<&Lost>) -> String {

@@ -26,6 +26,7 @@ mod majors;
 mod pgconn_live;
 mod pitr;
 mod plan_live;
+mod plan_proofs;
 mod pooler;
 mod regress;
 mod restore_again;

@@ -2,112 +2,13 @@
 //! instead, what is lost, what is missing to start; and that all of it holds when it is carried out.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use serde_json::Value;
-
-use crate::support::run::{DEADLINE, Ran, run, start, wait_until};
+use crate::support::planned::{Planned, later, objects};
+use crate::support::run::{DEADLINE, run, start, wait_until};
 use crate::support::site::{Site, json, started};
-use crate::support::{ScratchDir, Server, Stop, TestCluster};
-
-/// A site, and a folder for its copies.
-struct Planned {
-    server: Server,
-    site: Site,
-    copies: ScratchDir,
-}
-
-impl Planned {
-    fn new(server: &Server) -> Self {
-        Self::from_site(server, Site::small(server))
-    }
-
-    fn from_site(server: &Server, site: Site) -> Self {
-        site.cluster.psql("create table t (n int)");
-        Self { server: server.clone(), site, copies: ScratchDir::new("copies") }
-    }
-
-    fn insert(&self, n: u32) {
-        self.site.cluster.psql(&format!("insert into t values ({n})"));
-    }
-
-    fn now(&self) -> String {
-        self.site.cluster.psql("select clock_timestamp()")
-    }
-
-    fn lsn(&self) -> String {
-        self.site.cluster.psql("select pg_current_wal_insert_lsn()")
-    }
-
-    fn ask(&self, args: &[&str]) -> Ran {
-        let mut command = self.site.config.pgkeep(["restore", "--json", "--dry-run", "--to"]);
-        run(command.arg(self.copies.join("asked")).args(args))
-    }
-
-    /// The plan as JSON.
-    #[track_caller]
-    fn plan(&self, args: &[&str]) -> Value {
-        json(&self.ask(args).assert_ok().stdout)["plan"].take()
-    }
-
-    /// The plan once there is one: the server writes its last records to disk a little later.
-    #[track_caller]
-    fn plan_soon(&self, args: &[&str]) -> Value {
-        let mut asked = self.ask(args);
-        let is_planned = || {
-            asked = self.ask(args);
-            asked.is_ok()
-        };
-        wait_until(DEADLINE, is_planned, || format!("{args:?}"));
-        json(&asked.stdout)["plan"].take()
-    }
-
-    /// The error as JSON, of a target that is refused.
-    #[track_caller]
-    fn refused(&self, args: &[&str]) -> Value {
-        let refused = self.ask(args).assert_code(13);
-        let told = json(&refused.stdout);
-        assert_eq!(told["format_version"], 1);
-        let error = told["error"].clone();
-        assert_eq!(error["exit_code"], 13);
-        assert!(refused.stderr.contains(error["message"].as_str().unwrap()), "{refused}");
-        error
-    }
-
-    /// Restores, starts, waits until it writes: what is in the table.
-    #[track_caller]
-    fn rows(&self, name: &str, args: &[&str]) -> String {
-        let to = self.copies.join(name);
-        self.site.restore(&to, args);
-        let copy = started(&self.server, &to);
-        let rows = copy.psql("select coalesce(string_agg(n::text, ',' order by n), '') from t");
-        copy.stop(Stop::Immediate);
-        rows
-    }
-
-    fn remove_segment(&self, name: &str) {
-        let found = objects(self.site.repo.path()).into_iter().find(|path| path.ends_with(name));
-        fs::remove_file(found.unwrap()).unwrap();
-    }
-}
-
-fn objects(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().flatten();
-    let each = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
-        true => objects(&entry.path()),
-        false => vec![entry.path()],
-    });
-    each.flatten().collect()
-}
-
-/// A moment as `--target-time` takes it, so many microseconds later.
-fn later(time: &Value, micros: i64) -> String {
-    let time = chrono::DateTime::parse_from_rfc3339(time.as_str().unwrap()).unwrap();
-    let time = time + chrono::TimeDelta::microseconds(micros);
-    time.format("%Y-%m-%d %H:%M:%S%.6f%:z").to_string()
-}
+use crate::support::{Server, Stop, TestCluster};
 
 #[test]
 fn f068_a_hole_divides_the_windows_and_its_edges_are_reached() {

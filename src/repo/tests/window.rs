@@ -89,8 +89,9 @@ fn a_hole_divides_and_a_damaged_or_empty_segment_proves_nothing() {
     ];
     let found = windows(&repository, &ctx, backups.clone());
     let spans: Vec<_> = found.iter().map(|w| (w.from, w.to, w.last_segment.clone())).collect();
-    // The second backup ends later than the last commit that its WAL has.
-    assert_eq!(spans, [(at(2), at(5), name(4)), (at(8), at(9), name(9))]);
+    // The second backup ends later than the last commit that its WAL has: its clock proves nothing.
+    assert_eq!(spans, [(at(2), at(4), name(4)), (at(8), at(9), name(9))]);
+    assert!(found.iter().all(|window| !window.only_end));
     assert_eq!(found[0].backup, backups[0].id);
     assert_eq!((found[0].from_lsn, found[0].to_lsn), (backups[0].stop_lsn, Lsn(5 * full)));
     assert_eq!(found[1].to_lsn, Lsn(9 * full + 0x3000), "its records stop early");
@@ -147,4 +148,22 @@ fn d20261120_a_checkpoint_s_whole_second_hides_no_commit_before_it() {
     repository.put_wal(&ctx, Kind::Wal, &key, &facts, b"wal").unwrap();
     let found = windows(&repository, &ctx, vec![backup("20261120-020000F", 2, at(2))]);
     assert_eq!((found.len(), found[0].to), (1, commit));
+}
+
+/// The server's clock after a backup was taken for a moment that the archive proves; what a busy server
+/// committed meanwhile, or a standby had not replayed, was missing, and "nothing" was lost.
+#[test]
+fn d20261124_a_backup_s_end_proves_no_moment() {
+    let ctx = ctx();
+    let (repository, _) = fresh(&ctx, CipherChoice::None);
+    let full = u64::from(SIZE.bytes());
+    archive(&repository, &ctx, 2, Some(at(1)), full);
+    archive(&repository, &ctx, 3, Some(at(2)), full);
+    let shown = |repository: &Repository| {
+        let found = windows(repository, &ctx, vec![backup("20261120-020000F", 2, at(5))]);
+        (found.len(), found[0].from, found[0].to, found[0].only_end)
+    };
+    assert_eq!(shown(&repository), (1, at(5), at(5), true));
+    archive(&repository, &ctx, 4, Some(at(7)), full);
+    assert_eq!(shown(&repository), (1, at(5), at(7), false));
 }

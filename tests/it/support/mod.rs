@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod launch;
 pub mod library;
+pub mod planned;
 pub mod run;
 pub mod sample;
 pub mod scratch;
