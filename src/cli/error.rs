@@ -459,21 +459,32 @@ impl From<restore::Error> for Failure {
 }
 
 fn nearest_line(nearest: &Nearest) -> String {
-    let Nearest { side, time, lsn, end_of } = nearest;
+    let Nearest { side, time, timeline, is_elsewhere, lsn, end_of } = nearest;
     let order = match side {
         Side::Before => "last",
         Side::After => "first",
+        Side::Exact => return format!("it can be reached along timeline {timeline}"),
     };
+    let time = time.map(exact_moment).unwrap_or_default();
     let position = lsn.map(|lsn| format!(" (LSN {lsn})")).unwrap_or_default();
     let end = end_of.as_ref().map(|id| format!(" (the end of backup {id})")).unwrap_or_default();
-    format!("the {order} {side} it that can be reached: {}{position}{end}", exact_moment(*time))
+    let along = if *is_elsewhere { format!(", along timeline {timeline}") } else { String::new() };
+    format!("the {order} {side} it that can be reached: {time}{position}{end}{along}")
 }
 
 fn unreachable_hint(first: Option<&str>, nearest: &[Nearest]) -> String {
-    let each = nearest.iter().map(|nearest| match (&nearest.end_of, nearest.lsn) {
-        (Some(id), _) => format!("--backup {id} --target-immediate"),
-        (None, Some(lsn)) => format!("--target-lsn {lsn}"),
-        (None, None) => format!("--target-time '{}'", exact_moment(nearest.time)),
+    let each = nearest.iter().map(|nearest| {
+        let target = match (&nearest.end_of, nearest.lsn, nearest.time) {
+            _ if nearest.side == Side::Exact => "the same".to_owned(),
+            (Some(id), ..) => format!("--backup {id} --target-immediate"),
+            (None, Some(lsn), _) => format!("--target-lsn {lsn}"),
+            (None, None, Some(time)) => format!("--target-time '{}'", exact_moment(time)),
+            (None, None, None) => "the end".to_owned(),
+        };
+        match nearest.is_elsewhere {
+            true => format!("{target} with --target-timeline {}", nearest.timeline),
+            false => target,
+        }
     });
     let each: Vec<String> = each.collect();
     let mut sentences: Vec<String> = first.map(str::to_owned).into_iter().collect();

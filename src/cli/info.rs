@@ -1,5 +1,7 @@
 //! `info`: what can be restored, verdict first.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::args::InfoArgs;
@@ -12,6 +14,9 @@ use crate::config::{RepositorySettings, Resolved};
 use crate::pg::{ArchivedWal, Stretch};
 use crate::repo::{Backups, Place, Summary, Window};
 use crate::wiring::{self, Access};
+
+/// How many windows the verdict names: every failover may leave one behind.
+const WINDOWS_SHOWN_MAX: usize = 6;
 
 /// What one repository holds of the cluster.
 #[derive(Debug)]
@@ -101,21 +106,31 @@ impl Content {
                 true => format!("the end of backup {} ({})", window.backup, moment(window.from)),
             }
         };
-        let Some(newest) = self.windows.last() else {
+        let Some(newest) = self.windows.iter().max_by_key(|window| window.to) else {
             return match self.backups.complete.last() {
                 None => "Nothing can be restored: there is no backup yet.".into(),
                 Some(_) => "Nothing can be restored: the WAL of the backups is missing.".into(),
             };
         };
-        let age = duration(seconds_between(newest.to, self.now));
-        match self.windows.as_slice() {
-            [only] => format!("You can restore {}; newest WAL {age} old.", span(only)),
-            several => {
-                let spans: Vec<_> = several.iter().map(span).collect();
-                let spans = spans.join(", and ");
-                format!("You can restore {spans}; WAL is missing in between; newest WAL {age} old.")
-            }
+        let timelines: BTreeSet<_> = self.windows.iter().map(|window| window.timeline).collect();
+        let older = self.windows.len().saturating_sub(WINDOWS_SHOWN_MAX);
+        let spans = self.windows.iter().skip(older).map(|window| match timelines.len() {
+            1 => span(window),
+            _ => format!("{} along timeline {}", span(window), window.timeline),
+        });
+        let mut spans: Vec<_> = spans.collect();
+        if older > 0 {
+            spans.push(format!("what {older} more windows hold (--json)"));
         }
+        let spans = spans.join(", and ");
+        // Two windows of one timeline have a hole between them.
+        let is_missing = timelines.len() < self.windows.len();
+        let missing = if is_missing { " WAL is missing in between;" } else { "" };
+        let newest = match newest.only_end {
+            true => "no moment after it is proven".into(),
+            false => format!("newest WAL {} old", duration(seconds_between(newest.to, self.now))),
+        };
+        format!("You can restore {spans};{missing} {newest}.")
     }
 
     fn text(&self) -> String {

@@ -54,10 +54,7 @@ impl Run {
 
     /// Every segment in order. Made on demand: there may be a million.
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = (TimelineId, SegmentNo)> + '_ {
-        self.stretches.iter().flat_map(|stretch| {
-            let numbers = stretch.first.0..=stretch.last.0;
-            numbers.map(|number| (stretch.timeline, SegmentNo(number)))
-        })
+        self.stretches.iter().flat_map(Stretch::segments)
     }
 
     /// The names of the segments, in order.
@@ -78,6 +75,12 @@ impl Stretch {
     #[must_use]
     pub fn count(&self) -> u64 {
         (self.last.0 + 1).saturating_sub(self.first.0)
+    }
+
+    /// Every segment in order, made on demand.
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = (TimelineId, SegmentNo)> + use<> {
+        let timeline = self.timeline;
+        (self.first.0..=self.last.0).map(move |number| (timeline, SegmentNo(number)))
     }
 }
 

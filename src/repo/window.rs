@@ -4,6 +4,8 @@
 //! segment are one small request. How many are asked is bounded by the number of windows, never by the
 //! number of segments.
 
+use std::cmp::Ordering;
+
 use super::catalog::Backups;
 use super::error::{Error, Result};
 use super::found::{Found, NewestMoment};
@@ -65,7 +67,7 @@ impl Summary {
 }
 
 impl Backups {
-    /// The windows of every backup, each along the newest timeline that it leads to.
+    /// The windows of every backup, along every end that the archive has.
     ///
     /// # Errors
     /// As the store's.
@@ -76,18 +78,9 @@ impl Backups {
         place: &Place,
         wal: &ArchivedWal,
     ) -> Result<Vec<Window>> {
-        let newest = |backup: &Summary| {
-            let timeline = TimelineId::new(backup.timeline)?;
-            Some(wal.newest_timeline(timeline))
-        };
-        let mut timelines: Vec<TimelineId> = self.complete.iter().filter_map(newest).collect();
-        timelines.sort_unstable();
-        timelines.dedup();
+        let backups: Vec<&Summary> = self.complete.iter().collect();
         let mut windows = Vec::new();
-        for timeline in timelines {
-            let Some(history) = wal.history(timeline) else { continue };
-            let leads_there = |backup: &&Summary| newest(backup) == Some(timeline);
-            let backups: Vec<&Summary> = self.complete.iter().filter(leads_there).collect();
+        for history in repository.tips(place, wal)? {
             windows.extend(repository.windows(ctx, place, &backups, wal, &history)?);
         }
         windows.sort_by_key(|window| (window.from, window.to));
@@ -114,6 +107,35 @@ impl Repository {
             }
         }
         Ok(Survey { wal, unreadable })
+    }
+
+    /// The histories of every end that the archive has, ascending: of timelines that no other one left,
+    /// and of those that have WAL behind the last switch.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn tips(&self, place: &Place, wal: &ArchivedWal) -> Result<Vec<History>> {
+        let mut tips = Vec::new();
+        for timeline in wal.timelines() {
+            if self.goes_on(place, wal, timeline)? {
+                tips.extend(wal.history(timeline));
+            }
+        }
+        Ok(tips)
+    }
+
+    /// Whether a timeline has WAL that is on the way to no other one.
+    fn goes_on(&self, place: &Place, wal: &ArchivedWal, timeline: TimelineId) -> Result<bool> {
+        let Some(left) = wal.left_at(timeline) else { return Ok(true) };
+        let Some(last) = wal.last(timeline) else { return Ok(false) };
+        match last.cmp(&SegmentNo::of(left, wal.segment_size())) {
+            Ordering::Less => Ok(false),
+            Ordering::Greater => Ok(true),
+            Ordering::Equal => {
+                let found = self.proven(place, &wal.name(timeline, last))?;
+                Ok(found.and_then(|found| found.end).is_some_and(|end| end > left))
+            }
+        }
     }
 
     /// The windows along one history, oldest first. A backup that is not on it, or whose own WAL is

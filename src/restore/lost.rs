@@ -57,10 +57,7 @@ pub(super) fn count(
 ) -> Result<Option<Lost>> {
     let later = run.hole.and_then(|hole| hole.last.next());
     let later = later.map_or(Vec::new(), |later| archive.wal().archived_along(history, later));
-    let behind = later.iter().rev().flat_map(|stretch| {
-        let numbers = (stretch.first.0..=stretch.last.0).rev();
-        numbers.map(|number| (stretch.timeline, SegmentNo(number)))
-    });
+    let behind = later.iter().rev().flat_map(|stretch| stretch.segments().rev());
     let mut counting = Counting::new(archive, run, stop);
     counting.is_open = run.hole.is_some();
     counting.walk(ctx, behind.chain(run.segments().rev()))?;
@@ -197,12 +194,12 @@ fn stops_before(mark: &Mark, stop: Stop) -> bool {
 }
 
 /// Whether recovery to `time` stops before what ended at `at`.
-fn is_after(at: Timestamp, time: Timestamp, inclusive: bool) -> bool {
+pub(super) fn is_after(at: Timestamp, time: Timestamp, inclusive: bool) -> bool {
     if inclusive { at > time } else { at >= time }
 }
 
 /// A commit that crosses into the next segment is in the findings of neither.
-fn may_be_cut(found: &Found) -> u64 {
+pub(super) fn may_be_cut(found: &Found) -> u64 {
     u64::from(found.cut.as_ref().is_some_and(|cut| cut.rmgr.is_none_or(|id| id == RM_XACT)))
 }
 

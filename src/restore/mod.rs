@@ -11,6 +11,7 @@ mod beside;
 mod choose;
 mod control;
 mod directory;
+mod elsewhere;
 mod error;
 mod execute;
 mod external;

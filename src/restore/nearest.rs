@@ -1,9 +1,10 @@
 //! What can be reached when the target cannot: windows, holes, and the moments nearest to it.
 
-use std::cmp::Ordering;
 use std::fmt;
 
-use super::error::Result;
+use super::choose::choose;
+use super::error::{Error, Result};
+use super::options::Options;
 use super::reach::Archive;
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
@@ -21,6 +22,8 @@ pub enum Side {
     Before,
     /// The first that can be reached after it.
     After,
+    /// The target itself, along another timeline.
+    Exact,
 }
 
 impl fmt::Display for Side {
@@ -28,6 +31,7 @@ impl fmt::Display for Side {
         f.write_str(match self {
             Self::Before => "before",
             Self::After => "after",
+            Self::Exact => "exact",
         })
     }
 }
@@ -37,8 +41,14 @@ impl fmt::Display for Side {
 pub struct Nearest {
     /// On which side of the target.
     pub side: Side,
-    /// When.
-    pub time: Timestamp,
+    /// When, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    /// Along which timeline.
+    pub timeline: TimelineId,
+    /// Whether recovery must be told to follow that one.
+    #[serde(skip)]
+    pub is_elsewhere: bool,
     /// Where that is in the WAL, for a target that is a position.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lsn: Option<Lsn>,
@@ -70,7 +80,7 @@ impl fmt::Display for Hole {
 }
 
 /// The moments nearest to a target that lies in none of the windows.
-pub(super) fn nearest(windows: &[Window], target: &Target) -> Vec<Nearest> {
+pub(super) fn nearest(windows: &[Window], target: &Target, chosen: TimelineId) -> Vec<Nearest> {
     let each = windows.iter();
     let (before, after) = match target {
         // An end that is no proven moment lies before its own time.
@@ -89,35 +99,98 @@ pub(super) fn nearest(windows: &[Window], target: &Target) -> Vec<Nearest> {
             (each.max_by_key(|window| window.to), None)
         }
     };
-    let near = |side, window: &Window, (time, lsn)| match target {
-        Target::Lsn(_) => Nearest { side, time, lsn: Some(lsn), end_of: None },
-        _ => {
-            let end_of = window.only_end.then(|| window.backup.clone());
-            Nearest { side, time, lsn: None, end_of }
-        }
+    let near = |side, window: &Window, (time, lsn)| {
+        let is_position = matches!(target, Target::Lsn(_));
+        let end_of = (window.only_end && !is_position).then(|| window.backup.clone());
+        let timeline = window.timeline;
+        let is_elsewhere = timeline != chosen;
+        let lsn = is_position.then_some(lsn);
+        Nearest { side, time: Some(time), timeline, is_elsewhere, lsn, end_of }
     };
     let before = before.map(|w| near(Side::Before, w, (w.to, w.to_lsn)));
     let after = after.map(|w| near(Side::After, w, (w.from, w.from_lsn)));
     before.into_iter().chain(after).collect()
 }
 
+/// What is asked, of what.
+pub(super) struct Asked<'a> {
+    pub(super) ctx: &'a Ctx,
+    pub(super) options: &'a Options,
+    pub(super) repository: &'a Repository,
+    pub(super) place: &'a Place,
+    pub(super) archive: &'a Archive<'a>,
+    /// The backups that may be restored.
+    pub(super) backups: &'a [&'a Summary],
+    /// The ends that the archive has.
+    pub(super) tips: &'a [History],
+}
+
+impl Asked<'_> {
+    /// The ends beside the one that is followed, the newest first.
+    pub(super) fn others(&self, chosen: TimelineId) -> Vec<History> {
+        let others = self.tips.iter().rev().filter(|tip| tip.timeline() != chosen);
+        others.cloned().collect()
+    }
+
+    /// The refusal of a target that cannot be reached along the chosen timeline, with what can, there and
+    /// along the others: the newest timeline may be a dead side branch.
+    pub(super) fn refusal(
+        &self,
+        chosen: TimelineId,
+        what: String,
+        hint: Option<String>,
+    ) -> Result<Error> {
+        let windows_along = |history: &History| {
+            let (wal, backups) = (self.archive.wal(), self.backups);
+            self.repository.windows(self.ctx, self.place, backups, wal, history)
+        };
+        let own = self.archive.wal().history(chosen);
+        let own = own.map_or(Ok(Vec::new()), |own| windows_along(&own))?;
+        let (mut windows, mut found) = (own.clone(), Vec::new());
+        for other in self.others(chosen) {
+            windows.extend(windows_along(&other)?);
+            found.extend(self.along(&other)?);
+        }
+        let target = &self.options.target;
+        // Positions of different timelines are not one order, and the target itself is nearer than all.
+        let is_anywhere = found.is_empty() && matches!(target, Target::Time(_));
+        let pool = if is_anywhere || own.is_empty() { &windows } else { &own };
+        found.extend(nearest(pool, target, chosen));
+        Ok(Error::Unreachable { what, hint, nearest: found, windows })
+    }
+
+    /// The target along another history, if it can be reached there.
+    fn along(&self, other: &History) -> Result<Option<Nearest>> {
+        let candidates: Vec<&Summary> =
+            self.backups.iter().copied().filter(|backup| backup.is_on(other)).collect();
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let way = match choose(self.ctx, self.options, self.archive, other, &candidates) {
+            Err(Error::Unreachable { .. } | Error::Refused { .. }) => return Ok(None),
+            way => way?,
+        };
+        let (time, lsn) = match self.options.target {
+            Target::Time(time) => (Some(time), None),
+            Target::Lsn(lsn) => (way.at, Some(lsn)),
+            Target::Latest => (way.reaches, None),
+            _ => (way.at, None),
+        };
+        let (timeline, side) = (other.timeline(), Side::Exact);
+        Ok(Some(Nearest { side, time, timeline, is_elsewhere: true, lsn, end_of: None }))
+    }
+}
+
 /// Windows and holes of the history that was chosen, and of the other ends that the archive has.
 pub(super) fn all_windows(
-    ctx: &Ctx,
-    repository: &Repository,
-    place: &Place,
-    archive: &Archive<'_>,
+    asked: &Asked<'_>,
     chosen: &History,
     backups: &[&Summary],
 ) -> Result<(Vec<Window>, Vec<Hole>)> {
-    let wal = archive.wal();
-    let others = wal.timelines().into_iter().rev();
+    let Asked { ctx, repository, place, .. } = *asked;
+    let wal = asked.archive.wal();
     let mut histories = vec![chosen.clone()];
-    for id in others.filter(|id| *id != chosen.timeline()) {
-        if goes_on(archive, id)? {
-            histories.extend(wal.history(id));
-        }
-    }
+    histories.extend(asked.others(chosen.timeline()));
     let (mut windows, mut stretches) = (Vec::new(), Vec::<Stretch>::new());
     for history in histories {
         windows.extend(repository.windows(ctx, place, backups, wal, &history)?);
@@ -137,21 +210,6 @@ pub(super) fn all_windows(
         segments: stretch.count(),
     };
     Ok((windows, stretches.iter().map(hole).collect()))
-}
-
-/// Whether a timeline has WAL that is on the way to no other one.
-fn goes_on(archive: &Archive<'_>, timeline: TimelineId) -> Result<bool> {
-    let wal = archive.wal();
-    let Some(last) = wal.last(timeline) else { return Ok(false) };
-    let Some(left) = wal.left_at(timeline) else { return Ok(true) };
-    match last.cmp(&SegmentNo::of(left, wal.segment_size())) {
-        Ordering::Less => Ok(false),
-        Ordering::Greater => Ok(true),
-        Ordering::Equal => {
-            let found = archive.found(&wal.name(timeline, last))?;
-            Ok(found.and_then(|found| found.end).is_some_and(|end| end > left))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -177,8 +235,9 @@ mod tests {
     }
 
     fn sides(target: &Target) -> Vec<(Side, Timestamp, Option<u64>)> {
-        let found = nearest(&windows(), target);
-        found.into_iter().map(|near| (near.side, near.time, near.lsn.map(|lsn| lsn.0))).collect()
+        let found = nearest(&windows(), target, TimelineId::FIRST);
+        let each = found.into_iter();
+        each.map(|near| (near.side, near.time.unwrap(), near.lsn.map(|lsn| lsn.0))).collect()
     }
 
     #[test]
@@ -197,12 +256,12 @@ mod tests {
         let mut windows = windows();
         (windows[1].to, windows[1].only_end) = (windows[1].from, true);
         for (at, side) in [("4:59", Side::After), ("5:00", Side::Before), ("7:00", Side::Before)] {
-            let found = nearest(&windows, &Target::Time(time(at)));
+            let found = nearest(&windows, &Target::Time(time(at)), TimelineId::FIRST);
             let end = found.iter().find(|near| near.end_of.is_some());
             let end = end.map(|end| (end.side, end.time));
-            assert_eq!(end, Some((side, time("5:00"))), "{at}");
+            assert_eq!(end, Some((side, Some(time("5:00")))), "{at}");
         }
-        let position = nearest(&windows, &Target::Lsn(Lsn(700)));
+        let position = nearest(&windows, &Target::Lsn(Lsn(700)), TimelineId::FIRST);
         assert_eq!((position[0].lsn, position[0].end_of.as_ref()), (Some(Lsn(600)), None));
     }
 
@@ -220,6 +279,6 @@ mod tests {
         for target in [Target::Name("x".into()), Target::Xid(7), Target::Latest] {
             assert_eq!(sides(&target), [(Side::Before, time("6:00"), None)]);
         }
-        assert_eq!(nearest(&[], &Target::Latest), []);
+        assert_eq!(nearest(&[], &Target::Latest, TimelineId::FIRST), []);
     }
 }

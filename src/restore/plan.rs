@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use super::beside;
 use super::choose::{Way, choose, timeline_of};
 use super::directory::tablespaces;
+use super::elsewhere::Elsewhere;
 use super::error::{Error, Result};
 use super::external::External;
 use super::in_progress::{Choices, Wanted};
 use super::installed::{self, Programs};
 use super::lost::{self, Lost};
-use super::nearest::{Hole, all_windows, nearest};
+use super::nearest::{Asked, Hole, all_windows};
 use super::next::{Account, steps};
 use super::options::{Archiving, Options};
 use super::reach::Archive;
@@ -19,7 +20,7 @@ use super::space::{self, Space, configuration};
 use super::survey::{Ground, Places, as_found, continued, ground};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
-use crate::pg::recovery::TargetAction;
+use crate::pg::recovery::{TargetAction, TargetTimeline as TimelineChoice};
 use crate::pg::{History, Lsn, MajorVersion};
 use crate::repo::{BackupId, OpenedBackup, Place, Registration, Repository, Summary, Window};
 
@@ -127,15 +128,14 @@ pub fn plan(
     let mut warnings: Vec<String> =
         unreadable.map(|(name, error)| format!("backup {name} cannot be read: {error}")).collect();
     let all: Vec<&Summary> = backups.complete.iter().collect();
-    let (history, candidates) = candidates(options, &archive, &all)?;
-    let way = choose(ctx, options, &archive, &history, &candidates).or_else(|error| {
-        let Error::Unreachable { what, hint, .. } = error else { return Err(error) };
-        let windows = repository.windows(ctx, place, &candidates, archive.wal(), &history)?;
-        let nearest = nearest(&windows, &options.target);
-        Err(Error::Unreachable { what, hint, nearest, windows })
-    })?;
-    let (windows, holes) = all_windows(ctx, repository, place, &archive, &history, &all)?;
-    let lost = lost::count(ctx, &archive, &history, &way.run, way.stop, way.at)?;
+    let usable = usable(options, &all)?;
+    let tips = repository.tips(place, archive.wal())?;
+    let asked =
+        Asked { ctx, options, repository, place, archive: &archive, backups: &usable, tips: &tips };
+    let (history, way) = route(&asked)?;
+    let (windows, holes) = all_windows(&asked, &history, &all)?;
+    let mut lost = lost::count(ctx, &archive, &history, &way.run, way.stop, way.at)?;
+    warnings.extend(elsewhere(&asked, &history, &way, all.last().copied(), &mut lost)?);
     let opened = repository.open_backup(place, &way.backup.id)?;
     warnings.extend(way.notes.iter().cloned());
     warnings.extend(about_the_archive(&archive, &history, &way));
@@ -213,41 +213,72 @@ pub fn plan(
     })
 }
 
-/// The timeline's history, and the backups from which recovery along it can begin.
-fn candidates<'b>(
-    options: &Options,
-    archive: &Archive<'_>,
-    backups: &[&'b Summary],
-) -> Result<(History, Vec<&'b Summary>)> {
-    let named =
-        match &options.backup {
-            None => None,
-            Some(id) => Some(backups.iter().find(|backup| backup.id == *id).ok_or_else(|| {
-                Error::Refused { what: format!("there is no complete backup {id}") }
-            })?),
-        };
-    let Some(newest) = named.or(backups.last()) else {
+/// The backups that may be restored.
+fn usable<'b>(options: &Options, backups: &[&'b Summary]) -> Result<Vec<&'b Summary>> {
+    let Some(id) = &options.backup else { return Ok(backups.to_vec()) };
+    let named = backups.iter().find(|backup| backup.id == *id);
+    let named = named
+        .ok_or_else(|| Error::Refused { what: format!("there is no complete backup {id}") })?;
+    Ok(vec![*named])
+}
+
+/// The history that recovery follows, and the way along it.
+fn route(asked: &Asked<'_>) -> Result<(History, Way)> {
+    let Some(newest) = asked.backups.last() else {
         return Err(Error::unreachable("there is no complete backup in the repository".into()));
     };
-    let history = archive.history(timeline_of(options, archive, newest))?;
+    let timeline = timeline_of(asked.options, asked.archive, newest);
+    let history = asked.archive.history(timeline)?;
+    let found = candidates(asked, &history).and_then(|candidates| {
+        choose(asked.ctx, asked.options, asked.archive, &history, &candidates)
+    });
+    match found {
+        Err(Error::Unreachable { what, hint, .. }) => Err(asked.refusal(timeline, what, hint)?),
+        found => Ok((history, found?)),
+    }
+}
+
+/// The backups from which recovery along a history can begin.
+fn candidates<'b>(asked: &Asked<'b>, history: &History) -> Result<Vec<&'b Summary>> {
     let timeline = history.timeline();
-    match named {
-        Some(backup) if !backup.is_on(&history) => Err(Error::Refused {
+    let candidates = asked.backups.iter().copied().filter(|backup| backup.is_on(history));
+    let candidates: Vec<&Summary> = candidates.collect();
+    match (candidates.is_empty(), &asked.options.backup, asked.backups) {
+        (true, Some(id), [named]) => Err(Error::Refused {
             what: format!(
-                "backup {} is of timeline {}, which does not lead to timeline {timeline}",
-                backup.id, backup.timeline_stop
+                "backup {id} is of timeline {own}, which does not lead to timeline {timeline}: \
+                 --target-timeline {own} follows its own",
+                own = named.timeline_stop
             ),
         }),
-        Some(backup) => Ok((history, vec![*backup])),
-        None => {
-            let candidates = backups.iter().copied().filter(|backup| backup.is_on(&history));
-            let candidates: Vec<&Summary> = candidates.collect();
-            if candidates.is_empty() {
-                let what = format!("no backup lies on timeline {timeline} or its ancestors");
-                return Err(Error::unreachable(what));
-            }
-            Ok((history, candidates))
+        (true, ..) => {
+            let what = format!("no backup lies on timeline {timeline} or its ancestors");
+            Err(Error::unreachable(what))
         }
+        _ => Ok(candidates),
+    }
+}
+
+/// What the archive holds beside the history that is followed. Who names a timeline knows of others.
+fn elsewhere(
+    asked: &Asked<'_>,
+    history: &History,
+    way: &Way,
+    newest: Option<&Summary>,
+    lost: &mut Option<Lost>,
+) -> Result<Vec<String>> {
+    let others = asked.others(history.timeline());
+    let Asked { ctx, archive, .. } = *asked;
+    let elsewhere = Elsewhere { ctx, archive, chosen: history, others: &others };
+    if matches!(asked.options.timeline, TimelineChoice::Number(_)) {
+        return Ok(Vec::new());
+    }
+    match asked.options.target {
+        Target::Latest => elsewhere.later(newest, way.reaches, Some(lost)),
+        Target::Lsn(_) | Target::Xid(_) | Target::Name(_) => {
+            elsewhere.later(newest, way.reaches, None)
+        }
+        Target::Time(_) | Target::Immediate => Ok(Vec::new()),
     }
 }
 

@@ -26,7 +26,7 @@ fn f068_a_hole_divides_the_windows_and_its_edges_are_reached() {
     let second = planned.site.backup();
     planned.insert(4);
     planned.site.cluster.archive_now();
-    planned.remove_segment(&missing);
+    planned.remove_object(&missing);
 
     let plan = planned.plan(&[]);
     let windows = plan["windows"].as_array().unwrap();

@@ -1,10 +1,11 @@
 //! What a restore's plan takes for proven, on real clusters: a moment is reached when the archive, or the
 //! server, proves it, and not because somebody's clock was there.
 
-use crate::support::Server;
-use crate::support::Stop;
+use serde_json::Value;
+
 use crate::support::planned::{Planned, later};
-use crate::support::site::json;
+use crate::support::site::{json, started};
+use crate::support::{Server, Stop, TestCluster};
 
 /// A backup's end by the server's clock was taken for a moment that the archive proves. On a busy
 /// server whose archive stopped then, 159 commits older than it were missing, and "nothing" was lost.
@@ -35,4 +36,83 @@ fn d20261124_a_backup_s_end_by_the_clock_proves_nothing() {
     let next = format!("--backup {id} --target-immediate");
     assert!(error["hint"].as_str().unwrap().contains(&next), "{error}");
     assert_eq!(planned.rows("end", &["--backup", &id, "--target-immediate"]), "1");
+}
+
+/// What `info` shows of the only repository.
+#[track_caller]
+fn shown(planned: &Planned) -> Value {
+    json(&planned.site.config.run(["info", "--json"]).assert_ok().stdout)["repositories"][0].take()
+}
+
+/// A copy that went back to `time` and opened for writing, with its archiving on.
+fn branch(planned: &Planned, time: &str) -> TestCluster {
+    let to = planned.copies.join("branch");
+    planned.site.restore(&to, &["--archive", "on", "--target-time", time]);
+    let branch = started(&planned.server, &to);
+    branch.psql("insert into t values (100)");
+    branch.archive_now();
+    branch
+}
+
+/// A copy that was promoted with its archiving on is the newest timeline, and every restore followed it
+/// without a word: "lost: nothing", while production went on elsewhere, and what only production had was
+/// refused. Once the backup before the fork was gone, "nothing" could be restored.
+#[test]
+fn d20261124_a_dead_side_branch_does_not_win_silently() {
+    let Some(server) = Server::main() else { return };
+    let planned = Planned::new(&server);
+    let cluster = &planned.site.cluster;
+    let first = planned.site.backup();
+    planned.insert(1);
+    let fork = planned.now();
+    cluster.psql("select pg_sleep(0.01)");
+    planned.insert(2);
+    cluster.archive_now();
+    branch(&planned, &fork).stop(Stop::Fast);
+    planned.insert(3);
+    let time = planned.now();
+    cluster.psql("select pg_sleep(0.01); select pg_create_restore_point('release')");
+    let xid = cluster.psql("begin; insert into t values (4); select pg_current_xact_id(); commit");
+    cluster.archive_now();
+    cluster.stop(Stop::Fast);
+
+    let plan = planned.plan(&[]);
+    assert_eq!(plan["timeline"], 2, "{plan}");
+    let told = plan["warnings"].to_string();
+    assert!(told.contains("timeline 1 goes on later than timeline 2: 3 commits"), "{told}");
+    assert!(told.contains("--target-timeline 1"), "{told}");
+    let lost = &plan["lost"];
+    assert_eq!((&lost["commits_at_least"], &lost["commits_at_most"]), (&3.into(), &3.into()));
+    let named = planned.plan(&["--target-timeline", "1"]);
+    assert!(named["lost"].is_null(), "{named}");
+    assert!(!named["warnings"].to_string().contains("goes on later"), "{named}");
+
+    for target in
+        [["--target-time", &time], ["--target-name", "release"], ["--target-xid", xid.trim()]]
+    {
+        let error = planned.refused(&target);
+        let near = &error["nearest"][0];
+        assert_eq!((&near["side"], &near["timeline"]), (&"exact".into(), &1.into()), "{error}");
+        let hint = error["hint"].as_str().unwrap();
+        assert!(hint.contains("Ask for the same with --target-timeline 1"), "{error}");
+    }
+    let args = ["--target-time", &time, "--target-timeline", "1"];
+    assert_eq!(planned.rows("production", &args), "1,2,3");
+    let windows = shown(&planned)["windows"].clone();
+    let ends: Vec<_> = windows.as_array().unwrap().iter().map(|w| w["timeline"].as_u64()).collect();
+    assert!(ends.contains(&Some(1)) && ends.contains(&Some(2)), "{windows}");
+
+    // Only production's own backup is left: nothing leads to the branch.
+    cluster.start();
+    let second = planned.site.backup();
+    planned.insert(5);
+    cluster.archive_now();
+    let told = planned.plan(&[])["warnings"].to_string();
+    assert!(told.contains(&format!("the newest backup, {second}, is of timeline 1")), "{told}");
+    planned.remove_object(&format!("backup/{first}"));
+    let error = planned.refused(&[]);
+    assert_eq!(error["nearest"][0]["timeline"], 1, "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("--target-timeline 1"), "{error}");
+    let verdict = shown(&planned)["verdict"].as_str().unwrap().to_owned();
+    assert!(verdict.starts_with("You can restore any moment"), "{verdict}");
 }

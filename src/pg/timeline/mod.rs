@@ -229,6 +229,28 @@ impl History {
         self.timeline_of(lsn) == timeline
     }
 
+    /// Where this history and another part: the first position that is not in both.
+    #[must_use]
+    pub fn parts_from(&self, other: &Self) -> Lsn {
+        let mut shared = Lsn::INVALID;
+        for (here, there) in self.parts().zip(other.parts()) {
+            if here.0 != there.0 {
+                break;
+            }
+            shared = here.1.min(there.1);
+            if here.1 != there.1 {
+                break;
+            }
+        }
+        shared
+    }
+
+    /// Every timeline with its end; the tip has none.
+    fn parts(&self) -> impl Iterator<Item = (TimelineId, Lsn)> {
+        let ancestors = self.ancestors.iter().map(|ancestor| (ancestor.timeline, ancestor.end));
+        ancestors.chain([(self.timeline, Lsn(u64::MAX))])
+    }
+
     /// Whether everything on `timeline` up to, but not including, `end` is part of this history:
     /// what a backup that ended at `end` needs to be usable on it.
     #[must_use]

@@ -109,3 +109,26 @@ proptest! {
         prop_assert_eq!(History::parse(history.timeline(), history.render().as_bytes()), Ok(history));
     }
 }
+
+#[test]
+fn two_histories_part_at_the_first_position_that_is_not_in_both() {
+    let history = |number, text: &str| {
+        History::parse(TimelineId::new(number).unwrap(), text.as_bytes()).unwrap()
+    };
+    let first = History::without_ancestors(TimelineId::FIRST);
+    let second = history(2, "1\t0/3000000\tx\n");
+    let sibling = history(3, "1\t0/2000000\tx\n");
+    let child = history(4, "1\t0/3000000\tx\n2\t0/5000000\tx\n");
+    for (a, b, expected) in [
+        (&first, &second, 0x300_0000),
+        (&second, &sibling, 0x200_0000),
+        (&second, &child, 0x500_0000),
+        (&child, &sibling, 0x200_0000),
+        (&first, &child, 0x300_0000),
+    ] {
+        assert_eq!(a.parts_from(b), Lsn(expected));
+        assert_eq!(b.parts_from(a), Lsn(expected));
+    }
+    let stranger = History::without_ancestors(TimelineId::new(7).unwrap());
+    assert_eq!(first.parts_from(&stranger), Lsn(0));
+}

@@ -84,9 +84,15 @@ impl Planned {
         rows
     }
 
-    pub fn remove_segment(&self, name: &str) {
-        let found = objects(self.site.repo.path()).into_iter().find(|path| path.ends_with(name));
-        fs::remove_file(found.unwrap()).unwrap();
+    /// The file of an object in the repository, by the end of its name.
+    #[track_caller]
+    pub fn object(&self, name: &str) -> PathBuf {
+        let mut found = objects(self.site.repo.path()).into_iter();
+        found.find(|path| path.ends_with(name)).unwrap()
+    }
+
+    pub fn remove_object(&self, name: &str) {
+        fs::remove_file(self.object(name)).unwrap();
     }
 }
 
