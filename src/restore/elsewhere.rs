@@ -81,6 +81,34 @@ impl Elsewhere<'_> {
         Ok(warnings)
     }
 
+    /// Warns of commits up to a moment that only another history has: PostgreSQL goes to the moment
+    /// along the chosen one, without a word. `all` also looks at those that are no ancestors of it.
+    pub(super) fn earlier(
+        &self,
+        time: Timestamp,
+        inclusive: bool,
+        all: bool,
+    ) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let meant = |other: &&History| all || self.chosen.is_ancestor(other.timeline());
+        for other in self.others.iter().filter(meant) {
+            let parted = self.chosen.parts_from(other);
+            let commits = self.count(other, parted, Some((time, inclusive)))?;
+            if commits.at_most == Some(0) {
+                continue;
+            }
+            let (timeline, chosen) = (other.timeline(), self.chosen.timeline());
+            warnings.push(format!(
+                "{commits} up to the target {verb} on timeline {timeline} only, after timeline \
+                 {chosen} parted from it at {parted}, and not in what is restored; \
+                 --target-timeline {timeline} has them",
+                commits = commits.text(),
+                verb = if commits.at_most == Some(1) { "is" } else { "are" },
+            ));
+        }
+        Ok(warnings)
+    }
+
     /// Counts the commits of a history that begin at `from` or later, the oldest first.
     fn count(&self, history: &History, from: Lsn, until: Until) -> Result<Commits> {
         let size = self.archive.segment_size();

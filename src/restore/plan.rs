@@ -270,15 +270,15 @@ fn elsewhere(
     let others = asked.others(history.timeline());
     let Asked { ctx, archive, .. } = *asked;
     let elsewhere = Elsewhere { ctx, archive, chosen: history, others: &others };
-    if matches!(asked.options.timeline, TimelineChoice::Number(_)) {
-        return Ok(Vec::new());
-    }
+    let is_named = matches!(asked.options.timeline, TimelineChoice::Number(_));
     match asked.options.target {
+        Target::Time(time) => elsewhere.earlier(time, asked.options.inclusive, !is_named),
+        Target::Immediate => Ok(Vec::new()),
+        _ if is_named => Ok(Vec::new()),
         Target::Latest => elsewhere.later(newest, way.reaches, Some(lost)),
         Target::Lsn(_) | Target::Xid(_) | Target::Name(_) => {
             elsewhere.later(newest, way.reaches, None)
         }
-        Target::Time(_) | Target::Immediate => Ok(Vec::new()),
     }
 }
 

@@ -116,3 +116,37 @@ fn d20261124_a_dead_side_branch_does_not_win_silently() {
     let verdict = shown(&planned)["verdict"].as_str().unwrap().to_owned();
     assert!(verdict.starts_with("You can restore any moment"), "{verdict}");
 }
+
+/// After a recovery to the moment after row 1, a moment between rows 2 and 3 of the timeline that was left was
+/// planned on the new one without a word that row 2 is not there.
+#[test]
+fn d20261124_a_moment_in_an_abandoned_stretch_is_told() {
+    let Some(server) = Server::main() else { return };
+    let planned = Planned::new(&server);
+    let cluster = &planned.site.cluster;
+    planned.site.backup();
+    planned.insert(1);
+    let fork = planned.now();
+    cluster.psql("select pg_sleep(0.01)");
+    planned.insert(2);
+    let time = planned.now();
+    cluster.psql("select pg_sleep(0.01)");
+    planned.insert(3);
+    cluster.archive_now();
+    cluster.stop(Stop::Fast);
+    branch(&planned, &fork).stop(Stop::Fast);
+
+    let target = ["--target-time", time.as_str()];
+    let plan = planned.plan(&target);
+    assert_eq!(plan["timeline"], 2, "{plan}");
+    let told = plan["warnings"].to_string();
+    assert!(told.contains("1 commit up to the target is on timeline 1 only"), "{told}");
+    assert!(told.contains("--target-timeline 1 has them"), "{told}");
+    let told = planned.plan(&["--target-time", &fork])["warnings"].to_string();
+    assert!(!told.contains("up to the target"), "{told}");
+    let first = ["--target-time", &time, "--target-timeline", "1"];
+    let told = planned.plan(&first)["warnings"].to_string();
+    assert!(!told.contains("up to the target"), "{told}");
+    assert_eq!(planned.rows("followed", &target), "1");
+    assert_eq!(planned.rows("first", &first), "1,2");
+}
