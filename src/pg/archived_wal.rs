@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
+use super::number_ranges::{insert, remove};
 use super::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 
 /// Segments of one timeline, without a gap, first and last included.
@@ -29,6 +30,8 @@ pub struct ArchivedWal {
     size: SegmentSize,
     timelines: BTreeMap<TimelineId, Vec<RangeInclusive<u64>>>,
     histories: BTreeMap<TimelineId, History>,
+    /// Segments that are there, and of no use.
+    damaged: BTreeSet<(TimelineId, SegmentNo)>,
     /// Names that do not fit the cluster's segment size: of another size, or of no segment.
     pub misfits: Vec<String>,
 }
@@ -89,7 +92,7 @@ impl ArchivedWal {
     #[must_use]
     pub fn new(size: SegmentSize) -> Self {
         let (timelines, histories) = (BTreeMap::new(), BTreeMap::new());
-        Self { size, timelines, histories, misfits: Vec::new() }
+        Self { size, timelines, histories, damaged: BTreeSet::new(), misfits: Vec::new() }
     }
 
     /// Sorts the names of archived segments into ranges.
@@ -114,6 +117,20 @@ impl ArchivedWal {
             }
             Err(_) => self.misfits.push(name.to_owned()),
         }
+    }
+
+    /// Counts a segment as missing that is there but cannot be used: a hole, also at the end.
+    pub fn set_damaged(&mut self, timeline: TimelineId, number: SegmentNo) {
+        if let Some(ranges) = self.timelines.get_mut(&timeline) {
+            remove(ranges, number.0);
+        }
+        self.damaged.insert((timeline, number));
+    }
+
+    /// Whether a segment is there but cannot be used.
+    #[must_use]
+    pub fn is_damaged(&self, timeline: TimelineId, number: SegmentNo) -> bool {
+        self.damaged.contains(&(timeline, number))
     }
 
     /// Adds what a history file says.
@@ -249,10 +266,13 @@ impl ArchivedWal {
         ranges.iter().any(|range| range.contains(&number.0))
     }
 
-    /// The last segment of a timeline.
+    /// The last segment of a timeline, damaged or not.
     #[must_use]
     pub fn last(&self, timeline: TimelineId) -> Option<SegmentNo> {
-        self.timelines.get(&timeline)?.last().map(|range| SegmentNo(*range.end()))
+        let ranges = self.timelines.get(&timeline);
+        let last = ranges.and_then(|ranges| ranges.last()).map(|range| SegmentNo(*range.end()));
+        let all = (timeline, SegmentNo(0))..=(timeline, SegmentNo(u64::MAX));
+        last.max(self.damaged.range(all).next_back().map(|(_, number)| *number))
     }
 
     /// Where the last of the histories that left a timeline left it.
@@ -338,26 +358,6 @@ impl ArchivedWal {
             missing.push(Stretch { timeline, first: SegmentNo(next), last: wanted.last });
         }
         missing
-    }
-}
-
-/// Adds a number to sorted ranges that neither touch nor overlap.
-fn insert(ranges: &mut Vec<RangeInclusive<u64>>, number: u64) {
-    let at = ranges.partition_point(|range| *range.end() < number);
-    let (before, after) = ranges.split_at_mut(at);
-    let joins_before = before.last_mut().filter(|range| range.end().checked_add(1) == Some(number));
-    let next = after.first_mut();
-    let joins_after =
-        next.as_ref().is_some_and(|range| Some(*range.start()) == number.checked_add(1));
-    match (joins_before, next) {
-        (_, Some(range)) if range.contains(&number) => {}
-        (Some(before), Some(next)) if joins_after => {
-            *before = *before.start()..=*next.end();
-            ranges.remove(at);
-        }
-        (Some(before), _) => *before = *before.start()..=number,
-        (None, Some(next)) if joins_after => *next = number..=*next.end(),
-        (None, _) => ranges.insert(at, number..=number),
     }
 }
 
@@ -495,15 +495,18 @@ mod tests {
     }
 
     #[test]
-    fn segments_may_come_in_any_order_and_twice() {
-        let numbers = [5_u64, 3, 9, 4, 3, 8, 1, 0, 7, 5];
-        let mut ranges = Vec::new();
-        numbers.iter().for_each(|number| insert(&mut ranges, *number));
-        assert_eq!(ranges, [0..=1, 3..=5, 7..=9]);
-        insert(&mut ranges, 2);
-        insert(&mut ranges, 6);
-        insert(&mut ranges, u64::MAX);
-        assert_eq!(ranges, [0..=9, u64::MAX..=u64::MAX]);
+    fn a_damaged_segment_is_a_hole_also_at_the_end() {
+        let names =
+            ["000000010000000000000003", "000000010000000000000004", "000000010000000000000005"];
+        let mut wal = survey(&names, vec![], 16 * MIB);
+        wal.set_damaged(timeline(1), SegmentNo(5));
+        let (found, end, hole) = run_of(&wal, 1, 0x3000028);
+        assert_eq!((found.len(), end.as_str(), hole.as_deref()), (2, "0/5000000", Some(names[2])));
+        assert_eq!(wal.last(timeline(1)), Some(SegmentNo(5)));
+        assert!(!wal.has(timeline(1), SegmentNo(5)) && wal.is_damaged(timeline(1), SegmentNo(5)));
+        wal.set_damaged(timeline(1), SegmentNo(3));
+        assert_eq!(run_of(&wal, 1, 0x3000028).0, Vec::<String>::new());
+        assert_eq!(shown(&wal, wal.stretches()), [format!("{0}-{0}", names[1])]);
     }
 
     fn run_of(wal: &ArchivedWal, number: u32, start: u64) -> (Vec<String>, String, Option<String>) {

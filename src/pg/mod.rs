@@ -29,6 +29,7 @@ pub mod timeline;
 pub mod version;
 pub mod wal;
 
+mod number_ranges;
 mod read;
 
 pub use archived_wal::{ArchivedWal, Run, Start, Stretch};

@@ -4,6 +4,7 @@
 //! segment are one small request. How many are asked is bounded by the number of windows, never by the
 //! number of segments.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::catalog::Backups;
@@ -18,6 +19,9 @@ use crate::pg::{ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, Start, T
 
 /// How many segments are asked for their newest moment, from the last one back.
 const WALK_BACK_MAX: usize = 256;
+
+/// How many damaged segments are met on the way of one backup, from the end back.
+const DAMAGED_MAX: usize = 64;
 
 /// Moments that can be restored, without a hole in between.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -133,7 +137,7 @@ impl Repository {
             Ordering::Greater => Ok(true),
             Ordering::Equal => {
                 let found = self.proven(place, &wal.name(timeline, last))?;
-                Ok(found.and_then(|found| found.end).is_some_and(|end| end > left))
+                Ok(found.found().and_then(|found| found.end).is_some_and(|end| end > left))
             }
         }
     }
@@ -142,7 +146,7 @@ impl Repository {
     /// not whole, opens none.
     ///
     /// # Errors
-    /// As the store's. A segment whose facts are damaged proves nothing.
+    /// As the store's. A segment whose facts are damaged is a hole.
     pub fn windows(
         &self,
         ctx: &Ctx,
@@ -151,20 +155,22 @@ impl Repository {
         wal: &ArchivedWal,
         history: &History,
     ) -> Result<Vec<Window>> {
+        let mut wal = Cow::Borrowed(wal);
         let mut windows: Vec<Window> = Vec::new();
         for summary in backups.iter().filter(|backup| backup.is_on(history)) {
             ctx.cancel.check()?;
-            let run = wal.run(history, summary.start_lsn);
-            let Some(last_segment) = run.names().next_back() else { continue };
             // The same end is the same window: the older backup's WAL leads past this one.
-            if windows.last().is_some_and(|window| window.last_segment == last_segment) {
+            let last_segment = wal.run(history, summary.start_lsn).names().next_back();
+            if windows.last().is_some_and(|w| Some(&w.last_segment) == last_segment.as_ref()) {
                 continue;
             }
+            let sound = self.sound_run(ctx, place, &mut wal, history, summary.start_lsn)?;
+            let Some((run, newest)) = sound else { continue };
+            let Some(last_segment) = run.names().next_back() else { continue };
             let end = self.end_of(place, &run)?;
             if end < summary.stop_lsn {
                 continue;
             }
-            let newest = self.newest_moment(ctx, place, &run)?;
             let proven = newest.filter(|newest| *newest >= summary.finished);
             windows.push(Window {
                 from: summary.finished,
@@ -187,28 +193,67 @@ impl Repository {
     /// As the store's.
     pub fn end_of(&self, place: &Place, run: &Run) -> Result<Lsn> {
         let Some(last) = run.names().next_back() else { return Ok(run.end) };
-        let found = self.proven(place, &last)?.filter(|found| found.ending == "partial");
+        let found = self.proven(place, &last)?.found().filter(|found| found.ending == "partial");
         Ok(found.and_then(|found| found.end).map_or(run.end, |end| end.min(run.end)))
     }
 
-    /// What `archive-push` found in a segment. One small request; nothing where that is damaged.
-    fn proven(&self, place: &Place, name: &str) -> Result<Option<Found>> {
-        let Some(key) = place.wal(name) else { return Ok(None) };
+    /// What recovery finds without a hole, and the newest moment that it proves. A damaged segment on the
+    /// way is a hole, also for the backups that follow. `None` where too many are.
+    fn sound_run(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        wal: &mut Cow<'_, ArchivedWal>,
+        history: &History,
+        start: Lsn,
+    ) -> Result<Option<(Run, Option<Timestamp>)>> {
+        for _ in 0..DAMAGED_MAX {
+            let run = wal.run(history, start);
+            let mut damaged = None;
+            let newest = self.newest_moment(ctx, place, wal, &run, &mut damaged)?;
+            match damaged {
+                None => return Ok(Some((run, newest))),
+                Some((timeline, number)) => wal.to_mut().set_damaged(timeline, number),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What `archive-push` found in a segment. One small request.
+    fn proven(&self, place: &Place, name: &str) -> Result<Proven> {
+        let Some(key) = place.wal(name) else { return Ok(Proven::Nothing) };
         match self.wal_facts(Kind::Wal, &key) {
-            Ok(facts) => Ok(facts.found),
-            Err(Error::Corrupt { .. } | Error::UnknownKey { .. }) => Ok(None),
+            Ok(facts) => {
+                Ok(facts.found.map_or(Proven::Nothing, |found| Proven::Found(Box::new(found))))
+            }
+            Err(Error::Corrupt { .. } | Error::UnknownKey { .. }) => Ok(Proven::Damaged),
             // Expired since the list was made.
-            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) if error.is_not_found() => Ok(Proven::Nothing),
             Err(error) => Err(error),
         }
     }
 
-    /// The newest commit or checkpoint in the last segments of a run.
-    fn newest_moment(&self, ctx: &Ctx, place: &Place, run: &Run) -> Result<Option<Timestamp>> {
+    /// The newest commit or checkpoint in the last segments of a run; the first damaged one of those that
+    /// were asked.
+    fn newest_moment(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        wal: &ArchivedWal,
+        run: &Run,
+        damaged: &mut Option<(TimelineId, SegmentNo)>,
+    ) -> Result<Option<Timestamp>> {
         let mut newest = NewestMoment::default();
-        for name in run.names().rev().take(WALK_BACK_MAX) {
+        for segment in run.segments().rev().take(WALK_BACK_MAX) {
             ctx.cancel.check()?;
-            let Some(found) = self.proven(place, &name)? else { continue };
+            let found = match self.proven(place, &wal.name(segment.0, segment.1))? {
+                Proven::Found(found) => found,
+                Proven::Nothing => continue,
+                Proven::Damaged => {
+                    *damaged = Some(segment);
+                    continue;
+                }
+            };
             // Of a segment that goes on into another history, only what is before that counts, and
             // the facts do not tell it apart.
             let is_cut = found.end.is_some_and(|end| end > run.end);
@@ -217,5 +262,22 @@ impl Repository {
             }
         }
         Ok(newest.moment())
+    }
+}
+
+/// What is known of a segment.
+enum Proven {
+    Found(Box<Found>),
+    /// Its records were not read, or it is gone.
+    Nothing,
+    Damaged,
+}
+
+impl Proven {
+    fn found(self) -> Option<Found> {
+        match self {
+            Self::Found(found) => Some(*found),
+            Self::Nothing | Self::Damaged => None,
+        }
     }
 }

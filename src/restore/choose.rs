@@ -63,7 +63,7 @@ pub(super) fn choose(
     let end = archive.end_of(&run)?;
     if end < backup.stop_lsn {
         let missing = match &run.hole {
-            Some(hole) => archive.wal().describe(hole),
+            Some(hole) => archive.describe(hole),
             None => "the segment after it".into(),
         };
         return Err(Error::unreachable(format!(
@@ -226,9 +226,10 @@ impl Choosing<'_> {
         }
         match &way.run.hole {
             Some(hole) if !self.options.standby => {
-                let missing = self.archive.wal().describe(hole);
-                let what =
-                    format!("{missing} is missing, and later WAL exists: name a target before it");
+                let missing = self.archive.describe(hole);
+                let is_damaged = self.archive.wal().is_damaged(hole.timeline, hole.first);
+                let later = if is_damaged { "" } else { ", and later WAL exists" };
+                let what = format!("{missing}{later}: name a target before it");
                 Err(Error::unreachable(what))
             }
             _ => Ok(way),
@@ -249,7 +250,7 @@ impl Choosing<'_> {
     /// In which hole, or behind which, a target lies.
     pub(super) fn hole_text(&self, way: &Way) -> Option<String> {
         let hole = way.run.hole.as_ref()?;
-        Some(format!("{} is missing", self.archive.wal().describe(hole)))
+        Some(self.archive.describe(hole))
     }
 
     fn lsn(&self, mut way: Way, lsn: Lsn) -> Result<Way> {

@@ -123,19 +123,14 @@ pub fn plan(
     let choices = Choices::new(options, repository, place);
     let backups = repository.backups(ctx, place)?;
     let options = &continued(options, &choices, &backups.complete)?;
-    let archive = Archive::read(ctx, repository, place, registration)?;
+    let mut archive = Archive::read(ctx, repository, place, registration)?;
     let unreadable = backups.unreadable.iter();
     let mut warnings: Vec<String> =
         unreadable.map(|(name, error)| format!("backup {name} cannot be read: {error}")).collect();
     let all: Vec<&Summary> = backups.complete.iter().collect();
-    let usable = usable(options, &all)?;
-    let tips = repository.tips(place, archive.wal())?;
-    let asked =
-        Asked { ctx, options, repository, place, archive: &archive, backups: &usable, tips: &tips };
-    let (history, way) = route(&asked)?;
-    let (windows, holes) = all_windows(&asked, &history, &all)?;
-    let mut lost = lost::count(ctx, &archive, &history, &way.run, way.stop, way.at)?;
-    warnings.extend(elsewhere(&asked, &history, &way, all.last().copied(), &mut lost)?);
+    let reached = reached(ctx, options, (repository, place), &mut archive, &all)?;
+    let Reached { history, way, windows, holes, lost, warnings: told } = reached;
+    warnings.extend(told);
     let opened = repository.open_backup(place, &way.backup.id)?;
     warnings.extend(way.notes.iter().cloned());
     warnings.extend(about_the_archive(&archive, &history, &way));
@@ -222,6 +217,45 @@ fn usable<'b>(options: &Options, backups: &[&'b Summary]) -> Result<Vec<&'b Summ
     Ok(vec![*named])
 }
 
+/// What the archive has to do with it.
+struct Reached {
+    history: History,
+    way: Way,
+    windows: Vec<Window>,
+    holes: Vec<Hole>,
+    lost: Option<Lost>,
+    warnings: Vec<String>,
+}
+
+/// Asks until nothing is in the way: what was looked at and cannot be read is a hole, and all is asked
+/// again without it.
+fn reached(
+    ctx: &Ctx,
+    options: &Options,
+    (repository, place): (&Repository, &Place),
+    archive: &mut Archive<'_>,
+    all: &[&Summary],
+) -> Result<Reached> {
+    let backups = usable(options, all)?;
+    loop {
+        let tips = repository.tips(place, archive.wal())?;
+        let (archive_now, backups, tips) = (&*archive, &backups[..], &tips[..]);
+        let asked = Asked { ctx, options, repository, place, archive: archive_now, backups, tips };
+        let reached = reach(&asked, all);
+        if !archive.set_aside() {
+            return reached;
+        }
+    }
+}
+
+fn reach(asked: &Asked<'_>, all: &[&Summary]) -> Result<Reached> {
+    let (history, way) = route(asked)?;
+    let (windows, holes) = all_windows(asked, &history, all)?;
+    let mut lost = lost::count(asked.ctx, asked.archive, &history, &way.run, way.stop, way.at)?;
+    let warnings = elsewhere(asked, &history, &way, all.last().copied(), &mut lost)?;
+    Ok(Reached { history, way, windows, holes, lost, warnings })
+}
+
 /// The history that recovery follows, and the way along it.
 fn route(asked: &Asked<'_>) -> Result<(History, Way)> {
     let Some(newest) = asked.backups.last() else {
@@ -303,8 +337,8 @@ fn wal_segments(
 fn about_the_archive(archive: &Archive<'_>, history: &History, way: &Way) -> Vec<String> {
     let mut warnings = archive.damaged();
     if let Some(hole) = &way.run.hole {
-        let missing = archive.wal().describe(hole);
-        warnings.push(format!("{missing} is missing: nothing after it can be reached"));
+        let missing = archive.describe(hole);
+        warnings.push(format!("{missing}: nothing after it can be reached"));
     } else if way.end < way.run.end {
         warnings.push(format!(
             "the last segment stops at {}, before its end: it was never completed, or is damaged; \

@@ -3,13 +3,15 @@
 //! Facts come from `archive-push`, which looked when the segment was in its hands: one small request
 //! each. Only the segment in which a target lies is read itself, to know exactly what comes after it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::error::{Error, Result};
 use crate::base::{Ctx, Timestamp};
 use crate::pg::wal::{Outcome, Reader, SegmentHeader, Xact, XlogEvent};
-use crate::pg::{ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, TimelineId};
+use crate::pg::{
+    ArchivedWal, History, Lsn, Run, SegmentName, SegmentNo, SegmentSize, Stretch, TimelineId,
+};
 use crate::repo::{self, Found, Kind, NewestMoment, Place, Registration, Repository};
 
 /// Segments up to this size are read whole; of larger ones the facts must do.
@@ -24,8 +26,8 @@ pub struct Archive<'a> {
     repository: &'a Repository,
     place: &'a Place,
     wal: ArchivedWal,
-    /// What could not be read, in words.
-    damaged: Mutex<BTreeSet<String>>,
+    /// What could not be read, in words, and which segment it is.
+    damaged: Mutex<BTreeMap<String, Option<(TimelineId, SegmentNo)>>>,
 }
 
 /// A record at which recovery can stop, or that it counts.
@@ -74,7 +76,8 @@ impl<'a> Archive<'a> {
         registration: &Registration,
     ) -> Result<Self> {
         let survey = repository.survey(ctx, place, registration)?;
-        let damaged = Mutex::new(survey.unreadable.into_iter().collect());
+        let unreadable = survey.unreadable.into_iter().map(|what| (what, None));
+        let damaged = Mutex::new(unreadable.collect());
         Ok(Self { repository, place, wal: survey.wal, damaged })
     }
 
@@ -127,7 +130,7 @@ impl<'a> Archive<'a> {
         })?;
         match self.repository.wal_facts(Kind::Wal, &key) {
             Ok(facts) => Ok(facts.found),
-            Err(error) => self.unless_damaged(error),
+            Err(error) => self.unless_damaged(error, name),
         }
     }
 
@@ -171,11 +174,15 @@ impl<'a> Archive<'a> {
 
     /// One damaged object must not stand in the way of targets that do not need it; recovery stops at
     /// it if it does.
-    fn unless_damaged<T>(&self, error: repo::Error) -> Result<Option<T>> {
+    fn unless_damaged<T>(&self, error: repo::Error, name: &str) -> Result<Option<T>> {
         match error {
             error @ (repo::Error::Corrupt { .. } | repo::Error::UnknownKey { .. }) => {
+                let name = SegmentName::parse(name.as_bytes()).ok();
+                let segment = name.and_then(|name| {
+                    Some((name.timeline(), name.number(self.segment_size()).ok()?))
+                });
                 let mut damaged = self.damaged.lock().expect("no holder of this lock panics");
-                damaged.insert(error.to_string());
+                damaged.insert(error.to_string(), segment);
                 Ok(None)
             }
             error => Err(error.into()),
@@ -199,7 +206,7 @@ impl<'a> Archive<'a> {
         let Some(key) = self.place.wal(&name) else { return Ok(false) };
         let content = match self.repository.get_wal(Kind::Wal, &key) {
             Ok((_, content)) => content,
-            Err(error) => return Ok(self.unless_damaged::<()>(error)?.is_some()),
+            Err(error) => return Ok(self.unless_damaged::<()>(error, &name)?.is_some()),
         };
         let Ok(header) = SegmentHeader::parse(&content) else { return Ok(false) };
         let Ok(mut reader) = Reader::new(content.as_slice(), &header, segment.0.get()) else {
@@ -240,9 +247,30 @@ impl<'a> Archive<'a> {
         Ok(newest.moment())
     }
 
+    /// Takes what was found damaged for missing from here on; whether that changes anything.
+    pub(super) fn set_aside(&mut self) -> bool {
+        let damaged = self.damaged.get_mut().expect("no holder of this lock panics");
+        let mut is_new = false;
+        for (timeline, number) in damaged.values().flatten() {
+            if self.wal.has(*timeline, *number) {
+                self.wal.set_damaged(*timeline, *number);
+                is_new = true;
+            }
+        }
+        is_new
+    }
+
+    /// What stops recovery at a hole, in words.
+    pub(super) fn describe(&self, hole: &Stretch) -> String {
+        if self.wal.is_damaged(hole.timeline, hole.first) {
+            return format!("{} is damaged", self.wal.name(hole.timeline, hole.first));
+        }
+        format!("{} is missing", self.wal.describe(hole))
+    }
+
     /// What was found damaged on the way.
     #[must_use]
     pub fn damaged(&self) -> Vec<String> {
-        self.damaged.lock().expect("no holder of this lock panics").iter().cloned().collect()
+        self.damaged.lock().expect("no holder of this lock panics").keys().cloned().collect()
     }
 }

@@ -1,6 +1,8 @@
 //! What a restore's plan takes for proven, on real clusters: a moment is reached when the archive, or the
 //! server, proves it, and not because somebody's clock was there.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::support::planned::{Planned, later};
@@ -149,4 +151,41 @@ fn d20261124_a_moment_in_an_abandoned_stretch_is_told() {
     assert!(!told.contains("up to the target"), "{told}");
     assert_eq!(planned.rows("followed", &target), "1");
     assert_eq!(planned.rows("first", &first), "1,2");
+}
+
+/// A segment whose object cannot be authenticated counted as present: moments up to its end, "now" and the
+/// end of the WAL were planned, and the server died at it after the restore.
+#[test]
+fn d20261124_a_damaged_last_segment_is_a_hole() {
+    let Some(server) = Server::main() else { return };
+    let planned = Planned::new(&server);
+    let cluster = &planned.site.cluster;
+    planned.site.backup();
+    planned.insert(1);
+    cluster.archive_now();
+    planned.insert(2);
+    cluster.archive_now();
+    let before = shown(&planned)["windows"][0]["to"].clone();
+    planned.insert(3);
+    let segment = cluster.archive_now();
+    let now = planned.now();
+    planned.plan_soon(&["--target-time", &now]);
+    let last = shown(&planned)["windows"][0]["to"].clone();
+    let object = planned.object(&segment);
+    let mut bytes = fs::read(&object).unwrap();
+    bytes[250] ^= 1;
+    fs::write(&object, bytes).unwrap();
+
+    let damaged = format!("{segment} is damaged");
+    for args in [&[][..], &["--target-time", &now], &["--target-time", &later(&last, 0)]] {
+        let error = planned.refused(args);
+        assert!(error["message"].as_str().unwrap().contains(&damaged), "{error}");
+        assert_eq!(later(&error["nearest"][0]["time"], 0), later(&before, 0), "{error}");
+    }
+    let window = shown(&planned)["windows"][0].clone();
+    assert_eq!(later(&window["to"], 0), later(&before, 0), "{window}");
+    let args = ["--target-time", &later(&before, 0)];
+    let told = planned.plan(&args)["warnings"].to_string();
+    assert!(told.contains(&damaged) && told.contains(&format!("/{segment}")), "{told}");
+    assert_eq!(planned.rows("before", &args), "1,2");
 }
