@@ -131,7 +131,8 @@ fn begin_with<'b>(
                 Search::GaveUp => {
                     return Err(Error::Unreachable {
                         what: format!(
-                            "{} was not found in the newest {SEARCH_SEGMENTS_MAX} segments",
+                            "{} was not found in what a plan looks at: {SEARCH_SEGMENTS_MAX} segments, \
+                             and some records that lie in two of them",
                             options.target
                         ),
                         hint: Some(

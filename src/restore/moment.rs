@@ -3,16 +3,41 @@
 
 use super::choose::{Choosing, Way, shown};
 use super::error::{Error, Result};
-use super::lost::Stop;
-use super::reach::{Mark, What};
+use super::lost::{Stop, is_after};
+use super::reach::{Crossing, Mark, What};
 use super::server_now::{ServerNow, archived_up_to};
 use super::target::Target;
 use crate::base::Timestamp;
 use crate::pg::wal::RM_XACT;
+use crate::pg::{Lsn, SegmentNo, TimelineId};
 use crate::repo::Found;
 
 /// How many segments at the end of a run are asked for the last commit.
 const LAST_SEGMENTS_MAX: usize = 4096;
+
+/// The last ends of transactions in a run, none of them after the target.
+#[derive(Debug, Default)]
+struct LastEnds {
+    /// Whether one is, or may be, after the target.
+    is_met: bool,
+    /// The last one, where it crosses into another segment.
+    end: Option<Lsn>,
+    /// The segment that holds the last one.
+    segment: Option<(TimelineId, SegmentNo)>,
+    /// A checkpoint after the target.
+    proof: Option<Lsn>,
+}
+
+/// What crosses into the next segment.
+#[derive(Debug, PartialEq, Eq)]
+enum Across {
+    /// No end of a transaction.
+    Nothing,
+    /// One that begins here and ended then.
+    End(Lsn, Timestamp),
+    /// Perhaps one.
+    Open,
+}
 
 impl Choosing<'_> {
     pub(super) fn time(&self, mut way: Way, time: Timestamp) -> Result<Way> {
@@ -91,38 +116,14 @@ impl Choosing<'_> {
 
     /// What the server is told for a moment after which no transaction ended in the run.
     fn effective(&self, mut way: Way, time: Timestamp) -> Result<Way> {
-        let is_after = |at: Timestamp| {
-            if self.options.inclusive { at > time } else { at >= time }
-        };
-        let (mut proof, mut last, mut is_met) = (None, None, false);
-        for (i, segment) in way.run.segments().rev().take(LAST_SEGMENTS_MAX).enumerate() {
-            self.ctx.cancel.check()?;
-            let found = self.archive.found_in(&way.run, segment)?;
-            let is_open = i > 0 && found.as_ref().is_some_and(may_cut_an_end);
-            let is_later = found.as_ref().is_none_or(|found| found.latest.is_some_and(is_after));
-            if is_open && !is_later {
-                way.notes.push(format!(
-                    "a transaction may end on the boundary after {}: if nothing ended after the \
-                     target, the server ends with \"recovery ended before configured recovery \
-                     target was reached\"; a target a little earlier does not",
-                    self.archive.wal().name(segment.0, segment.1)
-                ));
-            }
-            is_met = is_open || is_later;
-            let Some(found) = found.filter(|_| !is_met) else { break };
-            // The oldest checkpoint after the moment: nothing ended between the two.
-            let checkpoint = found.last_checkpoint.filter(|at| *at >= time);
-            proof = checkpoint.and(found.last_checkpoint_lsn).or(proof);
-            if found.latest.is_some() {
-                last = Some(segment);
-                break;
-            }
-        }
-        if is_met {
+        let ends = self.last_ends(&mut way, time)?;
+        if ends.is_met {
             // The server meets it and stops before.
             return Ok(way);
         }
-        if last.is_none() && proof.is_none() && way.run.count() > LAST_SEGMENTS_MAX as u64 {
+        let LastEnds { mut end, proof, segment, .. } = ends;
+        let is_found = end.is_some() || segment.is_some() || proof.is_some();
+        if !is_found && way.run.count() > LAST_SEGMENTS_MAX as u64 {
             way.notes.push(format!(
                 "no transaction ended in the last {LAST_SEGMENTS_MAX} segments: if none ended after \
                  the target, the server ends with \"recovery ended before configured recovery \
@@ -130,8 +131,7 @@ impl Choosing<'_> {
             ));
             return Ok(way);
         }
-        let mut end = None;
-        if let Some(segment) = last {
+        if let Some(segment) = segment {
             let keep = |mark: &Mark| {
                 if matches!(mark.what, What::End { .. }) && mark.begin < way.run.end {
                     end = Some(mark.begin);
@@ -155,6 +155,63 @@ impl Choosing<'_> {
                 .into(),
         });
         Ok(way)
+    }
+
+    /// Looks for the last end of a transaction, from the end of the run back.
+    fn last_ends(&self, way: &mut Way, time: Timestamp) -> Result<LastEnds> {
+        let is_after = |at: Timestamp| is_after(at, time, self.options.inclusive);
+        let mut ends = LastEnds::default();
+        let mut behind = None;
+        for segment in way.run.segments().rev().take(LAST_SEGMENTS_MAX) {
+            self.ctx.cancel.check()?;
+            let found = self.archive.found_in(&way.run, segment)?;
+            let across = self.across(found.as_ref(), segment, behind.replace(segment))?;
+            let is_open = across == Across::Open;
+            let is_later = found.as_ref().is_none_or(|found| found.latest.is_some_and(is_after))
+                || matches!(across, Across::End(_, at) if is_after(at));
+            if is_open && !is_later {
+                way.notes.push(format!(
+                    "a transaction may end on the boundary after {}: if nothing ended after the \
+                     target, the server ends with \"recovery ended before configured recovery \
+                     target was reached\"; a target a little earlier does not",
+                    self.archive.wal().name(segment.0, segment.1)
+                ));
+            }
+            ends.is_met = is_open || is_later;
+            let Some(found) = found.filter(|_| !ends.is_met) else { break };
+            if let Across::End(begin, _) = across {
+                ends.end = Some(begin);
+                break;
+            }
+            // The oldest checkpoint after the moment: nothing ended between the two.
+            let checkpoint = found.last_checkpoint.filter(|at| *at >= time);
+            ends.proof = checkpoint.and(found.last_checkpoint_lsn).or(ends.proof);
+            if found.latest.is_some() {
+                ends.segment = Some(segment);
+                break;
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Whether a transaction ends on the boundary behind a segment. `next` is the segment behind it in the
+    /// run.
+    fn across(
+        &self,
+        found: Option<&Found>,
+        segment: (TimelineId, SegmentNo),
+        next: Option<(TimelineId, SegmentNo)>,
+    ) -> Result<Across> {
+        let Some(next) = next.filter(|_| found.is_some_and(may_cut_an_end)) else {
+            return Ok(Across::Nothing);
+        };
+        Ok(match self.archive.crossing(segment, next)? {
+            Crossing::Mark(Mark { begin, what: What::End { time: Some(time), .. }, .. }) => {
+                Across::End(begin, time)
+            }
+            Crossing::Mark(Mark { what: What::End { .. }, .. }) | Crossing::Unknown => Across::Open,
+            Crossing::Mark(_) | Crossing::Lost => Across::Nothing,
+        })
     }
 
     /// Where the last commit is cannot be told: recovery would have to read on to know that nothing

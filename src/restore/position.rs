@@ -6,18 +6,21 @@
 
 use super::error::{Error, Result};
 use super::options::Options;
-use super::reach::{Archive, Mark, What};
+use super::reach::{Archive, Crossing, Mark, What};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
-use crate::pg::wal::RM_XACT;
+use crate::pg::wal::{RM_XACT, RM_XLOG};
 use crate::pg::{History, Lsn, SegmentNo, TimelineId};
-use crate::repo::{Found, Summary};
+use crate::repo::{Cut, Found, Summary};
 
 /// How many segments are asked at most whether they hold what is looked for.
 pub(super) const SEARCH_SEGMENTS_MAX: usize = 20_000;
 
 /// How many segments are read at most to see which of them holds a transaction's end.
 const READ_SEGMENTS_MAX: usize = 64;
+
+/// `SizeOfXLogRecord`, the header of its data, and `xl_restore_point`.
+const RESTORE_POINT_BYTES: u64 = 24 + 2 + 72;
 
 /// A record at which recovery stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +66,24 @@ pub(super) fn search(
     backups: &[&Summary],
     options: &Options,
 ) -> Result<Search> {
+    // Reading boundaries costs two segments each: only for what the facts do not know. So a name that was
+    // used before, on a boundary, is not seen behind a use that they do know.
+    match search_in(ctx, archive, history, backups, options, false)? {
+        found @ (Search::Found(..) | Search::GaveUp) => Ok(found),
+        _ => search_in(ctx, archive, history, backups, options, true),
+    }
+}
+
+fn search_in(
+    ctx: &Ctx,
+    archive: &Archive<'_>,
+    history: &History,
+    backups: &[&Summary],
+    options: &Options,
+    boundaries: bool,
+) -> Result<Search> {
     let target = &options.target;
-    let mut looking = Looking { archive, target, asked: 0, read: 0 };
+    let mut looking = Looking { archive, target, boundaries, asked: 0, read: 0, is_skipped: false };
     let mut first: Option<Spot> = None;
     // From here on, everything was walked already.
     let mut walked = Lsn(u64::MAX);
@@ -75,12 +94,12 @@ pub(super) fn search(
             first = None;
         }
         let part = Part { from: backup.start_lsn, until: walked.min(run.end) };
-        let last = run.segments().next_back();
         let size = archive.segment_size();
         let is_in = |number: SegmentNo| number.begin(size).is_some_and(|begin| begin < part.until);
-        for segment in run.segments().take_while(|(_, number)| is_in(*number)) {
+        let mut segments = run.segments().peekable();
+        while let Some(segment) = segments.next_if(|(_, number)| is_in(*number)) {
             ctx.cancel.check()?;
-            match looking.in_segment(segment, &part, Some(segment) == last)? {
+            match looking.in_segment(segment, &part, segments.peek().copied())? {
                 Looked::There(spot) => {
                     first = Some(spot);
                     break;
@@ -95,7 +114,11 @@ pub(super) fn search(
             return Ok(Search::Found(i, spot));
         }
     }
-    Ok(first.map_or(Search::Nowhere, Search::TooEarly))
+    Ok(match first {
+        Some(first) => Search::TooEarly(first),
+        None if looking.is_skipped => Search::GaveUp,
+        None => Search::Nowhere,
+    })
 }
 
 /// A part of the WAL: records that begin in it.
@@ -119,8 +142,12 @@ enum Looked {
 struct Looking<'a> {
     archive: &'a Archive<'a>,
     target: &'a Target,
+    /// Whether records that go on in the next segment are looked at too.
+    boundaries: bool,
     asked: usize,
     read: usize,
+    /// Whether one was not looked at that might be it.
+    is_skipped: bool,
 }
 
 impl Looking<'_> {
@@ -128,7 +155,7 @@ impl Looking<'_> {
         &mut self,
         segment: (TimelineId, SegmentNo),
         part: &Part,
-        is_last: bool,
+        next: Option<(TimelineId, SegmentNo)>,
     ) -> Result<Looked> {
         if self.asked >= SEARCH_SEGMENTS_MAX {
             return Ok(Looked::Enough);
@@ -138,10 +165,13 @@ impl Looking<'_> {
         let Some(found) = self.archive.found(&name)? else { return Ok(Looked::NotThere) };
         let spot = match self.target {
             Target::Name(name) => self.point(segment, part, &found, name)?,
-            Target::Xid(xid) => {
-                self.end_of((xid & 0xFFFF_FFFF) as u32, segment, part, &found, is_last)?
-            }
+            Target::Xid(xid) => self.end_of(low(*xid), segment, part, &found)?,
             _ => None,
+        };
+        // What goes on in the next segment is in the findings of neither.
+        let spot = match (spot, next) {
+            (None, Some(next)) if self.boundaries => self.across(segment, next, part, &found)?,
+            (spot, _) => spot,
         };
         Ok(spot.map_or(Looked::NotThere, Looked::There))
     }
@@ -182,7 +212,6 @@ impl Looking<'_> {
         segment: (TimelineId, SegmentNo),
         part: &Part,
         found: &Found,
-        is_last: bool,
     ) -> Result<Option<Spot>> {
         if may_hold(found, wanted) {
             let mut spot = None;
@@ -206,11 +235,63 @@ impl Looking<'_> {
                 return Ok(Some(Spot { begin, end, time: None, is_exact: false }));
             }
         }
-        // A record that goes on in the next segment is in the findings of neither.
-        let cut = found.cut.as_ref().filter(|cut| {
-            !is_last && cut.rmgr == Some(RM_XACT) && cut.xid == Some(wanted) && part.holds(cut.lsn)
-        });
-        Ok(cut.map(|cut| Spot { begin: cut.lsn, end: cut.lsn, time: None, is_exact: false }))
+        Ok(None)
+    }
+
+    /// Whether the record that crosses into the next segment is it.
+    fn across(
+        &mut self,
+        segment: (TimelineId, SegmentNo),
+        next: (TimelineId, SegmentNo),
+        part: &Part,
+        found: &Found,
+    ) -> Result<Option<Spot>> {
+        let end = segment.1.end(self.archive.segment_size()).unwrap_or_default();
+        let cut = found.cut.as_ref().filter(|cut| part.holds(cut.lsn));
+        let Some(cut) = cut.filter(|cut| self.may_be(cut, end)) else { return Ok(None) };
+        let inexact = match self.target {
+            Target::Xid(xid) => cut.rmgr == Some(RM_XACT) && cut.xid == Some(low(*xid)),
+            _ => false,
+        };
+        let inexact =
+            inexact.then_some(Spot { begin: cut.lsn, end: cut.lsn, time: None, is_exact: false });
+        if self.read >= READ_SEGMENTS_MAX {
+            self.is_skipped |= inexact.is_none();
+            return Ok(inexact);
+        }
+        self.read += 1;
+        Ok(match self.archive.crossing(segment, next)? {
+            Crossing::Mark(mark) => self.is_it(&mark.what).map(|time| seen(&mark, time)),
+            Crossing::Lost => None,
+            Crossing::Unknown => inexact,
+        })
+    }
+
+    /// Whether a record that is cut may be it, as far as its beginning tells.
+    fn may_be(&self, cut: &Cut, end: Lsn) -> bool {
+        match self.target {
+            Target::Name(_) => {
+                let held = end.0.saturating_sub(cut.lsn.0);
+                cut.rmgr.is_none_or(|id| id == RM_XLOG) && held < RESTORE_POINT_BYTES
+            }
+            // The end of a prepared transaction has no number of its own.
+            Target::Xid(xid) => {
+                cut.rmgr.is_none_or(|id| id == RM_XACT)
+                    && cut.xid.is_none_or(|found| found == 0 || found == low(*xid))
+            }
+            _ => false,
+        }
+    }
+
+    /// The time of what is looked for, if this is it.
+    fn is_it(&self, what: &What) -> Option<Option<Timestamp>> {
+        match (self.target, what) {
+            (Target::Name(wanted), What::Point { name, time }) if name == wanted => Some(*time),
+            (Target::Xid(wanted), What::End { xid, time, .. }) if *xid == low(*wanted) => {
+                Some(*time)
+            }
+            _ => None,
+        }
     }
 
     fn bounds(&self, number: SegmentNo, found: &Found) -> Result<(Lsn, Lsn)> {
@@ -220,6 +301,11 @@ impl Looking<'_> {
         })?;
         Ok((begin.0, found.end.unwrap_or(begin.1)))
     }
+}
+
+/// The number without its epoch, as records have it.
+fn low(xid: u64) -> u32 {
+    (xid & 0xFFFF_FFFF) as u32
 }
 
 fn seen(mark: &Mark, time: Option<Timestamp>) -> Spot {

@@ -8,7 +8,9 @@ use std::sync::Mutex;
 
 use super::error::{Error, Result};
 use crate::base::{Ctx, Timestamp};
-use crate::pg::wal::{Outcome, Reader, SegmentHeader, Xact, XlogEvent};
+use crate::pg::wal::{
+    Format, Joined, Outcome, Reader, Record, SegmentHeader, Xact, XlogEvent, joined,
+};
 use crate::pg::{
     ArchivedWal, History, Lsn, Run, SegmentName, SegmentNo, SegmentSize, Stretch, TimelineId,
 };
@@ -62,6 +64,40 @@ pub enum What {
     },
     /// Anything else.
     Other,
+}
+
+/// What becomes of a record that is cut by its segment's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Crossing {
+    /// It is whole with the next segment.
+    Mark(Mark),
+    /// It was lost in a crash.
+    Lost,
+    /// One of the segments does not tell.
+    Unknown,
+}
+
+impl Mark {
+    fn of(record: &Record<'_>, format: Format) -> Self {
+        let what = match (Xact::parse(record, format), XlogEvent::parse(record, format)) {
+            (Ok(Some(xact)), _) => What::End {
+                xid: xact.xid,
+                is_commit: xact.outcome == Outcome::Commit,
+                time: xact.time,
+            },
+            (_, Ok(Some(XlogEvent::RestorePoint(point)))) => {
+                What::Point { name: point.name().into_owned(), time: point.time }
+            }
+            _ => What::Other,
+        };
+        Self { begin: Lsn(record.lsn), end: Lsn(record.end_lsn), what }
+    }
+}
+
+/// A reader of a segment of the archive, if its format is known.
+fn reader(content: &[u8], timeline: TimelineId) -> Option<Reader<'_>> {
+    let header = SegmentHeader::parse(content).ok()?;
+    Reader::new(content, &header, timeline.get()).ok()
 }
 
 impl<'a> Archive<'a> {
@@ -199,35 +235,51 @@ impl<'a> Archive<'a> {
         segment: (TimelineId, SegmentNo),
         mut each: impl FnMut(&Mark),
     ) -> Result<bool> {
-        if self.segment_size().bytes() > READ_BYTES_MAX {
-            return Ok(false);
-        }
-        let name = self.wal.name(segment.0, segment.1);
-        let Some(key) = self.place.wal(&name) else { return Ok(false) };
-        let content = match self.repository.get_wal(Kind::Wal, &key) {
-            Ok((_, content)) => content,
-            Err(error) => return Ok(self.unless_damaged::<()>(error, &name)?.is_some()),
-        };
-        let Ok(header) = SegmentHeader::parse(&content) else { return Ok(false) };
-        let Ok(mut reader) = Reader::new(content.as_slice(), &header, segment.0.get()) else {
-            return Ok(false);
-        };
+        let Some(content) = self.content(segment)? else { return Ok(false) };
+        let Some(mut reader) = reader(&content, segment.0) else { return Ok(false) };
         let format = reader.format();
         while let Some(record) = reader.read_next() {
-            let what = match (Xact::parse(&record, format), XlogEvent::parse(&record, format)) {
-                (Ok(Some(xact)), _) => What::End {
-                    xid: xact.xid,
-                    is_commit: xact.outcome == Outcome::Commit,
-                    time: xact.time,
-                },
-                (_, Ok(Some(XlogEvent::RestorePoint(point)))) => {
-                    What::Point { name: point.name().into_owned(), time: point.time }
-                }
-                _ => What::Other,
-            };
-            each(&Mark { begin: Lsn(record.lsn), end: Lsn(record.end_lsn), what });
+            each(&Mark::of(&record, format));
         }
         Ok(true)
+    }
+
+    /// The record that begins in a segment and ends in the next, which is in the facts of neither.
+    ///
+    /// # Errors
+    /// As the repository's.
+    pub fn crossing(
+        &self,
+        segment: (TimelineId, SegmentNo),
+        next: (TimelineId, SegmentNo),
+    ) -> Result<Crossing> {
+        let (Some(first), Some(second)) = (self.content(segment)?, self.content(next)?) else {
+            return Ok(Crossing::Unknown);
+        };
+        let Some(mut reader) = reader(&first, segment.0) else { return Ok(Crossing::Unknown) };
+        while reader.read_next().is_some() {}
+        let header = SegmentHeader::parse(&second).ok();
+        let joined = header.and_then(|header| joined(&reader, &second, &header, next.0.get()));
+        Ok(match joined {
+            None => Crossing::Unknown,
+            Some(Joined::Lost) => Crossing::Lost,
+            Some(Joined::Record(joined)) => {
+                Crossing::Mark(Mark::of(&joined.record(), joined.format()))
+            }
+        })
+    }
+
+    /// A segment, where it can be read for a plan.
+    fn content(&self, segment: (TimelineId, SegmentNo)) -> Result<Option<Vec<u8>>> {
+        if self.segment_size().bytes() > READ_BYTES_MAX {
+            return Ok(None);
+        }
+        let name = self.wal.name(segment.0, segment.1);
+        let Some(key) = self.place.wal(&name) else { return Ok(None) };
+        match self.repository.get_wal(Kind::Wal, &key) {
+            Ok((_, content)) => Ok(Some(content)),
+            Err(error) => self.unless_damaged(error, &name),
+        }
     }
 
     /// The latest moment that a run of segments proves, by a commit or a checkpoint, walking back

@@ -189,3 +189,62 @@ fn d20261124_a_damaged_last_segment_is_a_hole() {
     assert!(told.contains(&damaged) && told.contains(&format!("/{segment}")), "{told}");
     assert_eq!(planned.rows("before", &args), "1,2");
 }
+
+/// SQL that leaves `left` bytes of the current segment of 1 MiB, and nothing between itself and what follows.
+fn fill(left: u32) -> String {
+    let room = "1048576 - (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint % 1048576";
+    let message = 24 + 5 + 24 + 2;
+    format!(
+        "do $$ declare room int; begin
+         room := {room};
+         perform pg_logical_emit_message(false, 'x', repeat('m', room - 5000));
+         room := {room};
+         perform pg_logical_emit_message(false, 'x', repeat('m', room - {}));
+         end $$",
+        message + left
+    )
+}
+
+/// A record that goes on in the next segment is in the findings of neither: a restore point there was
+/// nowhere, and whether a transaction ended there was not known.
+#[test]
+fn d20261124_records_on_a_boundary_are_found() {
+    let Some(main) = Server::main() else { return };
+    for server in Server::all() {
+        let planned = Planned::new(&server);
+        let cluster = &planned.site.cluster;
+        planned.site.backup();
+        planned.insert(1);
+        cluster.archive_now();
+        // Of the restore point's 98 bytes, and of the commit's 34 and more.
+        let end = cluster.psql(&format!("{}; select pg_create_restore_point('edge')", fill(48)));
+        assert_eq!(offset(&end), 40 + 56, "{end}: it does not lie on the boundary");
+        let point = ["--target-name", "edge"];
+        cluster.archive_now();
+        let commit = "begin; insert into t values (2); select pg_current_xact_id()";
+        let xid = cluster.psql(&format!("{commit}; {}; commit", fill(16)));
+        let xid = xid.trim();
+        planned.insert(3);
+        cluster.archive_now();
+        cluster.stop(Stop::Fast);
+        for (name, args, expected) in [
+            ("point", &point[..], "1"),
+            ("xid", &["--target-xid", xid], "1,2"),
+            ("before", &["--target-xid", xid, "--target-exclusive"], "1"),
+        ] {
+            let plan = planned.plan(args);
+            let (least, most) =
+                (&plan["lost"]["commits_at_least"], &plan["lost"]["commits_at_most"]);
+            assert!(least.is_u64() && most.is_u64(), "{name} on {}: {plan}", server.version());
+            if server.version() == main.version() {
+                assert_eq!(planned.rows(name, args), expected, "{name}");
+            }
+        }
+    }
+}
+
+/// How far into its segment of 1 MiB a position is.
+fn offset(lsn: &str) -> u64 {
+    let low = lsn.trim().split_once('/').unwrap().1;
+    u64::from_str_radix(low, 16).unwrap() % (1 << 20)
+}

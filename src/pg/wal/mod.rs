@@ -12,13 +12,14 @@
 //! `src/backend/access/transam/xlogreader.c` in what it takes for the end of WAL.
 //!
 //! It does no I/O, does not decide about archiving, knows one segment at a time (a record that crosses
-//! into the next one is reported, not joined), and reads little-endian files only: on a big-endian
+//! into the next one is reported; [`joined`] puts it together from both), and reads little-endian files only: on a big-endian
 //! machine's files the magic is unknown, which is an error, not a wrong answer.
 
 #![deny(clippy::indexing_slicing)]
 
 mod error;
 mod format;
+mod joined;
 mod little_endian;
 mod page_header;
 mod pages;
@@ -36,6 +37,7 @@ mod tests;
 
 pub use error::Error;
 pub use format::{Format, Magic};
+pub use joined::{Joined, JoinedRecord, joined};
 pub use page_header::{Begins, Expected, LONG_HEADER_BYTES, PageHeader, SegmentHeader};
 pub use pass::{Bounded, Ending, Findings, LIST_MAX, TransactionEnd, XidRange, scan_segment};
 pub use reader::Reader;

@@ -125,6 +125,21 @@ impl<S: Source> Reader<S> {
         self.pages.timeline()
     }
 
+    /// What the segment holds of a record that is cut by its end.
+    pub(super) fn head(&self) -> &[u8] {
+        if matches!(self.stop, Some(Stop::Cut(_))) { &self.scratch } else { &[] }
+    }
+
+    /// Where the last record that was read begins.
+    pub(super) fn previous(&self) -> Option<u64> {
+        self.previous
+    }
+
+    /// Where the next segment begins.
+    pub(super) fn segment_end(&self) -> u64 {
+        self.pages.lsn(self.pages.segment_bytes())
+    }
+
     /// The segment's format.
     pub fn format(&self) -> Format {
         self.pages.format()
@@ -321,6 +336,6 @@ fn after_lost_record(lost: u64, record: &Record<'_>, format: Format) -> Result<(
 }
 
 /// `MAXALIGN`.
-fn align(bytes: usize) -> usize {
+pub(super) fn align(bytes: usize) -> usize {
     bytes.next_multiple_of(8)
 }

@@ -14,17 +14,39 @@ pub struct Forge {
     pub previous: u64,
     pub timeline: u32,
     format: Format,
+    address: u64,
+    /// What did not fit.
+    rest: Vec<u8>,
 }
 
 impl Forge {
     /// `continued` bytes of an earlier record come first.
     pub fn new(format: Format, continued: usize) -> Forge {
-        let bytes = vec![0; SEGMENT_BYTES];
-        let mut forge = Forge { bytes, position: 0, previous: ADDRESS - 64, timeline: 1, format };
+        let mut forge = Forge::at(format, ADDRESS);
         if continued > 0 {
             forge.write(&vec![0xCC; continued], true);
         }
         forge
+    }
+
+    fn at(format: Format, address: u64) -> Forge {
+        Forge {
+            bytes: vec![0; SEGMENT_BYTES],
+            position: 0,
+            previous: address - 64,
+            timeline: 1,
+            format,
+            address,
+            rest: vec![],
+        }
+    }
+
+    /// The next segment, which begins with what did not fit into this one.
+    pub fn next(&self) -> Forge {
+        let mut next = Forge::at(self.format, self.address + SEGMENT_BYTES as u64);
+        next.write(&self.rest, true);
+        next.previous = self.previous;
+        next
     }
 
     pub fn header(&self) -> SegmentHeader {
@@ -90,7 +112,7 @@ impl Forge {
         header.extend(self.format.magic().to_le_bytes());
         header.extend(flags.to_le_bytes());
         header.extend(self.timeline.to_le_bytes());
-        header.extend((ADDRESS + at as u64).to_le_bytes());
+        header.extend((self.address + at as u64).to_le_bytes());
         header.extend(u32::try_from(remaining).expect("short").to_le_bytes());
         header.extend([0; 4]);
         if is_first {
@@ -110,7 +132,7 @@ impl Forge {
                 let remaining = if is_continued { data.len() } else { 0 };
                 self.page_header(remaining, is_continued);
             }
-            lsn.get_or_insert(ADDRESS + self.position as u64);
+            lsn.get_or_insert(self.address + self.position as u64);
             let room = PAGE_BYTES - self.position % PAGE_BYTES;
             let (here, rest) = data.split_at(room.min(data.len()));
             self.bytes[self.position..self.position + here.len()].copy_from_slice(here);
@@ -118,6 +140,7 @@ impl Forge {
             data = rest;
             is_continued = true;
         }
-        lsn.unwrap_or(ADDRESS + self.position as u64)
+        self.rest = data.to_vec();
+        lsn.unwrap_or(self.address + self.position as u64)
     }
 }

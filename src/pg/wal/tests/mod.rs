@@ -3,6 +3,7 @@
 mod damage;
 mod forge;
 mod header;
+mod joined;
 mod limits;
 mod pieces;
 mod records;
