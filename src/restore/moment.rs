@@ -15,6 +15,9 @@ use crate::repo::Found;
 /// How many segments at the end of a run are asked for the last commit.
 const LAST_SEGMENTS_MAX: usize = 4096;
 
+/// How many segments before the last commit are asked whether the clock was set back.
+const SET_BACK_SEGMENTS_MAX: usize = 1_000;
+
 /// The last ends of transactions in a run, none of them after the target.
 #[derive(Debug, Default)]
 struct LastEnds {
@@ -26,6 +29,8 @@ struct LastEnds {
     segment: Option<(TimelineId, SegmentNo)>,
     /// A checkpoint after the target.
     proof: Option<Lsn>,
+    /// How many segments were asked.
+    asked: usize,
 }
 
 /// What crosses into the next segment.
@@ -121,6 +126,15 @@ impl Choosing<'_> {
             // The server meets it and stops before.
             return Ok(way);
         }
+        if let Some(stop) = self.set_back(&way, time, ends.asked)? {
+            way.stop = stop;
+            way.notes.push(
+                "the clock was set back: recovery stops before the first commit that is later than \
+                 the target, also where earlier times follow"
+                    .into(),
+            );
+            return Ok(way);
+        }
         let LastEnds { mut end, proof, segment, .. } = ends;
         let is_found = end.is_some() || segment.is_some() || proof.is_some();
         if !is_found && way.run.count() > LAST_SEGMENTS_MAX as u64 {
@@ -164,6 +178,7 @@ impl Choosing<'_> {
         let mut behind = None;
         for segment in way.run.segments().rev().take(LAST_SEGMENTS_MAX) {
             self.ctx.cancel.check()?;
+            ends.asked += 1;
             let found = self.archive.found_in(&way.run, segment)?;
             let across = self.across(found.as_ref(), segment, behind.replace(segment))?;
             let is_open = across == Across::Open;
@@ -214,6 +229,40 @@ impl Choosing<'_> {
         })
     }
 
+    /// Where recovery stops if the clock was set back: a transaction that ended later than the target,
+    /// before others that ended earlier. The last `skip` segments hold none.
+    fn set_back(&self, way: &Way, time: Timestamp, skip: usize) -> Result<Option<Stop>> {
+        let size = self.archive.segment_size();
+        let consistent = way.backup.stop_lsn;
+        let is_after = |at: Timestamp| is_after(at, time, self.options.inclusive);
+        let first_after = |segment| {
+            let mut first = None;
+            self.archive.each_mark(segment, |mark| {
+                if mark.begin >= consistent && ended(mark).is_some_and(is_after) {
+                    first.get_or_insert(mark.begin);
+                }
+            })?;
+            Ok::<_, Error>(first)
+        };
+        let mut oldest = None;
+        for segment in way.run.segments().rev().skip(skip).take(SET_BACK_SEGMENTS_MAX) {
+            self.ctx.cancel.check()?;
+            let (begin, end) = segment.1.begin(size).zip(segment.1.end(size)).unwrap_or_default();
+            if end <= consistent {
+                break;
+            }
+            let found = self.archive.found(&self.archive.wal().name(segment.0, segment.1))?;
+            let is_later = found.and_then(|found| found.latest).is_some_and(is_after);
+            if is_later && begin >= consistent {
+                oldest = Some((segment, begin, end));
+            } else if is_later && let Some(first) = first_after(segment)? {
+                return Ok(Some(Stop::Before(first)));
+            }
+        }
+        let Some((segment, begin, end)) = oldest else { return Ok(None) };
+        Ok(Some(first_after(segment)?.map_or(Stop::Between(begin, end), Stop::Before)))
+    }
+
     /// Where the last commit is cannot be told: recovery would have to read on to know that nothing
     /// follows, and `archive-get` does not call a hole the end.
     fn to_the_end(&self, mut way: Way) -> Result<Way> {
@@ -243,6 +292,14 @@ fn proven(way: &Way, last: Option<Timestamp>) -> String {
             way.backup.id,
             shown(way.backup.finished)
         ),
+    }
+}
+
+/// When a transaction ended.
+fn ended(mark: &Mark) -> Option<Timestamp> {
+    match mark.what {
+        What::End { time, .. } => time,
+        _ => None,
     }
 }
 

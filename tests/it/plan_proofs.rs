@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use pgkeep::pg::wal::{Reader, SegmentHeader, Xact};
 use serde_json::Value;
 
 use crate::support::planned::{Planned, later};
@@ -247,4 +248,53 @@ fn d20261124_records_on_a_boundary_are_found() {
 fn offset(lsn: &str) -> u64 {
     let low = lsn.trim().split_once('/').unwrap().1;
     u64::from_str_radix(low, 16).unwrap() % (1 << 20)
+}
+
+/// The clock was set back after row 1. A moment between the two times was planned as "nothing was committed
+/// after it", with a position that the server replays up to; told the moment, it stops before row 1.
+#[test]
+fn d20261124_a_clock_that_was_set_back_is_met_as_the_server_meets_it() {
+    let Some(server) = Server::main() else { return };
+    let planned = Planned::new(&server);
+    let cluster = &planned.site.cluster;
+    planned.site.backup();
+    cluster.set_archive_command("false");
+    planned.insert(1);
+    let segment = cluster.switch_wal();
+    let file = cluster.data_dir().join("pg_wal").join(&segment);
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, hour_later(bytes)).unwrap();
+    planned.insert(2);
+    cluster.set_archive_command(&planned.site.config.archive_command());
+    cluster.archive_now();
+    let now = planned.now();
+    let args = ["--target-time", now.as_str()];
+    let plan = planned.plan_soon(&args);
+    assert!(plan["warnings"].to_string().contains("the clock was set back"), "{plan}");
+    assert_eq!(plan["lost"]["commits_at_least"], 2, "{plan}");
+    assert_eq!(planned.rows("now", &args), "");
+}
+
+/// A segment whose commits say that they were made an hour later.
+fn hour_later(mut bytes: Vec<u8>) -> Vec<u8> {
+    let header = SegmentHeader::parse(&bytes).unwrap();
+    let mut commits = Vec::new();
+    let mut reader = Reader::new(&bytes, &header, 1).unwrap();
+    let format = reader.format();
+    while let Some(record) = reader.read_next() {
+        if Xact::parse(&record, format).unwrap().is_some() {
+            commits.push((record.lsn - header.address, record.bytes.len()));
+        }
+    }
+    assert!(!commits.is_empty());
+    for (offset, length) in commits {
+        let at = usize::try_from(offset).unwrap();
+        let record = &mut bytes[at..at + length];
+        // The record's header, that of its data, and the time in microseconds.
+        let time = i64::from_le_bytes(record[26..34].try_into().unwrap()) + 3_600_000_000;
+        record[26..34].copy_from_slice(&time.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&record[24..]), &record[..20]);
+        record[20..24].copy_from_slice(&crc.to_le_bytes());
+    }
+    bytes
 }
