@@ -95,7 +95,7 @@ impl Mark {
 }
 
 /// A reader of a segment of the archive, if its format is known.
-fn reader(content: &[u8], timeline: TimelineId) -> Option<Reader<'_>> {
+fn reader(content: &[u8], timeline: TimelineId) -> Option<Reader<&[u8]>> {
     let header = SegmentHeader::parse(content).ok()?;
     Reader::new(content, &header, timeline.get()).ok()
 }

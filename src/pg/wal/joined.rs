@@ -49,7 +49,7 @@ impl JoinedRecord {
 /// name says `timeline`. `None` when it is not cut there, or that segment does not tell.
 #[must_use]
 pub fn joined(
-    reader: &Reader<'_>,
+    reader: &Reader<&[u8]>,
     next: &[u8],
     next_header: &SegmentHeader,
     timeline: u32,
