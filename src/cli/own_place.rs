@@ -25,7 +25,8 @@ pub fn why_not_own(
     let name = host.to_string();
     let backups = repository.backups(ctx, place)?;
     let Some(last) = backups.complete.last() else { return Ok(Some("there is no backup".into())) };
-    if let Some(why) = lives_elsewhere((&last.server.host, &last.server.data_directory), &name, to) {
+    if let Some(why) = lives_elsewhere((&last.server.host, &last.server.data_directory), &name, to)
+    {
         return Ok(Some(why));
     }
     let elsewhere = writes_elsewhere(repository, place, last, &name, to)?;

@@ -279,7 +279,7 @@ fn d20261124_a_clock_that_was_set_back_is_met_as_the_server_meets_it() {
 fn hour_later(mut bytes: Vec<u8>) -> Vec<u8> {
     let header = SegmentHeader::parse(&bytes).unwrap();
     let mut commits = Vec::new();
-    let mut reader = Reader::new(&bytes, &header, 1).unwrap();
+    let mut reader = Reader::new(bytes.as_slice(), &header, 1).unwrap();
     let format = reader.format();
     while let Some(record) = reader.read_next() {
         if Xact::parse(&record, format).unwrap().is_some() {

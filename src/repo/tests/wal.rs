@@ -74,7 +74,8 @@ fn what_is_sealed_before_its_facts_reads_back_and_conflicts_all_the_same() {
         let mut reader = repository.open_wal(Kind::Wal, &key).unwrap();
         let mut whole = vec![0; bytes.len()];
         for piece in reader.pieces().unwrap().into_iter().rev() {
-            let (begin, length) = (piece.offset as usize, piece.length);
+            let begin = usize::try_from(piece.offset).unwrap();
+            let length = piece.length;
             piece.open(&mut whole[begin..begin + length]).unwrap();
         }
         assert!(whole == content(0));
