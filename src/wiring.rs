@@ -306,6 +306,12 @@ pub fn connect_options(resolved: &Resolved, purpose: &str) -> ConnectOptions {
     ConnectOptions::new(connection.as_str(), format!("pgkeep {purpose}"))
 }
 
+/// The role that the cluster's connection string names.
+#[must_use]
+pub fn connection_user(resolved: &Resolved) -> Option<String> {
+    connect_options(resolved, "restore").user()
+}
+
 /// Where the server's programs are looked for.
 #[must_use]
 pub fn program_places(resolved: &Resolved) -> ProgramPlaces {

@@ -242,6 +242,16 @@ impl Pushing<'_> {
         Ok(Pushed { stored, warnings })
     }
 
+    fn about_minimal(&self, found: &Found) -> Option<String> {
+        found.minimals().next().map(|lsn| {
+            format!(
+                "{}: from {lsn} on, WAL was written with wal_level=minimal: recovery from earlier \
+                 backups cannot pass this position; take a new full backup",
+                self.name
+            )
+        })
+    }
+
     fn store(
         &self,
         destination: &Destination,
@@ -265,10 +275,12 @@ impl Pushing<'_> {
         let Passed { findings, digest, sealed } = passed;
         let sealed = sealed.expect("it was sealed under one name or the other");
         let size = header.segment_bytes.into();
+        let found = Found::from(&findings);
+        self.about_minimal(&found).into_iter().for_each(|message| warn(warnings, message));
         let facts = WalFacts {
             timeline: Some(header.timeline),
             address: Some(Lsn(header.address)),
-            found: Some(Found::from(&findings)),
+            found: Some(found.clone()),
             ..facts(destination, &self.options.origin, &self.name, size, digest)
         };
         let put = match destination.repository.put_sealed_wal(sealed, &facts) {
@@ -279,6 +291,11 @@ impl Pushing<'_> {
             }
             put => at(destination, put)?,
         };
+        if !partial {
+            let (place, name) = (&destination.place, self.name.to_string());
+            let put = destination.repository.summarise_minimal(self.ctx, place, &name, &found);
+            at(destination, put)?;
+        }
         Ok(Stored { repository: destination.name.clone(), object, put })
     }
 

@@ -444,6 +444,14 @@ impl From<restore::Error> for Failure {
                             is not archived).";
                 (Exit::DirectoryInUse, Kind::Busy, hint(next))
             }
+            restore::Error::Tablespace { lsn, .. } => {
+                let next = format!(
+                    "If another cluster lives there, restore on another host, or to a target before \
+                     the segment of WAL that holds {lsn}, or take a new full backup: --tablespace \
+                     maps what that has. If it is left over, move it aside."
+                );
+                (Exit::DirectoryInUse, Kind::Busy, Some(next))
+            }
             restore::Error::File { .. } => (Exit::Failed, Kind::Environment, None),
             restore::Error::Content { .. } => (Exit::Failed, Kind::Corrupt, None),
             _ => (Exit::Failed, Kind::Failed, None),

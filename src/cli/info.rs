@@ -79,7 +79,13 @@ fn content(
         run.place_for_reading(resolved, &settings.name, repository, epoch)?;
     let backups = repository.backups(&run.ctx, &place)?;
     let survey = repository.survey(&run.ctx, &place, &registration)?;
-    let (wal, notes) = (survey.wal, survey.unreadable);
+    let (wal, mut notes) = (survey.wal, survey.unreadable);
+    notes.extend(wal.barriers().map(|(timeline, lsn)| {
+        format!(
+            "WAL of timeline {timeline} from {lsn} on was written with wal_level=minimal: recovery \
+             from an earlier backup ends before it; a full backup behind it opens a new window"
+        )
+    }));
     let windows = backups.windows(&run.ctx, repository, &place, &wal)?;
     let start = backups.complete.first().and_then(Summary::start);
     let holes = start.map_or_else(|| wal.gaps(), |start| wal.holes(start));

@@ -93,7 +93,7 @@ fn options(
             }
         },
     };
-    Ok(Options {
+    let mut options = Options {
         backup: args.backup.clone(),
         target: target(args),
         inclusive: !args.target_exclusive,
@@ -106,16 +106,18 @@ fn options(
         config_to: args.config_to.as_deref().map(absolute).transpose()?,
         rename_old: args.rename_old,
         jobs: args.jobs.map_or(resolved.cluster.jobs, usize::from),
-        // Recovery must not move on to an epoch that begins while it runs; a standby follows.
-        restore_command: RestoreCommand {
-            program: program(run)?,
-            epoch: args.epoch.or((!args.standby).then_some(place.epoch())),
-        },
+        restore_command: RestoreCommand { program: program(run)?, epoch: args.epoch },
         // Only for a moment does it matter whether the server has more.
         server: args.target_time.and_then(|_| wiring::server_now(&run.ctx, resolved)),
+        user: wiring::connection_user(resolved),
         programs: wiring::program_places(resolved),
         to,
-    })
+    };
+    // Recovery must not move on to an epoch that begins while it runs; a standby follows.
+    if !options.follows() {
+        options.restore_command.epoch.get_or_insert(place.epoch());
+    }
+    Ok(options)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -190,10 +192,7 @@ fn next_steps(args: &RestoreArgs, plan: &Plan, restored: &Restored) -> String {
         "Next:".into(),
     ];
     lines.extend(plan.next.iter().map(|command| format!("  {command}")));
-    lines.push(
-        "Beside another server on this host it needs a port of its own: -o '-p 5433'.".into(),
-    );
-    if plan.standby {
+    if plan.standby && plan.at_target().is_none() {
         lines.push("It follows the archive as a standby until it is promoted.".into());
     } else {
         let replays_all = "It replays all archived WAL and then opens for writing.";

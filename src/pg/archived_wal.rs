@@ -32,6 +32,8 @@ pub struct ArchivedWal {
     histories: BTreeMap<TimelineId, History>,
     /// Segments that are there, and of no use.
     damaged: BTreeSet<(TimelineId, SegmentNo)>,
+    /// In a timeline's segments: records that archive recovery does not pass.
+    barriers: BTreeSet<(TimelineId, Lsn)>,
     /// Names that do not fit the cluster's segment size: of another size, or of no segment.
     pub misfits: Vec<String>,
 }
@@ -45,6 +47,8 @@ pub struct Run {
     pub end: Lsn,
     /// What is missing behind it, although WAL exists, or existed, behind that.
     pub hole: Option<Stretch>,
+    /// Whether archived WAL goes on behind it that recovery cannot replay.
+    pub is_barred: bool,
     size: SegmentSize,
 }
 
@@ -92,7 +96,8 @@ impl ArchivedWal {
     #[must_use]
     pub fn new(size: SegmentSize) -> Self {
         let (timelines, histories) = (BTreeMap::new(), BTreeMap::new());
-        Self { size, timelines, histories, damaged: BTreeSet::new(), misfits: Vec::new() }
+        let (damaged, barriers) = (BTreeSet::new(), BTreeSet::new());
+        Self { size, timelines, histories, damaged, barriers, misfits: Vec::new() }
     }
 
     /// Sorts the names of archived segments into ranges.
@@ -136,6 +141,16 @@ impl ArchivedWal {
     /// Adds what a history file says.
     pub fn add_history(&mut self, history: History) {
         self.histories.insert(history.timeline(), history);
+    }
+
+    /// Adds a record that archive recovery does not pass, in a segment of this timeline.
+    pub fn add_barrier(&mut self, timeline: TimelineId, lsn: Lsn) {
+        self.barriers.insert((timeline, lsn));
+    }
+
+    /// The records that archive recovery does not pass, in order, with the timeline of the segment.
+    pub fn barriers(&self) -> impl Iterator<Item = (TimelineId, Lsn)> + '_ {
+        self.barriers.iter().copied()
     }
 
     /// The size of the segments.
@@ -226,9 +241,27 @@ impl ArchivedWal {
         needed
     }
 
-    /// What recovery along `history` from `start` finds without a hole.
+    /// What recovery along `history` from `start` can replay: without a hole, up to the first record
+    /// that it does not pass.
     #[must_use]
     pub fn run(&self, history: &History, start: Lsn) -> Run {
+        let mut run = self.run_to_hole(history, start);
+        let on_the_way = self.barriers.iter().filter(|(timeline, lsn)| {
+            let is_left = history.switch_point(*timeline).is_some_and(|switch| switch <= *lsn);
+            (start..run.end).contains(lsn) && history.includes(*timeline) && !is_left
+        });
+        let Some(barrier) = on_the_way.map(|(_, lsn)| *lsn).min() else { return run };
+        let last = SegmentNo::of(barrier, self.size);
+        run.stretches.retain(|stretch| stretch.first <= last);
+        if let Some(stretch) = run.stretches.last_mut() {
+            stretch.last = stretch.last.min(last);
+        }
+        Run { end: barrier, hole: None, is_barred: true, ..run }
+    }
+
+    /// What is archived along `history` from `start` on without a hole.
+    #[must_use]
+    pub fn run_to_hole(&self, history: &History, start: Lsn) -> Run {
         let begin = SegmentNo::of(start, self.size);
         let (mut stretches, mut hole) = (Vec::new(), None);
         for needed in self.needed_along(history, begin) {
@@ -256,7 +289,7 @@ impl ArchivedWal {
             stretches.push(Stretch { timeline: parent.timeline, first: switch, last: switch });
             end = parent.end;
         }
-        Run { stretches, end, hole, size: self.size }
+        Run { stretches, end, hole, is_barred: false, size: self.size }
     }
 
     /// Whether a segment is archived.

@@ -57,6 +57,12 @@ impl ConnectOptions {
         }
     }
 
+    /// The role that the connection string names.
+    #[must_use]
+    pub fn user(&self) -> Option<String> {
+        self.resolve().ok()?.config.get_user().map(str::to_owned)
+    }
+
     /// Reads the connection string and completes it.
     pub(super) fn resolve(&self) -> Result<Target, Error> {
         let (rest, tls_parameters) = take_tls_parameters(self.connection.expose())?;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::layout;
 use crate::base::Timestamp;
 use crate::pg::Lsn;
-use crate::pg::wal::{Ending, Findings};
+use crate::pg::wal::{Ending, Findings, ParameterChange, WalLevel};
 
 /// A named restore point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,56 @@ pub struct FoundTablespace {
     pub location: String,
     /// Where the record begins.
     pub lsn: Lsn,
+}
+
+/// Settings that recovery must be able to follow, as they are from a position on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundParameters {
+    /// Where the record begins.
+    pub lsn: Lsn,
+    /// `minimal`, `replica` or `logical`; absent where it is none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_level: Option<String>,
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `max_worker_processes`.
+    pub max_worker_processes: u32,
+    /// `max_wal_senders`.
+    pub max_wal_senders: u32,
+    /// `max_prepared_transactions`.
+    pub max_prepared_transactions: u32,
+    /// `max_locks_per_transaction`.
+    pub max_locks_per_transaction: u32,
+}
+
+impl FoundParameters {
+    /// Whether WAL from here on is of no use to archive recovery, which stops at this record
+    /// (`CheckRequiredParameterValues`, src/backend/access/transam/xlogrecovery.c).
+    #[must_use]
+    pub fn is_minimal(&self) -> bool {
+        self.wal_level.as_deref() == Some(MINIMAL)
+    }
+}
+
+const MINIMAL: &str = "minimal";
+
+impl From<&ParameterChange> for FoundParameters {
+    fn from(change: &ParameterChange) -> Self {
+        let level = change.wal_level.map(|level| match level {
+            WalLevel::Minimal => MINIMAL,
+            WalLevel::Replica => "replica",
+            WalLevel::Logical => "logical",
+        });
+        Self {
+            lsn: Lsn(change.lsn),
+            wal_level: level.map(str::to_owned),
+            max_connections: change.max_connections,
+            max_worker_processes: change.max_worker_processes,
+            max_wal_senders: change.max_wal_senders,
+            max_prepared_transactions: change.max_prepared_transactions,
+            max_locks_per_transaction: change.max_locks_per_transaction,
+        }
+    }
 }
 
 /// A record that begins in this segment and ends in the next.
@@ -78,6 +128,12 @@ pub struct Found {
     /// How many more there were.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tablespaces_more: u64,
+    /// Changes of settings that recovery must be able to follow, the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<FoundParameters>,
+    /// How many more there were.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub parameters_more: u64,
     /// The time of the last checkpoint record.
     #[serde(default, with = "optional_time", skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<Timestamp>,
@@ -92,6 +148,11 @@ pub struct Found {
     /// The record that goes on in the next segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How many segments behind a checkpoint may have a commit of the same second.
@@ -119,10 +180,6 @@ impl NewestMoment {
     pub fn moment(&self) -> Option<Timestamp> {
         self.newest
     }
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 impl Found {
@@ -201,8 +258,10 @@ impl From<&Findings> for Found {
             xid_max: findings.xids.map(|xids| xids.largest),
             restore_points: points.collect(),
             tablespaces: tablespaces.collect(),
-            restore_points_more: findings.restore_points.omitted,
             tablespaces_more: findings.tablespaces.omitted,
+            parameters: findings.parameters.items.iter().map(FoundParameters::from).collect(),
+            parameters_more: findings.parameters.omitted,
+            restore_points_more: findings.restore_points.omitted,
             last_checkpoint: findings.last_checkpoint.as_ref().and_then(|point| point.time),
             last_checkpoint_lsn: findings.last_checkpoint.as_ref().map(|point| Lsn(point.lsn)),
             end: read.then_some(Lsn(findings.end)),

@@ -35,6 +35,8 @@ pub enum Kind {
     Label = 10,
     /// Partial WAL segment.
     Partial = 11,
+    /// Summary of what other objects say.
+    Summary = 16,
 }
 
 impl Kind {
@@ -268,6 +270,20 @@ impl Place {
     #[must_use]
     pub fn partial(&self, segment: &str, end: u64) -> Option<ObjectKey> {
         is_upper_hex(segment, 24).then(|| self.name(format_args!("partial/{segment}.{end:016X}")))
+    }
+
+    /// The summary that a segment holds a change to `wal_level = minimal`.
+    ///
+    /// `None` when the text is not the name of a segment.
+    #[must_use]
+    pub fn minimal(&self, segment: &str) -> Option<ObjectKey> {
+        is_upper_hex(segment, 24).then(|| self.name(format_args!("sum/minimal/{segment}")))
+    }
+
+    /// What the names of all these summaries begin with.
+    #[must_use]
+    pub fn minimals_prefix(&self) -> String {
+        format!("{}sum/minimal/", self.prefix())
     }
 
     /// What the names of a segment's partial versions begin with.

@@ -50,7 +50,7 @@ pub struct Window {
 pub struct Survey {
     /// Segments and histories.
     pub wal: ArchivedWal,
-    /// Histories that cannot be read, in words.
+    /// Histories and summaries that cannot be read, in words.
     pub unreadable: Vec<String>,
 }
 
@@ -110,6 +110,7 @@ impl Repository {
                 Err(error) => unreadable.push(format!("history of timeline {number}: {error}")),
             }
         }
+        unreadable.extend(self.add_minimals(place, &mut wal)?);
         Ok(Survey { wal, unreadable })
     }
 
@@ -157,11 +158,16 @@ impl Repository {
     ) -> Result<Vec<Window>> {
         let mut wal = Cow::Borrowed(wal);
         let mut windows: Vec<Window> = Vec::new();
+        let mut last_end = None;
         for summary in backups.iter().filter(|backup| backup.is_on(history)) {
             ctx.cancel.check()?;
             // The same end is the same window: the older backup's WAL leads past this one.
-            let last_segment = wal.run(history, summary.start_lsn).names().next_back();
-            if windows.last().is_some_and(|w| Some(&w.last_segment) == last_segment.as_ref()) {
+            let run = wal.run(history, summary.start_lsn);
+            let last_segment = run.names().next_back();
+            let is_same = |w: &Window| {
+                Some(&w.last_segment) == last_segment.as_ref() && last_end == Some(run.end)
+            };
+            if windows.last().is_some_and(is_same) {
                 continue;
             }
             let sound = self.sound_run(ctx, place, &mut wal, history, summary.start_lsn)?;
@@ -171,6 +177,7 @@ impl Repository {
             if end < summary.stop_lsn {
                 continue;
             }
+            last_end = Some(run.end);
             let proven = newest.filter(|newest| *newest >= summary.finished);
             windows.push(Window {
                 from: summary.finished,

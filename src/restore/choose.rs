@@ -173,6 +173,10 @@ enum First {
 
 impl Choosing<'_> {
     fn latest(&self, mut way: Way) -> Result<Way> {
+        if way.run.is_barred {
+            let what = format!("recovery ends at {}, and later WAL exists", way.run.end);
+            return Err(Error::unreachable(what));
+        }
         // The server would replay an ancestor's last segment to its end, and so what this history
         // has left behind (XLogFileReadAnyTLI in xlogrecovery.c takes the file of either timeline).
         let last = way.run.segments().next_back();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::nearest::Nearest;
 use crate::base::Cancelled;
+use crate::pg::Lsn;
 use crate::repo::Window;
 use crate::{pg, repo};
 
@@ -33,6 +34,21 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
         /// What is in the way.
+        why: String,
+    },
+    /// Replay would make a tablespace in a directory that something else lives in.
+    #[error(
+        "recovery would meet the creation of tablespace {oid} at {lsn} in {}: {why}",
+        location.display()
+    )]
+    Tablespace {
+        /// Its oid.
+        oid: u32,
+        /// Where its record begins.
+        lsn: Lsn,
+        /// Its location.
+        location: PathBuf,
+        /// What is wrong with it.
         why: String,
     },
     /// Options that contradict each other or the backup.

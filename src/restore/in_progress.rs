@@ -70,7 +70,9 @@ impl Choices {
 
     /// Whether the server itself goes on to whatever timeline is the newest.
     fn follows(&self) -> bool {
-        self.standby && self.timeline == format!("{:?}", super::TimelineChoice::Latest)
+        let is_to_the_end = self.target == super::Target::Latest.to_string();
+        let is_newest = self.timeline == format!("{:?}", super::TimelineChoice::Latest);
+        self.standby && is_to_the_end && is_newest
     }
 
     /// The first thing in which another restore differs, in words.

@@ -1,21 +1,22 @@
 //! PostgreSQL as it is installed here: its programs, their version, the libraries that the server
 //! loads at its start.
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::base::Ctx;
 use crate::pg::config_file::split_list;
 
-/// How long `postgres --version` may take.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a program may take to describe itself.
+const SAID_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
 
-/// A version is one line.
-const VERSION_BYTES_MAX: u64 = 4096;
+/// A version is one line, and a description of all settings one for each.
+const SAID_BYTES_MAX: u64 = 1 << 20;
 
 /// Where programs are looked for.
 #[derive(Debug, Clone)]
@@ -37,6 +38,10 @@ pub struct Programs {
     pub bin_directory: Option<PathBuf>,
     /// Its version, such as 15.6.
     pub version: Option<String>,
+    /// `psql`, where it is beside them.
+    pub psql: Option<PathBuf>,
+    /// Where they make sockets unless they are told otherwise.
+    pub socket_directory: Option<String>,
     /// `shared_preload_libraries` of the backup's server.
     pub preload_libraries: Vec<String>,
     /// Those of them that are not here.
@@ -115,6 +120,8 @@ pub(super) fn look(ctx: &Ctx, places: &ProgramPlaces, needed: u32, libraries: &s
         let is_missing = |library: &&String| !is_there(&places.root, &folders, library);
         let missing = programs.preload_libraries.iter().filter(is_missing).cloned();
         programs.missing_libraries = missing.collect();
+        programs.psql = Some(bin.join("psql")).filter(|psql| is_program(psql));
+        programs.socket_directory = socket_directory_of(ctx, &bin.join("postgres"));
         (programs.bin_directory, programs.version) = (Some(bin), version);
     }
     programs
@@ -140,18 +147,37 @@ fn is_program(path: &Path) -> bool {
 
 /// What `postgres --version` says: `postgres (PostgreSQL) 15.6 (Debian 15.6-1)`.
 fn version_of(ctx: &Ctx, postgres: &Path) -> Option<String> {
-    let mut child = Command::new(postgres)
-        .arg("--version")
+    let text = said_by(ctx, postgres, "--version")?;
+    let rest = text.strip_prefix("postgres (PostgreSQL) ")?;
+    Some(rest.split_whitespace().next()?.to_owned())
+}
+
+/// The directory for sockets that is built in: a line of tab-separated name, context, group, type and
+/// value (`src/backend/utils/misc/help_config.c`).
+fn socket_directory_of(ctx: &Ctx, postgres: &Path) -> Option<String> {
+    let text = said_by(ctx, postgres, "--describe-config")?;
+    let line = text.lines().find(|line| line.starts_with("unix_socket_directories\t"))?;
+    split_list(line.split('\t').nth(4)?).into_iter().next()
+}
+
+/// What a program writes when it is called with `argument`. Into a file, so that it never waits for a
+/// reader.
+fn said_by(ctx: &Ctx, program: &Path, argument: &str) -> Option<String> {
+    let mut file = tempfile::tempfile().ok()?;
+    let mut child = Command::new(program)
+        .arg(argument)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(file.try_clone().ok()?)
         .stderr(Stdio::null())
         .spawn()
         .ok()?;
     let begun = ctx.clock.monotonic();
-    let is_over = || ctx.clock.monotonic().saturating_sub(begun) > VERSION_TIMEOUT;
+    let is_over = || ctx.clock.monotonic().saturating_sub(begun) > SAID_TIMEOUT;
     loop {
         match child.try_wait() {
-            Ok(Some(status)) => return status.success().then(|| said(&mut child)).flatten(),
+            Ok(Some(status)) => {
+                return status.success().then(|| whole(&mut file)).flatten();
+            }
             Ok(None) if !is_over() && !ctx.cancel.is_cancelled() => ctx.clock.sleep(POLL),
             _ => {
                 child.kill().ok();
@@ -162,11 +188,11 @@ fn version_of(ctx: &Ctx, postgres: &Path) -> Option<String> {
     }
 }
 
-fn said(child: &mut Child) -> Option<String> {
+fn whole(file: &mut File) -> Option<String> {
     let mut text = String::new();
-    child.stdout.take()?.take(VERSION_BYTES_MAX).read_to_string(&mut text).ok()?;
-    let rest = text.strip_prefix("postgres (PostgreSQL) ")?;
-    Some(rest.split_whitespace().next()?.to_owned())
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(SAID_BYTES_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// Major and minor of `15.6`; of `18beta1` and the like no minor counts.

@@ -183,7 +183,7 @@ impl<'a> Counting<'a> {
     }
 }
 
-fn stops_before(mark: &Mark, stop: Stop) -> bool {
+pub(super) fn stops_before(mark: &Mark, stop: Stop) -> bool {
     match (stop, &mark.what) {
         (Stop::Before(lsn), _) => mark.begin >= lsn,
         (Stop::Time { time, inclusive }, What::End { time: Some(at), .. }) => {

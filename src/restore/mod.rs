@@ -5,10 +5,12 @@
 //! each block once, in parallel; `global/pg_control` comes last, when all else is durable: until
 //! then the directory cannot be started.
 
+mod address;
 mod adopt;
 mod aside;
 mod beside;
 mod choose;
+mod configured;
 mod control;
 mod directory;
 mod elsewhere;
@@ -21,13 +23,17 @@ mod installed;
 mod lost;
 mod moment;
 mod nearest;
+mod new_tablespaces;
 mod next;
 mod options;
 mod plan;
 mod plan_text;
 mod position;
+mod raised;
 mod reach;
+mod reached;
 mod recovery;
+mod replayed;
 mod server_now;
 mod shell;
 mod space;
@@ -35,6 +41,7 @@ mod survey;
 mod target;
 mod tree;
 
+pub use address::Address;
 pub use adopt::{Adoption, adopt, plan_adoption};
 pub use error::{Error, Result};
 pub use execute::{Restored, execute};
@@ -42,8 +49,10 @@ pub use external::External;
 pub use installed::{ProgramPlaces, Programs};
 pub use lost::Lost;
 pub use nearest::{Hole, Nearest, Side};
+pub use new_tablespaces::NewTablespace;
 pub use options::{Archiving, Options, RestoreCommand, TablespaceMapping};
 pub use plan::{Plan, plan};
+pub use raised::Raised;
 pub use server_now::ServerNow;
 pub use space::Space;
 pub use survey::Ground;

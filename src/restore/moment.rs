@@ -82,7 +82,9 @@ impl Choosing<'_> {
         let last = way.run.segments().next_back().and_then(|(timeline, number)| {
             self.archive.found(&self.archive.wal().name(timeline, number)).ok().flatten()
         });
-        let is_whole = way.end == way.run.end && last.is_some_and(|last| last.cut.is_none());
+        let is_whole = way.end == way.run.end
+            && !way.run.is_barred
+            && last.is_some_and(|last| last.cut.is_none());
         let (timeline, block) = (self.history.timeline(), way.backup.server.wal_block_size);
         is_whole && server.is_quiet_from(way.run.end, timeline, size, block)
     }

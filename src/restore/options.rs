@@ -26,6 +26,15 @@ pub enum Archiving {
     On,
 }
 
+impl Options {
+    /// Whether the restored server goes on to whatever the archive has when it asks, beyond what a plan
+    /// has seen: a standby without a target.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.standby && self.target == Target::Latest
+    }
+}
+
 /// How the restored server will call pgkeep.
 #[derive(Debug, Clone)]
 pub struct RestoreCommand {
@@ -68,6 +77,8 @@ pub struct Options {
     pub restore_command: RestoreCommand,
     /// What the cluster's own server said just now, where it was asked and answered.
     pub server: Option<ServerNow>,
+    /// The role that the printed commands connect as, where the configuration names one.
+    pub user: Option<String>,
     /// Where the server's programs are looked for.
     pub programs: ProgramPlaces,
 }

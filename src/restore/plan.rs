@@ -2,27 +2,36 @@
 
 use std::path::PathBuf;
 
+use super::address::Address;
 use super::beside;
-use super::choose::{Way, choose, timeline_of};
+use super::choose::Way;
+use super::configured::ServerFiles;
+use super::control::control_file;
 use super::directory::tablespaces;
-use super::elsewhere::Elsewhere;
 use super::error::{Error, Result};
 use super::external::External;
 use super::in_progress::{Choices, Wanted};
 use super::installed::{self, Programs};
-use super::lost::{self, Lost};
-use super::nearest::{Asked, Hole, all_windows};
-use super::next::{Account, steps};
+use super::lost::Lost;
+use super::nearest::Hole;
+use super::new_tablespaces::{self, NewTablespace};
+use super::next::{Account, Server, steps};
 use super::options::{Archiving, Options};
+use super::raised::{Raised, raised};
 use super::reach::Archive;
+use super::reached::{Reached, minimal_text, reached};
 use super::recovery::{CONF, about_archive_mode};
+use super::replayed::Replayed;
 use super::space::{self, Space, configuration};
 use super::survey::{Ground, Places, as_found, continued, ground};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
-use crate::pg::recovery::{TargetAction, TargetTimeline as TimelineChoice};
+use crate::pg::control_file::{ControlFile, Settings};
+use crate::pg::recovery::TargetAction;
 use crate::pg::{History, Lsn, MajorVersion};
-use crate::repo::{BackupId, OpenedBackup, Place, Registration, Repository, Summary, Window};
+use crate::repo::{
+    BackupId, Backups, OpenedBackup, Place, Registration, Repository, Summary, Window,
+};
 
 /// What a restore will do.
 #[derive(Debug, serde::Serialize)]
@@ -37,6 +46,13 @@ pub struct Plan {
     pub major: u32,
     /// Where recovery ends, in words.
     pub target: String,
+    /// What is written for the server: where it differs from the target, a warning says why.
+    #[serde(rename = "server_target", serialize_with = "in_words")]
+    pub effective: Target,
+    /// Whether what equals that is still replayed.
+    pub inclusive: bool,
+    /// What the server does there.
+    pub action: TargetAction,
     /// The target's moment, where it is known.
     pub target_time: Option<Timestamp>,
     /// The timeline that recovery follows.
@@ -45,6 +61,10 @@ pub struct Plan {
     pub to: PathBuf,
     /// Tablespaces: oid, location in the backup, where it goes.
     pub tablespaces: Vec<(u32, String, PathBuf)>,
+    /// Tablespaces that replay makes.
+    pub new_tablespaces: Vec<NewTablespace>,
+    /// Settings that are raised so that recovery can follow the source.
+    pub raised: Vec<Raised>,
     /// What lies where the restore goes.
     pub ground: Ground,
     /// Configuration files outside the data directory.
@@ -75,22 +95,16 @@ pub struct Plan {
     pub seconds: Option<u64>,
     /// The server's programs, as installed here.
     pub programs: Programs,
+    /// Where the restored server listens, started by the first of these commands.
+    pub address: Address,
     /// The commands to run after the restore.
     pub next: Vec<String>,
     /// What the operator should know first.
     pub warnings: Vec<String>,
-    /// What is written for the server: where it differs from the target, a warning says why.
+    /// Not where WAL after the run is missing, damaged or not handed out to a copy: then the server must
+    /// not read ahead of what it replays.
     #[serde(skip)]
-    pub(super) effective: Target,
-    /// Whether what equals that is still replayed.
-    #[serde(skip)]
-    pub(super) inclusive: bool,
-    /// What the server does there.
-    #[serde(skip)]
-    pub(super) action: TargetAction,
-    /// WAL after the run is missing or damaged: the server must not read ahead of what it replays.
-    #[serde(skip)]
-    pub(super) ends_at_hole: bool,
+    pub(super) reads_ahead: bool,
     #[serde(skip)]
     pub(super) history: History,
     #[serde(skip)]
@@ -99,6 +113,13 @@ pub struct Plan {
     pub(super) summary: Summary,
     #[serde(skip)]
     pub(super) opened: OpenedBackup,
+}
+
+fn in_words<S: serde::Serializer>(
+    target: &Target,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(target)
 }
 
 impl Plan {
@@ -124,18 +145,20 @@ pub fn plan(
     let backups = repository.backups(ctx, place)?;
     let options = &continued(options, &choices, &backups.complete)?;
     let mut archive = Archive::read(ctx, repository, place, registration)?;
-    let unreadable = backups.unreadable.iter();
-    let mut warnings: Vec<String> =
-        unreadable.map(|(name, error)| format!("backup {name} cannot be read: {error}")).collect();
+    let mut warnings = about_unreadable(&backups);
     let all: Vec<&Summary> = backups.complete.iter().collect();
     let reached = reached(ctx, options, (repository, place), &mut archive, &all)?;
-    let Reached { history, way, windows, holes, lost, warnings: told } = reached;
+    let Reached { history, way, replayed, windows, holes, lost, warnings: told } = reached;
     warnings.extend(told);
     let opened = repository.open_backup(place, &way.backup.id)?;
-    warnings.extend(way.notes.iter().cloned());
+    warnings.extend(way.notes.iter().cloned().chain(replayed.warning()));
     warnings.extend(about_the_archive(&archive, &history, &way));
     let tablespaces = tablespaces(options, &opened)?;
+    let is_copy = options.archiving == Archiving::Off;
+    let new_tablespaces = new_tablespaces::check(&tablespaces, &replayed, is_copy)?;
+    warnings.extend(new_tablespaces.iter().map(NewTablespace::warning));
     let at_target = way.at_target();
+    let target_time = options.target.time().or(way.at);
     let summary = way.backup;
     let mut external = External::of(options, &tablespaces, &opened)?;
     let apart = options.config_to.as_deref();
@@ -144,15 +167,10 @@ pub fn plan(
     let wanted = Wanted { choices: &choices, backup: &summary.id, timeline };
     let ground = ground(ctx, options, places, wanted, &opened)?;
     let options = &as_found(options, &ground);
-    warnings.extend(external.warnings(&opened)?);
-    if !external.has(&summary.server.configuration.config_file) {
-        let file = configuration(&opened, CONF)?;
-        let elsewhere = file.as_ref().and_then(|file| file.find("data_directory"));
-        if elsewhere.is_some() {
-            external.name_data_directory(&options.to);
-        }
-        warnings.extend(about_configuration(file.is_some(), elsewhere));
-    }
+    warnings.extend(configured(options, &opened, &mut external)?);
+    let files = ServerFiles::of(&opened, &external)?;
+    let raised = raised(&files, &settings_of(&opened)?, &replayed.parameters);
+    warnings.extend(raised.iter().map(Raised::warning));
     let wal_bytes = way.run.count().saturating_mul(archive.segment_size().bytes().into());
     let space = space::spaces(ctx, options, &opened, &tablespaces, wal_bytes)?;
     // What an interrupted run has left takes its room already.
@@ -165,21 +183,24 @@ pub fn plan(
     let programs =
         installed::look(ctx, &options.programs, server.version_num, &server.preload_libraries);
     warnings.extend(about_the_server(options, &opened, &external, &programs, major)?);
-    let next = steps(options, &programs, &Account::of(&opened), &external, at_target);
-    let damaged = archive.damaged();
+    let address = Address::of(&files, &programs, &options.to);
+    warnings.extend(address.warning());
+    let account = Account::of(&opened);
+    let mut next = account.directories(&new_tablespaces);
+    let server = Server { programs: &programs, external: &external, address: &address };
+    next.extend(steps(options, server, &account, at_target));
     Ok(Plan {
         cluster: place.cluster().into(),
         backup: summary.id.clone(),
         backup_finished: summary.finished,
         major: major.number().into(),
         target: options.target.to_string(),
-        target_time: match options.target {
-            Target::Time(time) => Some(time),
-            _ => way.at,
-        },
+        target_time,
         timeline,
         to: options.to.clone(),
         tablespaces,
+        new_tablespaces,
+        raised,
         ground,
         files: summary.totals.files.saturating_sub(external.files.len() as u64),
         bytes: summary.totals.bytes.saturating_sub(external.bytes),
@@ -195,8 +216,9 @@ pub fn plan(
         standby: options.standby,
         seconds: sample(ctx, options, &opened)?,
         programs,
+        address,
         next,
-        ends_at_hole: way.run.hole.is_some() || !damaged.is_empty(),
+        reads_ahead: reads_ahead(&way.run, &replayed) && archive.damaged().is_empty(),
         warnings,
         effective: way.effective,
         inclusive: way.inclusive,
@@ -208,112 +230,16 @@ pub fn plan(
     })
 }
 
-/// The backups that may be restored.
-fn usable<'b>(options: &Options, backups: &[&'b Summary]) -> Result<Vec<&'b Summary>> {
-    let Some(id) = &options.backup else { return Ok(backups.to_vec()) };
-    let named = backups.iter().find(|backup| backup.id == *id);
-    let named = named
-        .ok_or_else(|| Error::Refused { what: format!("there is no complete backup {id}") })?;
-    Ok(vec![*named])
+/// What the source ran with when the backup was taken.
+fn settings_of(opened: &OpenedBackup) -> Result<Settings> {
+    let control = ControlFile::parse(&control_file(opened)?);
+    let control = control.map_err(|source| Error::Postgres { what: "pg_control", source })?;
+    Ok(control.settings)
 }
 
-/// What the archive has to do with it.
-struct Reached {
-    history: History,
-    way: Way,
-    windows: Vec<Window>,
-    holes: Vec<Hole>,
-    lost: Option<Lost>,
-    warnings: Vec<String>,
-}
-
-/// Asks until nothing is in the way: what was looked at and cannot be read is a hole, and all is asked
-/// again without it.
-fn reached(
-    ctx: &Ctx,
-    options: &Options,
-    (repository, place): (&Repository, &Place),
-    archive: &mut Archive<'_>,
-    all: &[&Summary],
-) -> Result<Reached> {
-    let backups = usable(options, all)?;
-    loop {
-        let tips = repository.tips(place, archive.wal())?;
-        let (archive_now, backups, tips) = (&*archive, &backups[..], &tips[..]);
-        let asked = Asked { ctx, options, repository, place, archive: archive_now, backups, tips };
-        let reached = reach(&asked, all);
-        if !archive.set_aside() {
-            return reached;
-        }
-    }
-}
-
-fn reach(asked: &Asked<'_>, all: &[&Summary]) -> Result<Reached> {
-    let (history, way) = route(asked)?;
-    let (windows, holes) = all_windows(asked, &history, all)?;
-    let mut lost = lost::count(asked.ctx, asked.archive, &history, &way.run, way.stop, way.at)?;
-    let warnings = elsewhere(asked, &history, &way, all.last().copied(), &mut lost)?;
-    Ok(Reached { history, way, windows, holes, lost, warnings })
-}
-
-/// The history that recovery follows, and the way along it.
-fn route(asked: &Asked<'_>) -> Result<(History, Way)> {
-    let Some(newest) = asked.backups.last() else {
-        return Err(Error::unreachable("there is no complete backup in the repository".into()));
-    };
-    let timeline = timeline_of(asked.options, asked.archive, newest);
-    let history = asked.archive.history(timeline)?;
-    let found = candidates(asked, &history).and_then(|candidates| {
-        choose(asked.ctx, asked.options, asked.archive, &history, &candidates)
-    });
-    match found {
-        Err(Error::Unreachable { what, hint, .. }) => Err(asked.refusal(timeline, what, hint)?),
-        found => Ok((history, found?)),
-    }
-}
-
-/// The backups from which recovery along a history can begin.
-fn candidates<'b>(asked: &Asked<'b>, history: &History) -> Result<Vec<&'b Summary>> {
-    let timeline = history.timeline();
-    let candidates = asked.backups.iter().copied().filter(|backup| backup.is_on(history));
-    let candidates: Vec<&Summary> = candidates.collect();
-    match (candidates.is_empty(), &asked.options.backup, asked.backups) {
-        (true, Some(id), [named]) => Err(Error::Refused {
-            what: format!(
-                "backup {id} is of timeline {own}, which does not lead to timeline {timeline}: \
-                 --target-timeline {own} follows its own",
-                own = named.timeline_stop
-            ),
-        }),
-        (true, ..) => {
-            let what = format!("no backup lies on timeline {timeline} or its ancestors");
-            Err(Error::unreachable(what))
-        }
-        _ => Ok(candidates),
-    }
-}
-
-/// What the archive holds beside the history that is followed. Who names a timeline knows of others.
-fn elsewhere(
-    asked: &Asked<'_>,
-    history: &History,
-    way: &Way,
-    newest: Option<&Summary>,
-    lost: &mut Option<Lost>,
-) -> Result<Vec<String>> {
-    let others = asked.others(history.timeline());
-    let Asked { ctx, archive, .. } = *asked;
-    let elsewhere = Elsewhere { ctx, archive, chosen: history, others: &others };
-    let is_named = matches!(asked.options.timeline, TimelineChoice::Number(_));
-    match asked.options.target {
-        Target::Time(time) => elsewhere.earlier(time, asked.options.inclusive, !is_named),
-        Target::Immediate => Ok(Vec::new()),
-        _ if is_named => Ok(Vec::new()),
-        Target::Latest => elsewhere.later(newest, way.reaches, Some(lost)),
-        Target::Lsn(_) | Target::Xid(_) | Target::Name(_) => {
-            elsewhere.later(newest, way.reaches, None)
-        }
-    }
+/// Whether everything behind the target may be fetched before it is needed.
+fn reads_ahead(run: &crate::pg::Run, replayed: &Replayed) -> bool {
+    run.hole.is_none() && !run.is_barred && !replayed.is_followed
 }
 
 /// Segments that recovery may read.
@@ -339,6 +265,8 @@ fn about_the_archive(archive: &Archive<'_>, history: &History, way: &Way) -> Vec
     if let Some(hole) = &way.run.hole {
         let missing = archive.describe(hole);
         warnings.push(format!("{missing}: nothing after it can be reached"));
+    } else if way.run.is_barred {
+        warnings.push(format!("{}: take a new full backup", minimal_text(way.run.end)));
     } else if way.end < way.run.end {
         warnings.push(format!(
             "the last segment stops at {}, before its end: it was never completed, or is damaged; \
@@ -361,6 +289,11 @@ fn about_the_archive(archive: &Archive<'_>, history: &History, way: &Way) -> Vec
     warnings
 }
 
+fn about_unreadable(backups: &Backups) -> Vec<String> {
+    let unreadable = backups.unreadable.iter();
+    unreadable.map(|(name, error)| format!("backup {name} cannot be read: {error}")).collect()
+}
+
 /// What is wrong with the pages in the backup, and what the server that opens it needs, or does.
 fn about_the_server(
     options: &Options,
@@ -378,6 +311,25 @@ fn about_the_server(
     warnings.extend(programs.warnings());
     warnings.extend(beside::warnings(options, opened, external, &programs.preload_libraries)?);
     warnings.extend(about_archive_mode(options, opened, major)?);
+    Ok(warnings)
+}
+
+/// Has the server's command line name the data directory where its configuration names another; what a
+/// person must know about the configuration.
+fn configured(
+    options: &Options,
+    opened: &OpenedBackup,
+    external: &mut External,
+) -> Result<Vec<String>> {
+    let mut warnings = external.warnings(opened)?;
+    if !external.has(&opened.manifest().summary.server.configuration.config_file) {
+        let file = configuration(opened, CONF)?;
+        let elsewhere = file.as_ref().and_then(|file| file.find("data_directory"));
+        if elsewhere.is_some() {
+            external.name_data_directory(&options.to);
+        }
+        warnings.extend(about_configuration(file.is_some(), elsewhere));
+    }
     Ok(warnings)
 }
 

@@ -5,7 +5,9 @@ use std::fmt;
 use super::choose::shown;
 use super::lost::Lost;
 use super::plan::Plan;
+use super::target::Target;
 use crate::base::{ByteSize, Timestamp};
+use crate::pg::recovery::action as action_text;
 use crate::repo::Window;
 
 /// How many windows are shown; JSON has all.
@@ -20,6 +22,7 @@ impl fmt::Display for Plan {
         let finished = whole_seconds(&self.backup_finished);
         writeln!(f, "  backup        {}, consistent at {finished}", self.backup)?;
         writeln!(f, "  timeline      {}", self.timeline)?;
+        writeln!(f, "  recovery      {}", self.recovery_text())?;
         writeln!(f, "  data goes to  {}", self.to.display())?;
         for (oid, old, new) in &self.tablespaces {
             writeln!(f, "  tablespace    {oid}: {old} -> {}", new.display())?;
@@ -53,6 +56,18 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    /// What the server is told.
+    fn recovery_text(&self) -> String {
+        let Some(action) = self.at_target() else { return "to the end of the WAL".into() };
+        // A restore point and the end of a backup are always included.
+        let edge = match (&self.effective, self.inclusive) {
+            (Target::Immediate | Target::Name(_), _) => "",
+            (_, true) => ", that included",
+            (_, false) => ", that excluded",
+        };
+        format!("to {}{edge}; then {}", self.effective, action_text(action))
+    }
+
     fn fmt_size(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  writes        {} files, {}", self.files, ByteSize(self.bytes))?;
         for space in &self.space {

@@ -123,6 +123,11 @@ impl<'a> Archive<'a> {
         &self.wal
     }
 
+    /// Adds a record that recovery does not pass, in a segment of this timeline.
+    pub fn add_barrier(&mut self, timeline: TimelineId, lsn: Lsn) {
+        self.wal.add_barrier(timeline, lsn);
+    }
+
     /// The size of the segments.
     #[must_use]
     pub fn segment_size(&self) -> SegmentSize {

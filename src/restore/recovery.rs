@@ -92,9 +92,10 @@ pub(super) fn settings(
     }
     // From 15 on the server reads ahead of its target; at a hole just behind it, archive-get would
     // stop a recovery that does not need what is missing.
-    if plan.ends_at_hole && major >= MajorVersion::V15 {
+    if !plan.reads_ahead && major >= MajorVersion::V15 {
         lines.push(("recovery_prefetch", "off".into()));
     }
+    lines.extend(plan.raised.iter().map(|raised| (raised.name, raised.value.to_string())));
     let now = ctx.clock.now().format("%Y-%m-%d %H:%M:%S UTC");
     let mut text =
         format!("\n# Written by pgkeep restore on {now}, from backup {}.\n", plan.backup);
@@ -107,9 +108,9 @@ pub(super) fn settings(
     Ok(text)
 }
 
-/// A standby follows whatever timeline is the newest, unless one was asked for.
+/// A standby without a target follows whatever timeline is the newest, unless one was asked for.
 fn timeline_setting(options: &Options, planned: TimelineId) -> TargetTimeline {
-    if options.standby && options.timeline == TargetTimeline::Latest {
+    if options.follows() && options.timeline == TargetTimeline::Latest {
         TargetTimeline::Latest
     } else {
         TargetTimeline::Number(planned)
@@ -124,8 +125,8 @@ fn restore_command(plan: &Plan, options: &Options) -> String {
     if let Some(epoch) = options.restore_command.epoch {
         words.push(format!("--epoch {epoch}"));
     }
-    // A standby follows the archive beyond what this plan saw.
-    if !options.standby {
+    // Without a target, a standby follows the archive beyond what this plan saw.
+    if !options.follows() {
         words.push(format!("--through {}", plan.through));
     }
     words.push("%f \"%p\"".into());

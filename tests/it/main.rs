@@ -27,6 +27,7 @@ mod pgconn_live;
 mod pitr;
 mod plan_live;
 mod plan_proofs;
+mod plan_warnings;
 mod pooler;
 mod regress;
 mod restore_again;

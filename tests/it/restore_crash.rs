@@ -93,6 +93,7 @@ impl Scene {
             }],
             config_to: (self.kind == Kind::Configured).then(|| self.etc()),
             rename_old: false,
+            user: None,
             jobs: 1,
             server: None,
             programs: restore::ProgramPlaces {

@@ -30,6 +30,17 @@ pub enum RecoveryTarget {
     Name(String),
 }
 
+impl RecoveryTarget {
+    /// The moment, where it is one.
+    #[must_use]
+    pub fn time(&self) -> Option<Timestamp> {
+        match self {
+            Self::Time(time) => Some(*time),
+            _ => None,
+        }
+    }
+}
+
 impl std::fmt::Display for RecoveryTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -44,7 +55,8 @@ impl std::fmt::Display for RecoveryTarget {
 }
 
 /// What the server does when it has reached the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TargetAction {
     /// Wait, readable, for `pg_wal_replay_resume()`.
     Pause,
@@ -182,7 +194,9 @@ fn timeline(timeline: TargetTimeline) -> String {
     }
 }
 
-fn action(action: TargetAction) -> &'static str {
+/// As the setting has it.
+#[must_use]
+pub fn action(action: TargetAction) -> &'static str {
     match action {
         TargetAction::Pause => "pause",
         TargetAction::Promote => "promote",

@@ -14,7 +14,7 @@ use super::source::Source;
 use super::tblspc::{RM_TBLSPC, TablespaceCreation};
 use super::xact::{Outcome, Xact};
 use super::xlog::{
-    BackupEnd, Checkpoint, EndOfRecovery, Overwrite, RestorePoint, WalLevel, XlogEvent,
+    BackupEnd, Checkpoint, EndOfRecovery, Overwrite, ParameterChange, RestorePoint, XlogEvent,
 };
 use super::{CutRecord, Error, Format, Invalid, Magic, Stop};
 use crate::base::Timestamp;
@@ -137,8 +137,8 @@ pub struct Findings {
     pub ends_of_recovery: Bounded<EndOfRecovery>,
     /// Ends of backups.
     pub backup_ends: Bounded<BackupEnd>,
-    /// Where settings changed (end of record), and the `wal_level` from there on.
-    pub wal_levels: Bounded<(u64, WalLevel)>,
+    /// Where settings changed that recovery must be able to follow.
+    pub parameters: Bounded<ParameterChange>,
     /// Tablespaces that replay would make.
     pub tablespaces: Bounded<TablespaceCreation>,
     /// Records that were lost in a crash, here or at the end of the segment before.
@@ -200,7 +200,7 @@ impl Findings {
             last_checkpoint: None,
             ends_of_recovery: Bounded::default(),
             backup_ends: Bounded::default(),
-            wal_levels: Bounded::default(),
+            parameters: Bounded::default(),
             tablespaces: Bounded::default(),
             overwrites: Bounded::default(),
             not_understood: 0,
@@ -218,7 +218,7 @@ impl Findings {
             }
             RM_XLOG => {
                 if let Some(event) = XlogEvent::parse(record, format)? {
-                    self.take_event(event, record.end_lsn);
+                    self.take_event(event);
                 }
             }
             RM_TBLSPC => {
@@ -248,7 +248,7 @@ impl Findings {
         self.latest = Some(self.latest.map_or(time, |latest| latest.max(time)));
     }
 
-    fn take_event(&mut self, event: XlogEvent, end_lsn: u64) {
+    fn take_event(&mut self, event: XlogEvent) {
         match event {
             XlogEvent::Checkpoint(checkpoint) => {
                 self.checkpoints += 1;
@@ -257,8 +257,10 @@ impl Findings {
             }
             XlogEvent::RestorePoint(point) => self.restore_points.push(point),
             XlogEvent::BackupEnd(end) => self.backup_ends.push(end),
-            XlogEvent::ParameterChange(Some(level)) => self.wal_levels.push((end_lsn, level)),
-            XlogEvent::ParameterChange(None) => self.not_understood += 1,
+            XlogEvent::ParameterChange(change) => {
+                self.not_understood += u64::from(change.wal_level.is_none());
+                self.parameters.push(change);
+            }
             XlogEvent::EndOfRecovery(end) => self.ends_of_recovery.push(end),
             XlogEvent::Overwrite(overwrite) => self.overwrites.push(overwrite),
         }

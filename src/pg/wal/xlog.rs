@@ -113,6 +113,26 @@ pub struct EndOfRecovery {
     pub wal_level: Option<WalLevel>,
 }
 
+/// Settings that recovery must be able to follow; written where a server starts with others than
+/// before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParameterChange {
+    /// Where the record begins.
+    pub lsn: u64,
+    /// `wal_level`; `None` where it is none that is known.
+    pub wal_level: Option<WalLevel>,
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `max_worker_processes`.
+    pub max_worker_processes: u32,
+    /// `max_wal_senders`.
+    pub max_wal_senders: u32,
+    /// `max_prepared_transactions`.
+    pub max_prepared_transactions: u32,
+    /// `max_locks_per_transaction`.
+    pub max_locks_per_transaction: u32,
+}
+
 /// A record was lost in a crash and another one written over its rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overwrite {
@@ -133,8 +153,8 @@ pub enum XlogEvent {
     RestorePoint(RestorePoint),
     /// The end of a backup.
     BackupEnd(BackupEnd),
-    /// The settings that a standby must know have changed: `wal_level` among them.
-    ParameterChange(Option<WalLevel>),
+    /// The settings that a standby must know have changed.
+    ParameterChange(ParameterChange),
     /// The end of recovery.
     EndOfRecovery(EndOfRecovery),
     /// A lost record.
@@ -196,11 +216,18 @@ fn backup_end(record: &Record<'_>, data: &[u8], _: Format) -> Option<XlogEvent> 
     Some(XlogEvent::BackupEnd(BackupEnd { start_lsn, end_lsn: record.end_lsn }))
 }
 
-fn parameter_change(_: &Record<'_>, data: &[u8], _: Format) -> Option<XlogEvent> {
-    // After five numbers of connections, workers, senders, prepared transactions and locks; two
-    // booleans follow.
+fn parameter_change(record: &Record<'_>, data: &[u8], _: Format) -> Option<XlogEvent> {
+    // Two booleans follow.
     u8_at(data, 25)?;
-    Some(XlogEvent::ParameterChange(WalLevel::from_u32(u32_at(data, 20)?)))
+    Some(XlogEvent::ParameterChange(ParameterChange {
+        lsn: record.lsn,
+        max_connections: u32_at(data, 0)?,
+        max_worker_processes: u32_at(data, 4)?,
+        max_wal_senders: u32_at(data, 8)?,
+        max_prepared_transactions: u32_at(data, 12)?,
+        max_locks_per_transaction: u32_at(data, 16)?,
+        wal_level: WalLevel::from_u32(u32_at(data, 20)?),
+    }))
 }
 
 fn end_of_recovery(record: &Record<'_>, data: &[u8], format: Format) -> Option<XlogEvent> {

@@ -105,6 +105,45 @@ fn a_hole_divides_and_a_damaged_segment_is_one() {
     assert_eq!((found[0].to, found[0].last_segment.clone()), (at(3), name(3)));
 }
 
+/// A server that ran with `wal_level = minimal` for a moment: recovery from the backups before stops
+/// there, and a backup behind it in the same segment opens a window of its own.
+#[test]
+fn d20261124_a_window_ends_where_wal_was_minimal() {
+    let ctx = ctx();
+    let (repository, _) = fresh(&ctx, CipherChoice::None);
+    let full = u64::from(SIZE.bytes());
+    for (number, latest) in [(2, at(1)), (3, at(3)), (4, at(4)), (5, at(9))] {
+        archive(&repository, &ctx, number, Some(latest), full);
+    }
+    let barrier = Lsn(4 * full + 0x8000);
+    let mut found: Found = serde_json::from_str(r#"{"read":true,"ending":"full"}"#).unwrap();
+    let summarise = |found: &Found| {
+        repository.summarise_minimal(&ctx, &place(), &name(4), found).unwrap();
+    };
+    let backups = vec![
+        backup("20261120-020000F", 2, at(2)),
+        Summary {
+            start_lsn: Lsn(4 * full + 0x9000),
+            stop_lsn: Lsn(4 * full + 0xA000),
+            ..backup("20261120-030000F", 4, at(5))
+        },
+    ];
+    summarise(&found);
+    assert_eq!(windows(&repository, &ctx, backups.clone()).len(), 1, "nothing to tell");
+    let change = r#"{"lsn":"0/4008000","wal_level":"minimal","max_connections":100,
+        "max_worker_processes":8,"max_wal_senders":0,"max_prepared_transactions":0,
+        "max_locks_per_transaction":64}"#;
+    found.parameters = vec![serde_json::from_str(change).unwrap()];
+    // A repeated push tells it again.
+    summarise(&found);
+    summarise(&found);
+    let windows = windows(&repository, &ctx, backups.clone());
+    let spans: Vec<_> = windows.iter().map(|w| (&w.backup, w.from, w.to, w.to_lsn)).collect();
+    let expected =
+        [(&backups[0].id, at(2), at(3), barrier), (&backups[1].id, at(5), at(9), Lsn(6 * full))];
+    assert_eq!(spans, expected);
+}
+
 #[test]
 fn windows_cost_as_much_however_long_the_wal_is() {
     const SEGMENTS: u64 = 5_000;
@@ -121,7 +160,8 @@ fn windows_cost_as_much_however_long_the_wal_is() {
     let found = windows(&repository, &ctx, backups.collect());
     assert_eq!((found.len(), found[0].to), (1, at(9)));
     let cost = metered.requests();
-    assert_eq!(cost.list, SEGMENTS / 1000 + 1, "{cost:?}");
+    // The segments, the histories, the summaries.
+    assert_eq!(cost.list, SEGMENTS / 1000 + 2, "{cost:?}");
     assert!(cost.reads() - cost.list <= 3, "{cost:?}");
 }
 

@@ -300,6 +300,8 @@ fn found() -> Found {
         restore_points_more: 0,
         tablespaces: Vec::new(),
         tablespaces_more: 0,
+        parameters: Vec::new(),
+        parameters_more: 0,
         last_checkpoint: Some(now()),
         last_checkpoint_lsn: None,
         end: Some(Lsn(0x0200_9c40)),

@@ -198,14 +198,25 @@ fn rarer_records_are_read_too() {
     let start = 0xABCD_u64;
     forge.record(RM_XLOG, 0x50, 0, &start.to_le_bytes());
     let mut parameters = [0; 28];
-    parameters[20] = 1;
+    for (offset, value) in [(0, 200), (4, 9), (8, 11), (12, 3), (16, 65), (20, 1)] {
+        parameters[offset] = value;
+    }
     forge.record(RM_XLOG, 0x60, 0, &parameters);
     // Content that its kind does not have.
     forge.record(RM_XLOG, 0x50, 0, b"short");
     forge.record(RM_XACT, 0x30, 1, &commit(0));
     let findings = forge.findings();
     assert_eq!(findings.backup_ends.items[0].start_lsn, start);
-    assert_eq!(findings.wal_levels.items[0].1, WalLevel::Replica);
+    let change = findings.parameters.items[0];
+    assert_eq!(change.wal_level, Some(WalLevel::Replica));
+    let numbers = [
+        change.max_connections,
+        change.max_worker_processes,
+        change.max_wal_senders,
+        change.max_prepared_transactions,
+        change.max_locks_per_transaction,
+    ];
+    assert_eq!(numbers, [200, 9, 11, 3, 65]);
     assert_eq!((findings.not_understood, findings.records), (2, 4));
 }
 
