@@ -147,7 +147,7 @@ fn read_at(mut file: &File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
     let room = usize::try_from(length).map_err(io::Error::other)?;
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(room).map_err(io::Error::other)?;
-    if offset > 0 {
+    if offset > 0 && room > 0 {
         file.seek(io::SeekFrom::Start(offset))?;
     }
     file.take(length).read_to_end(&mut bytes)?;
