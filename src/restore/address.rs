@@ -4,8 +4,9 @@
 //! from. What the configuration leaves open is set on the command line that starts the server, and so is
 //! another port where a server that runs has the configured one.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Pid, test_kill_process};
 
@@ -46,8 +47,13 @@ impl Address {
             Configured::Unknown => None,
         };
         let wanted = configured.unwrap_or(DEFAULT_PORT);
+        let listens = !matches!(
+            files.find("listen_addresses"),
+            Configured::Value(text) if split_list(&text).is_empty()
+        );
+        let is_taken = |port| has_socket(&host, port, to) || (listens && answers(port));
         let mut ports = (wanted..u16::MAX).take(PORTS_TRIED_MAX.into());
-        let port = ports.find(|port| !is_taken(&host, *port, to)).unwrap_or(wanted);
+        let port = ports.find(|port| !is_taken(*port)).unwrap_or(wanted);
         if configured != Some(port) {
             options.push(("port".into(), port.to_string()));
         }
@@ -101,9 +107,9 @@ fn name(files: &ServerFiles) -> String {
     first.unwrap_or_else(|| "localhost".into())
 }
 
-/// Whether another server listens there: by the lock file of its socket, which names its process and its
-/// data directory (`CreateLockFile`, src/backend/utils/init/miscinit.c), or by its port.
-fn is_taken(host: &str, port: u16, to: &Path) -> bool {
+/// Whether another server has the socket: by its lock file, which names the process and the data directory
+/// (`CreateLockFile`, src/backend/utils/init/miscinit.c).
+fn has_socket(host: &str, port: u16, to: &Path) -> bool {
     let lock = PathBuf::from(host).join(format!(".s.PGSQL.{port}.lock"));
     let text = std::fs::read_to_string(lock).unwrap_or_default();
     let mut lines = text.lines();
@@ -111,11 +117,15 @@ fn is_taken(host: &str, port: u16, to: &Path) -> bool {
     let lives = process.is_some_and(|process| {
         matches!(test_kill_process(process), Ok(()) | Err(rustix::io::Errno::PERM))
     });
-    if lives {
-        return lines.next() != to.to_str();
-    }
-    let bound = TcpListener::bind(("127.0.0.1", port));
-    bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    lives && lines.next() != to.to_str()
+}
+
+/// Whether somebody listens on the port. Asked by connecting: to bind it, be it for a moment, could keep a
+/// server that starts just then from its own port.
+fn answers(port: u16) -> bool {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpStream::connect_timeout(&local, PATIENCE).is_ok()
 }
 
 #[cfg(test)]
@@ -172,5 +182,16 @@ mod tests {
         assert!(beside.warning().unwrap().contains("port 6011"));
         lock("/data");
         assert_eq!(address(Some(&text), None).port, 6011, "its own");
+        // Over the network, where it listens there.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let text = |addresses: &str| {
+            format!(
+                "port = {port}\nunix_socket_directories = '/none'\n\
+                 listen_addresses = '{addresses}'"
+            )
+        };
+        assert_eq!(address(Some(&text("*")), None).taken, Some(port));
+        assert_eq!(address(Some(&text("")), None).taken, None);
     }
 }

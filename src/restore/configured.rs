@@ -61,11 +61,16 @@ impl ServerFiles {
         let folder = named.parent().unwrap_or(&named);
         for reference in files.main.iter().flat_map(ConfigFile::references) {
             let found = match reference {
-                Reference::File(path) | Reference::FileIfExists(path) => {
+                Reference::File(path) => {
                     let path = clean_path(folder.join(path));
                     let found = read(&|file| file == path)?;
                     files.is_open |= found.is_empty();
                     found
+                }
+                // What is not in the backup was not there, or the backup has warned of it.
+                Reference::FileIfExists(path) => {
+                    let path = clean_path(folder.join(path));
+                    read(&|file| file == path)?
                 }
                 Reference::Directory(path) => {
                     let path = clean_path(folder.join(path));
@@ -84,13 +89,14 @@ impl ServerFiles {
         if let Some(value) = self.automatic.find(name) {
             return Configured::Value(value.into());
         }
-        // Of an included file and the one that includes it, the order decides.
-        let is_included = self.included.iter().any(|file| file.find(name).is_some());
-        match &self.main {
-            Some(main) if !self.is_open && !is_included => {
-                main.find(name).map_or(Configured::Unset, |value| Configured::Value(value.into()))
-            }
-            _ => Configured::Unknown,
+        let files = self.main.iter().chain(&self.included);
+        let mut values = files.filter_map(|file| file.find(name));
+        match values.next() {
+            _ if self.is_open || self.main.is_none() => Configured::Unknown,
+            None => Configured::Unset,
+            Some(first) if values.all(|value| value == first) => Configured::Value(first.into()),
+            // Of an included file and the one that includes it, the order decides.
+            Some(_) => Configured::Unknown,
         }
     }
 }
@@ -116,6 +122,8 @@ mod tests {
             ServerFiles { main: Some(file("port = 1\nPORT = 2")), ..Default::default() };
         assert_eq!((files.find("port"), files.find("x")), (value("2"), Configured::Unset));
         files.included = vec![file("x = 3")];
+        assert_eq!((files.find("port"), files.find("x")), (value("2"), value("3")));
+        files.included.push(file("x = 4"));
         assert_eq!((files.find("port"), files.find("x")), (value("2"), Configured::Unknown));
         files.is_open = true;
         assert_eq!(files.find("port"), Configured::Unknown);

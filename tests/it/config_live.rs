@@ -109,7 +109,11 @@ fn a_debian_like_cluster_comes_back_with_its_configuration() {
         let host = format!("host={} user=postgres dbname=postgres", socket.display());
         run(base.command("psql").args(["-XAtq", "-d", &host, "-c", sql])).stdout.trim().to_owned()
     };
-    wait_until(DEADLINE, || ask("select not pg_is_in_recovery()") == "t", || copy.log());
+    wait_until(
+        DEADLINE,
+        || ask("select not pg_is_in_recovery()") == "t",
+        || format!("{line}\n{}", copy.log()),
+    );
     assert_eq!(ask("select string_agg(n::text, ',' order by n) from t"), "1,2");
     assert_eq!(ask("show work_mem"), "7MB");
     assert_eq!(ask("show maintenance_work_mem"), "9MB");
