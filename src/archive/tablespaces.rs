@@ -9,15 +9,14 @@
 //! A restored copy is refused such a segment. Any other directory is the cluster's own or a standby, which
 //! the operator has set up beside its primary as PostgreSQL allows: there it is told.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use super::error::{Error, Result};
 use super::push::MARKER;
 use crate::base::Ctx;
 use crate::pg::Lsn;
-use crate::pg::wal::{LIST_MAX, RM_TBLSPC};
-use crate::repo::{Cut, WalFacts};
+use crate::pg::wal::RM_TBLSPC;
+use crate::repo::{Cut, Location, WalFacts};
 
 /// Whether the data directory is a restored copy. One that cannot be looked at may be.
 pub(super) fn is_copy(data_directory: &Path) -> bool {
@@ -39,15 +38,7 @@ pub(super) fn check(ctx: &Ctx, data_directory: &Path, facts: &WalFacts) -> Resul
     if !is_copy {
         return Ok(());
     }
-    // There may be more than are listed.
-    if let Some(last) = found.tablespaces.last().filter(|_| found.tablespaces.len() >= LIST_MAX) {
-        return Err(unknown(facts, last.lsn));
-    }
-    // The record goes on in the next segment, so that nobody has read its path.
-    match found.cut.as_ref().filter(|cut| cut.rmgr == Some(RM_TBLSPC)) {
-        Some(cut) => Err(unknown(facts, cut.lsn)),
-        None => Ok(()),
-    }
+    found.untold_tablespace().map_or(Ok(()), |lsn| Err(unknown(facts, lsn)))
 }
 
 /// The long header of a segment's first page (`SizeOfXLogLongPHD`), and in it `xlp_info`.
@@ -94,36 +85,18 @@ fn in_use(data_directory: &Path, location: &Path) -> Option<String> {
     if !location.is_absolute() || is_linked(data_directory, location) {
         return None;
     }
-    let unreadable = |error: std::io::Error| Some(format!("cannot be looked at ({error})"));
-    let entries = match std::fs::read_dir(location) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => return unreadable(error),
-        Ok(entries) => entries,
-    };
-    for entry in entries {
-        let name = match entry {
-            Ok(entry) => entry.file_name(),
-            Err(error) => return unreadable(error),
-        };
+    match Location::of(location) {
         // What else lies there, as `lost+found` does, recovery leaves alone.
-        if let Some(name) = name.to_str().filter(|name| is_version_directory(name)) {
-            return Some(format!("holds {name}, so it is not empty"));
-        }
+        Ok(Location::Missing | Location::Free) => None,
+        Ok(Location::Taken(name)) => Some(format!("holds {name}, so it is not empty")),
+        Err(error) => Some(format!("cannot be looked at ({error})")),
     }
-    None
 }
 
 fn is_linked(data_directory: &Path, location: &Path) -> bool {
     let links = std::fs::read_dir(data_directory.join("pg_tblspc"));
     let mut links = links.into_iter().flatten().flatten();
     links.any(|link| std::fs::read_link(link.path()).is_ok_and(|target| target == location))
-}
-
-/// Whether a name is one of `TABLESPACE_VERSION_DIRECTORY`, of any version: `PG_15_202209061`.
-fn is_version_directory(name: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let numbers = name.strip_prefix("PG_").and_then(|rest| rest.split_once('_'));
-    numbers.is_some_and(|(major, catalog)| is_number(major) && is_number(catalog))
 }
 
 fn refused(facts: &WalFacts, oid: u32, lsn: Lsn, location: &str, why: String) -> Error {
@@ -240,6 +213,11 @@ mod tests {
         world.check(&world.made(63)).unwrap();
         let error = world.check(&world.made(64)).unwrap_err();
         assert!(error.to_string().contains("a place that is not known"), "{error}");
+        // A list that was shortened to fit into its frame.
+        let mut shortened = world.made(5);
+        world.check(&shortened).unwrap();
+        shortened.found.as_mut().unwrap().shorten();
+        world.check(&shortened).unwrap_err();
     }
 
     /// A record whose header lies in two segments is of no known kind in the first.

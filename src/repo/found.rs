@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::layout;
 use crate::base::Timestamp;
 use crate::pg::Lsn;
-use crate::pg::wal::{Ending, Findings, ParameterChange, WalLevel};
+use crate::pg::wal::{Ending, Findings, LIST_MAX, ParameterChange, RM_TBLSPC, WalLevel};
 
 /// A named restore point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +183,20 @@ impl NewestMoment {
 }
 
 impl Found {
+    /// Where a tablespace's record lies, at the latest, whose path is not told: it goes on in the next
+    /// segment, or the list leaves it out.
+    #[must_use]
+    pub fn untold_tablespace(&self) -> Option<Lsn> {
+        // A full list of an older pgkeep does not say whether there were more.
+        let more = self.tablespaces_more > 0 || self.tablespaces.len() >= LIST_MAX;
+        let end = self.tablespaces.last().map(|last| last.lsn).or(self.end);
+        let left_out = more.then(|| end.unwrap_or(Lsn(0)));
+        left_out.or_else(|| {
+            let cut = self.cut.as_ref().filter(|cut| cut.rmgr == Some(RM_TBLSPC));
+            cut.map(|cut| cut.lsn)
+        })
+    }
+
     /// Takes one entry out of the longer list and counts it instead; false when the lists are empty.
     pub fn shorten(&mut self) -> bool {
         let (points, tablespaces) = (&mut self.restore_points, &mut self.tablespaces);

@@ -8,6 +8,8 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use crate::pg::relation::is_version_directory;
+
 /// What lies at a tablespace's location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
@@ -31,19 +33,12 @@ impl Location {
         };
         for entry in entries {
             let name = entry?.file_name();
-            if let Some(name) = name.to_str().filter(|name| is_version_directory(name)) {
-                return Ok(Self::Taken(name.into()));
+            if is_version_directory(name.as_encoded_bytes()) {
+                return Ok(Self::Taken(name.to_string_lossy().into_owned()));
             }
         }
         Ok(Self::Free)
     }
-}
-
-/// `PG_<major>_<catalog version>`.
-fn is_version_directory(name: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let numbers = name.strip_prefix("PG_").and_then(|rest| rest.split_once('_'));
-    numbers.is_some_and(|(major, catalog)| is_number(major) && is_number(catalog))
 }
 
 #[cfg(test)]

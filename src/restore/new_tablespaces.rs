@@ -74,7 +74,8 @@ pub(super) fn check(
     }
     match replayed.unread_tablespace.filter(|_| is_copy) {
         Some(lsn) => {
-            let why = "its record crosses into another segment, so that nobody has read its path";
+            let why = "nobody knows its path: the record crosses into another segment, or the segment \
+                       makes more tablespaces than its facts list";
             refused(0, lsn, Path::new("a place that is not known"), why.into())
         }
         None => Ok(made),

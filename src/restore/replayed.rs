@@ -10,7 +10,6 @@ use super::lost::{Stop, is_after, stops_before};
 use super::reach::Archive;
 use super::target::Target;
 use crate::base::Ctx;
-use crate::pg::wal::RM_TBLSPC;
 use crate::pg::{Lsn, SegmentNo, TimelineId};
 use crate::repo::{Found, FoundParameters, FoundTablespace};
 
@@ -80,8 +79,8 @@ impl Replayed {
             };
             list.push(made.clone());
         }
-        let cut = unread_tablespace(found).filter(|lsn| *lsn >= from);
-        self.unread_tablespace = self.unread_tablespace.or(cut);
+        let untold = found.untold_tablespace().filter(|lsn| *lsn >= from);
+        self.unread_tablespace = self.unread_tablespace.or(untold);
         self.unknown += u64::from(found.parameters_more + found.tablespaces_more > 0);
     }
 
@@ -97,13 +96,8 @@ impl Replayed {
     }
 }
 
-/// Where a record about a tablespace begins that goes on in the next segment.
-fn unread_tablespace(found: &Found) -> Option<Lsn> {
-    found.cut.as_ref().filter(|cut| cut.rmgr == Some(RM_TBLSPC)).map(|cut| cut.lsn)
-}
-
 fn makes_tablespaces(found: &Found) -> bool {
-    !found.tablespaces.is_empty() || unread_tablespace(found).is_some()
+    !found.tablespaces.is_empty() || found.untold_tablespace().is_some()
 }
 
 /// Records that begin here or later are not replayed, as far as positions tell.
