@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -37,16 +38,19 @@ impl Attributes {
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
-    handle: File,
+    handle: Arc<OwnedFd>,
+    /// The directory that was entered last: a table's rows come directory by directory.
+    entered: Mutex<(Vec<u8>, Arc<OwnedFd>)>,
     /// Only root gives files away.
     gives: bool,
 }
 
 impl Root {
     fn open(path: &Path) -> Result<Self> {
-        let handle = File::open(path).map_err(Error::file("open", path))?;
+        let handle = Arc::new(OwnedFd::from(File::open(path).map_err(Error::file("open", path))?));
+        let entered = Mutex::new((Vec::new(), Arc::clone(&handle)));
         let gives = rustix::process::geteuid().is_root();
-        Ok(Self { path: path.into(), handle, gives })
+        Ok(Self { path: path.into(), handle, entered, gives })
     }
 
     fn failed(&self, action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Error {
@@ -59,24 +63,37 @@ impl Root {
     }
 
     /// The directory that holds a name, reached without following a link, and the name.
-    fn above<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8])> {
-        let mut parts = path.split(|&byte| byte == b'/');
-        let last = parts.next_back().unwrap_or_default();
+    fn above<'p>(&self, path: &'p [u8]) -> Result<(Arc<OwnedFd>, &'p [u8])> {
+        let Some(slash) = path.iter().rposition(|&byte| byte == b'/') else {
+            return Ok((Arc::clone(&self.handle), path));
+        };
+        let (folder, last) = (path.get(..slash), path.get(slash + 1..));
+        let (folder, last) = (folder.unwrap_or_default(), last.unwrap_or_default());
+        let mut entered = self.entered.lock().expect("no holder of this lock panics");
+        if entered.0 == folder {
+            return Ok((Arc::clone(&entered.1), last));
+        }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let failed = || self.failed("open a directory of", path);
-        let own = self.handle.try_clone().map_err(Error::file("open", &self.path))?;
-        let mut directory = OwnedFd::from(own);
-        for part in parts {
-            directory = rustix::fs::openat(&directory, name(part), flags, Mode::empty())
-                .map_err(failed())?;
+        let mut directory = Arc::clone(&self.handle);
+        for part in folder.split(|&byte| byte == b'/') {
+            let next = rustix::fs::openat(&directory, name(part), flags, Mode::empty());
+            directory = Arc::new(next.map_err(failed())?);
         }
+        *entered = (folder.to_vec(), Arc::clone(&directory));
         Ok((directory, last))
+    }
+
+    /// A handle of the place itself.
+    fn own_handle(&self) -> Result<File> {
+        let clone = self.handle.try_clone().map_err(Error::file("open", &self.path))?;
+        Ok(File::from(clone))
     }
 
     /// Opens what is there for reading, whatever it is, but no link.
     pub(super) fn open_there(&self, path: &[u8]) -> Result<File> {
         if path.is_empty() {
-            return self.handle.try_clone().map_err(Error::file("open", &self.path));
+            return self.own_handle();
         }
         let (directory, last) = self.above(path)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -249,6 +266,24 @@ mod tests {
         symlink(&elsewhere, &data).unwrap();
         drop(root.create(b"new", attributes).unwrap());
         assert!(aside.join("new").exists() && !elsewhere.join("new").exists());
+    }
+
+    #[test]
+    fn files_go_to_their_own_directories_in_any_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places { data: dir.path(), tablespaces: &[], configuration: None };
+        let tree = Tree::open(places).unwrap();
+        let (root, own) = (&tree.data, Attributes::of_this_process());
+        for folder in ["a", "a/b", "c"] {
+            assert!(root.make_directory(folder.as_bytes()).unwrap());
+            assert!(!root.make_directory(folder.as_bytes()).unwrap());
+        }
+        for path in ["a/1", "a/2", "a/b/1", "c/1", "a/3", "1", "a/b/2"] {
+            drop(root.create(path.as_bytes(), own).unwrap());
+            assert!(dir.path().join(path).is_file(), "{path}");
+        }
+        root.remove(b"a/b/1").unwrap();
+        assert!(!dir.path().join("a/b/1").exists() && dir.path().join("a/1").exists());
     }
 
     #[test]
