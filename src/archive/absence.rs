@@ -7,21 +7,21 @@ use std::collections::BTreeMap;
 
 use super::Destination;
 use super::error::{Error, Result};
-use super::get::{GetOptions, Got};
 use crate::base::Ctx;
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFileName};
 use crate::repo;
 use crate::storage;
 
-/// Every repository said that it does not have the file. Does anything show that it is needed?
+/// Every repository said that it does not have the file: an error where anything shows that it is needed.
+/// A restore's plan counts on WAL up to `through`.
 pub(super) fn prove_absence(
     ctx: &Ctx,
     destinations: &[Destination],
-    options: &GetOptions,
+    through: Option<Lsn>,
     name: &WalFileName,
-) -> Result<Got> {
+) -> Result<()> {
     if let WalFileName::Segment(segment) = name
-        && is_counted_on(destinations, options, *segment)?
+        && is_counted_on(destinations, through, *segment)?
     {
         let evidence = "the restore's plan counts on it".into();
         return Err(Error::Hole { name: name.to_string(), evidence });
@@ -39,10 +39,7 @@ pub(super) fn prove_absence(
             return Err(Error::Hole { name: name.to_string(), evidence });
         }
     }
-    if !has_any_wal(destinations)? {
-        return Err(Error::NoWal { name: name.to_string() });
-    }
-    Ok(Got::Absent)
+    if has_any_wal(destinations)? { Ok(()) } else { Err(Error::NoWal { name: name.to_string() }) }
 }
 
 /// Recovery from an archive begins with WAL that is in it. One without any is a new one in the place of
@@ -72,10 +69,10 @@ fn bounds(from: &Destination, segment: SegmentName) -> Option<(Lsn, Lsn)> {
 /// part of it as an ancestor's.
 fn is_counted_on(
     destinations: &[Destination],
-    options: &GetOptions,
+    through: Option<Lsn>,
     segment: SegmentName,
 ) -> Result<bool> {
-    let Some(through) = options.through else { return Ok(false) };
+    let Some(through) = through else { return Ok(false) };
     for from in destinations {
         let Some((begin, end)) = bounds(from, segment) else { continue };
         if begin >= through {

@@ -98,7 +98,10 @@ pub fn get(
     match doubt {
         Some(error) => Err(error),
         None if is_abandoned => Ok(Got::Absent),
-        None => prove_absence(ctx, destinations, options, &parsed),
+        None => {
+            prove_absence(ctx, destinations, options.through, &parsed)?;
+            Ok(Got::Absent)
+        }
     }
 }
 

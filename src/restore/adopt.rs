@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::conf_file::FILE_BYTES_MAX;
 use super::error::{Error, Result};
-use super::external::FILE_BYTES_MAX;
-use super::recovery::MARKER;
 use crate::base::{Ctx, Timestamp, durable};
 use crate::pg::{ControlFile, MajorVersion, isolation};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// In a restored directory that must not archive; `archive-push` refuses to run from it.
+pub(super) const MARKER: &str = "pgkeep_restored.json";
 
 /// What the marker says.
 #[derive(Debug, Clone, serde::Deserialize)]

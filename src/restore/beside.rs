@@ -1,16 +1,20 @@
-//! What a copy would share with its source, or do as its source, and no setting of ours prevents: told before
-//! it is made.
+//! What a copy would share with its source, or do as its source, and no setting of ours prevents; and what
+//! keeps a cluster from archiving that shall. Told before it is made.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use super::conf_file::{AUTO_CONF, CONF, FILE_BYTES_MAX};
 use super::error::Result;
-use super::external::{External, FILE_BYTES_MAX};
+use super::external::External;
 use super::options::{Archiving, Options};
-use super::recovery::{AUTO_CONF, CONF};
 use crate::pg::config_file::ConfigFile;
+use crate::pg::{MajorVersion, isolation};
 use crate::repo::OpenedBackup;
+
+/// How the server writes and reads that `archive_mode` is off.
+const OFF: [&str; 4] = ["off", "false", "no", "0"];
 
 /// Libraries whose background workers reach other servers, or change data by themselves, and have no
 /// setting that stops all of them.
@@ -28,6 +32,32 @@ pub(super) fn warnings(
     }
     let files = files(opened, external)?;
     Ok(about_log(&files).into_iter().chain(about_workers(libraries)).collect())
+}
+
+/// A warning where the configuration that the backup holds keeps a cluster from archiving that shall.
+pub(super) fn about_archive_mode(
+    options: &Options,
+    opened: &OpenedBackup,
+    major: MajorVersion,
+) -> Result<Option<String>> {
+    if options.archiving == Archiving::Off {
+        return Ok(None);
+    }
+    for (name, path) in [("postgresql.auto.conf", AUTO_CONF), ("postgresql.conf", CONF)] {
+        let Some(row) = opened.find_row(path)? else { continue };
+        let content = opened.read_whole(&row, FILE_BYTES_MAX)?;
+        let file = ConfigFile::parse(&isolation::without(&content, major).0);
+        if let Some(value) = file.find("archive_mode") {
+            let is_off = OFF.contains(&value.to_ascii_lowercase().as_str());
+            return Ok(is_off.then(|| {
+                format!(
+                    "{name} sets archive_mode = {value:?}: the restored cluster archives only when \
+                     that is changed"
+                )
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// The configuration files of the backup, those that win first.

@@ -7,9 +7,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::conf_file::{AUTO_CONF, CONF, FILE_BYTES_MAX, configuration};
 use super::error::Result;
-use super::external::{External, FILE_BYTES_MAX};
-use super::space::configuration;
+use super::external::External;
 use crate::pg::auth_file::Reference;
 use crate::pg::config_file::{ConfigFile, clean_path};
 use crate::repo::OpenedBackup;
@@ -39,10 +39,10 @@ pub(super) struct ServerFiles {
 impl ServerFiles {
     /// Reads them.
     pub(super) fn of(opened: &OpenedBackup, external: &External) -> Result<Self> {
-        let automatic = configuration(opened, b"postgresql.auto.conf")?.unwrap_or_default();
+        let automatic = configuration(opened, AUTO_CONF)?.unwrap_or_default();
         let named = PathBuf::from(&opened.manifest().summary.server.configuration.config_file);
         if !external.has(&named.display().to_string()) {
-            let main = configuration(opened, b"postgresql.conf")?;
+            let main = configuration(opened, CONF)?;
             let is_open = main.as_ref().is_some_and(|main| !main.includes.is_empty());
             return Ok(Self { automatic, main, included: Vec::new(), is_open });
         }

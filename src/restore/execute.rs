@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
 
+use super::adopt::MARKER;
 use super::aside;
+use super::conf_file::AUTO_CONF;
 use super::control::{CONTROL_PATH, control_content, control_file};
 use super::error::{Error, Result};
 use super::external;
@@ -22,7 +24,7 @@ use super::fetch::{Batch, Batcher, Scratch, write_batch};
 use super::in_progress::{Claim, make_place};
 use super::options::{Archiving, Options};
 use super::plan::Plan;
-use super::recovery::{AUTO_CONF, MARKER, marker, own_settings, settings, signal_file};
+use super::recovery::{marker, own_settings, settings, signal_file};
 use super::survey::{Ground, check, each_entry, is_mark, is_whole, shown, survey};
 use super::tree::{Attributes, Tree};
 use crate::base::{Ctx, Event, Stage, durable};

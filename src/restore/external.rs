@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::conf_file::FILE_BYTES_MAX;
 use super::directory::check_apart;
 use super::error::{Error, Result};
 use super::options::Options;
@@ -16,9 +17,6 @@ use crate::pg::auth_file::{Reference, references};
 use crate::pg::config_file::{ConfigFile, clean_path};
 use crate::repo::manifest::{Configuration, ServerRecord};
 use crate::repo::{OpenedBackup, Row};
-
-/// A configuration file is text that people write.
-pub(super) const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The backup's configuration files outside the data directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]

@@ -10,6 +10,7 @@ mod adopt;
 mod aside;
 mod beside;
 mod choose;
+mod conf_file;
 mod configured;
 mod control;
 mod directory;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::address::Address;
 use super::beside;
 use super::choose::Way;
+use super::conf_file::{CONF, configuration};
 use super::configured::ServerFiles;
 use super::control::control_file;
 use super::directory::tablespaces;
@@ -20,9 +21,8 @@ use super::options::{Archiving, Options};
 use super::raised::{Raised, raised};
 use super::reach::Archive;
 use super::reached::{Reached, minimal_text, reached};
-use super::recovery::{CONF, about_archive_mode};
 use super::replayed::Replayed;
-use super::space::{self, Space, configuration};
+use super::space::{self, Space};
 use super::survey::{Ground, Places, as_found, continued, ground};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
@@ -127,6 +127,15 @@ impl Plan {
     #[must_use]
     pub fn at_target(&self) -> Option<TargetAction> {
         (self.effective != Target::Latest).then_some(self.action)
+    }
+
+    pub(super) fn places(&self) -> Places<'_> {
+        let configuration = self.external.to.as_deref();
+        Places { data: &self.to, tablespaces: &self.tablespaces, configuration }
+    }
+
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted { choices: &self.choices, backup: &self.backup, timeline: self.timeline }
     }
 }
 
@@ -310,7 +319,7 @@ fn about_the_server(
     }
     warnings.extend(programs.warnings());
     warnings.extend(beside::warnings(options, opened, external, &programs.preload_libraries)?);
-    warnings.extend(about_archive_mode(options, opened, major)?);
+    warnings.extend(beside::about_archive_mode(options, opened, major)?);
     Ok(warnings)
 }
 

@@ -2,25 +2,13 @@
 //! file, `backup_label`, the marker of a copy.
 
 use super::error::{Error, Result};
-use super::external::FILE_BYTES_MAX;
 use super::options::{Archiving, Options};
 use super::plan::Plan;
 use super::shell;
 use crate::base::Ctx;
-use crate::pg::config_file::{self, ConfigFile};
+use crate::pg::config_file;
 use crate::pg::recovery::{RecoverySettings, TargetTimeline};
 use crate::pg::{MajorVersion, TimelineId, isolation};
-use crate::repo::OpenedBackup;
-
-/// The settings that `ALTER SYSTEM` writes, and those that people do.
-pub(super) const AUTO_CONF: &[u8] = b"postgresql.auto.conf";
-pub(super) const CONF: &[u8] = b"postgresql.conf";
-
-/// How the server writes and reads that `archive_mode` is off.
-const OFF: [&str; 4] = ["off", "false", "no", "0"];
-
-/// In a restored directory that must not archive; `archive-push` refuses to run from it.
-pub(super) const MARKER: &str = "pgkeep_restored.json";
 
 /// The backup's `postgresql.auto.conf` as a cluster that archives needs it: without what the restore of
 /// its source has written, where that was a copy.
@@ -29,32 +17,6 @@ pub(super) fn own_settings(plan: &Plan, options: &Options, content: Vec<u8>) -> 
         return Ok(content);
     }
     Ok(isolation::without(&content, major(plan)?).0)
-}
-
-/// A warning where the configuration that the backup holds keeps a cluster from archiving that shall.
-pub(super) fn about_archive_mode(
-    options: &Options,
-    opened: &OpenedBackup,
-    major: MajorVersion,
-) -> Result<Option<String>> {
-    if options.archiving == Archiving::Off {
-        return Ok(None);
-    }
-    for (name, path) in [("postgresql.auto.conf", AUTO_CONF), ("postgresql.conf", CONF)] {
-        let Some(row) = opened.find_row(path)? else { continue };
-        let content = opened.read_whole(&row, FILE_BYTES_MAX)?;
-        let file = ConfigFile::parse(&isolation::without(&content, major).0);
-        if let Some(value) = file.find("archive_mode") {
-            let is_off = OFF.contains(&value.to_ascii_lowercase().as_str());
-            return Ok(is_off.then(|| {
-                format!(
-                    "{name} sets archive_mode = {value:?}: the restored cluster archives only when \
-                     that is changed"
-                )
-            }));
-        }
-    }
-    Ok(None)
 }
 
 fn major(plan: &Plan) -> Result<MajorVersion> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
+use super::conf_file::{AUTO_CONF, CONF, configuration};
 use super::error::{Error, Result};
-use super::external::FILE_BYTES_MAX;
 use super::options::Options;
 use crate::base::{ByteSize, Ctx};
 use crate::pg::config_file::ConfigFile;
@@ -139,8 +139,8 @@ fn tablespace_of(path: &[u8]) -> Option<u32> {
 /// `max_wal_size` as far as the files in the backup tell: a file that includes others, or one that
 /// lies outside, leaves it unknown.
 fn max_wal_size(opened: &OpenedBackup) -> Result<Option<u64>> {
-    let automatic = configuration(opened, b"postgresql.auto.conf")?.unwrap_or_default();
-    let file = configuration(opened, b"postgresql.conf")?;
+    let automatic = configuration(opened, AUTO_CONF)?.unwrap_or_default();
+    let file = configuration(opened, CONF)?;
     Ok(size_in(&automatic, file.as_ref()))
 }
 
@@ -170,12 +170,6 @@ fn megabytes(value: &str) -> Option<u64> {
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(factor)
-}
-
-/// A configuration file of the backup, read; nothing where it lies outside the data directory.
-pub(super) fn configuration(opened: &OpenedBackup, path: &[u8]) -> Result<Option<ConfigFile>> {
-    let Some(row) = opened.find_row(path)? else { return Ok(None) };
-    Ok(Some(ConfigFile::parse(&opened.read_whole(&row, FILE_BYTES_MAX)?)))
 }
 
 #[cfg(test)]

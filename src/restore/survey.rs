@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Advice;
 
 use super::TimelineChoice;
+use super::adopt::MARKER;
 use super::aside;
 use super::control::control_file;
 use super::error::{Error, Result};
 use super::in_progress::{self, Choices, Content, IN_PROGRESS, Mark, Wanted};
 use super::options::{Archiving, Options};
-use super::plan::Plan;
-use super::recovery::MARKER;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::TimelineId;
 use crate::repo::{OpenedBackup, Row, Summary};
@@ -139,17 +138,6 @@ pub(super) fn as_found(options: &Options, ground: &Ground) -> Options {
         options.archiving = if is_copy { Archiving::Off } else { Archiving::On };
     }
     options
-}
-
-impl Plan {
-    pub(super) fn places(&self) -> Places<'_> {
-        let configuration = self.external.to.as_deref();
-        Places { data: &self.to, tablespaces: &self.tablespaces, configuration }
-    }
-
-    pub(super) fn wanted(&self) -> Wanted<'_> {
-        Wanted { choices: &self.choices, backup: &self.backup, timeline: self.timeline }
-    }
 }
 
 /// Refuses what is in the way; the data directory's mark, where this restore may go on from it.
