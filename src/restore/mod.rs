@@ -8,6 +8,7 @@
 mod address;
 mod adopt;
 mod aside;
+mod asked;
 mod beside;
 mod choose;
 mod conf_file;

@@ -4,11 +4,12 @@
 //! What was looked at and turns out to be of no use (a segment that cannot be read, a record that recovery
 //! does not pass) shortens the archive, and all is asked again.
 
+use super::asked::{Asked, all_windows};
 use super::choose::{Way, choose, timeline_of};
 use super::elsewhere::Elsewhere;
 use super::error::{Error, Result};
 use super::lost::{self, Lost};
-use super::nearest::{Asked, Hole, all_windows};
+use super::nearest::Hole;
 use super::options::Options;
 use super::reach::Archive;
 use super::replayed::Replayed;
