@@ -17,13 +17,13 @@ mod key_cache;
 pub mod layout;
 mod location;
 pub mod manifest;
+mod minimal;
 mod opened;
 mod pack_writer;
 pub mod records;
 mod repository;
 pub mod sealed;
 mod text;
-mod unusable;
 mod wal_object;
 mod window;
 

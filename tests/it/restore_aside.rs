@@ -12,17 +12,24 @@ use crate::restore_live::{Site, files};
 use crate::support::run::{DEADLINE, run, start, wait_until};
 use crate::support::{ScratchDir, Server, Stop, TestCluster};
 
-/// What is in the way is moved aside whole, with its tablespaces; where a server runs, or where the
-/// move would hurt somebody, it is refused.
-#[test]
-fn f058_f065_f066_rename_old_moves_aside_and_deletes_nothing() {
-    let Some(server) = Server::main() else { return };
-    let site = Site::new(&server);
+/// A site whose backup has a tablespace, with a row in it; the folder that holds the tablespace, and it.
+fn with_tablespace(server: &Server) -> (Site, ScratchDir, PathBuf) {
+    let site = Site::new(server);
     let source = ScratchDir::new("tablespace");
     let one = source.create_dir("one");
     site.cluster.psql(&format!("create tablespace one location '{}'", one.display()));
     site.cluster.psql("create table in_one tablespace one as select 1 as n");
     site.config.run(["backup"]).assert_ok();
+    site.cluster.archive_now();
+    (site, source, one)
+}
+
+/// What is in the way is moved aside whole, with its tablespaces; where a server runs, or where the
+/// move would hurt somebody, it is refused.
+#[test]
+fn f058_f065_f066_rename_old_moves_aside_and_deletes_nothing() {
+    let Some(server) = Server::main() else { return };
+    let (site, _source, one) = with_tablespace(&server);
     site.cluster.psql("update in_one set n = 2");
     site.cluster.archive_now();
     let map = format!("{}={}", one.display(), site.to("one").display());
@@ -107,13 +114,7 @@ fn interrupted(site: &Site, name: &str, args: &[&str]) {
 #[test]
 fn d20261124_rename_old_goes_on_with_what_it_began() {
     let Some(server) = Server::main() else { return };
-    let site = Site::new(&server);
-    let source = ScratchDir::new("tablespace");
-    let one = source.create_dir("one");
-    site.cluster.psql(&format!("create tablespace one location '{}'", one.display()));
-    site.cluster.psql("create table in_one tablespace one as select 1 as n");
-    site.config.run(["backup"]).assert_ok();
-    site.cluster.archive_now();
+    let (site, _source, one) = with_tablespace(&server);
     let map = format!("{}={}", one.display(), site.to("one").display());
     let args = ["--rename-old", "--tablespace", &map];
     let (old, _) = site.restored("copy", &args);
@@ -140,20 +141,13 @@ fn d20261124_rename_old_goes_on_with_what_it_began() {
 #[test]
 fn d20261124_a_tablespace_s_path_alone_does_not_make_it_the_cluster_s_own() {
     let Some(server) = Server::main() else { return };
-    let site = Site::new(&server);
-    let source = ScratchDir::new("tablespace");
-    let one = source.create_dir("one");
-    let create = format!("create tablespace one location '{}'", one.display());
-    site.cluster.psql(&create);
-    site.cluster.psql("create table in_one tablespace one as select 1 as n");
-    site.config.run(["backup"]).assert_ok();
-    site.cluster.archive_now();
+    let (site, source, one) = with_tablespace(&server);
     site.cluster.stop(Stop::Fast);
     fs::remove_dir_all(site.cluster.data_dir()).unwrap();
     fs::remove_dir_all(&one).unwrap();
     source.create_dir("one");
     let other = TestCluster::create(&server).start();
-    other.psql(&create);
+    other.psql(&format!("create tablespace one location '{}'", one.display()));
     other.psql("create table in_one tablespace one as select 7 as n");
     other.stop(Stop::Fast);
     let before = files(&one);
@@ -222,13 +216,8 @@ fn f058_locations_with_one_beginning_and_links_to_links_are_kept_apart() {
 #[test]
 fn f074_owners_come_back() {
     let Some(server) = Server::main() else { return };
-    let site = Site::new(&server);
-    let source = ScratchDir::new("tablespace");
-    let (one, new_one) = (source.create_dir("one"), site.to("one"));
-    site.cluster.psql(&format!("create tablespace one location '{}'", one.display()));
-    site.cluster.psql("create table in_one tablespace one as select 1 as n");
-    site.config.run(["backup"]).assert_ok();
-    site.cluster.archive_now();
+    let (site, _source, one) = with_tablespace(&server);
+    let new_one = site.to("one");
     // As whoever runs the tests: root, or the server's own user.
     let mut command = Command::new(site.cluster.scratch().pgkeep_binary());
     command.arg("--config").arg(site.config.path()).args(["restore", "--yes", "--tablespace"]);
@@ -255,13 +244,7 @@ fn f074_owners_come_back() {
 #[test]
 fn d20261124_the_server_gets_through_parents_that_a_restore_made() {
     let Some(server) = Server::main() else { return };
-    let site = Site::new(&server);
-    let source = ScratchDir::new("tablespace");
-    let one = source.create_dir("one");
-    site.cluster.psql(&format!("create tablespace one location '{}'", one.display()));
-    site.cluster.psql("create table in_one tablespace one as select 1 as n");
-    site.config.run(["backup"]).assert_ok();
-    site.cluster.archive_now();
+    let (site, _source, one) = with_tablespace(&server);
     let (to, new_one) = (site.to("new/disk/data"), site.to("other/disk/one"));
     let mut command = Command::new(site.cluster.scratch().pgkeep_binary());
     command.arg("--config").arg(site.config.path()).args(["restore", "--yes", "--tablespace"]);
