@@ -145,6 +145,18 @@ mod tests {
         assert_eq!(block(MajorVersion::V14), expected);
     }
 
+    /// Who reads a backup without pgkeep writes them by hand.
+    #[test]
+    fn d20261124_the_document_names_every_setting_of_a_copy() {
+        let document = include_str!("../../docs/format.md");
+        for major in [MajorVersion::V14, MajorVersion::V15, MajorVersion::V18] {
+            for (name, value) in settings(major) {
+                let line = config_file::render(name, &value).unwrap();
+                assert!(document.contains(line.trim_end()), "{major}: {line}");
+            }
+        }
+    }
+
     #[test]
     fn what_isolates_goes_and_the_rest_stays() {
         let major = MajorVersion::V15;
