@@ -35,5 +35,7 @@ mod restore_aside;
 mod restore_crash;
 mod restore_live;
 mod restore_order;
+mod s3_server;
+mod s3_server_faults;
 mod standby_live;
 mod support;

@@ -1,0 +1,139 @@
+//! Lists, and what is told of the bucket itself.
+
+use s3s::dto::*;
+use s3s::{S3Request, S3Response, S3Result, s3_error};
+
+use super::bucket::Listed;
+use super::service::Service;
+
+const KEYS_MAX: i32 = 1000;
+
+/// Given with a request, a list shows what was there so many lists ago.
+#[derive(Clone, Copy)]
+pub struct StaleBy(pub u64);
+
+pub async fn list_objects_v2(
+    service: &Service,
+    request: S3Request<ListObjectsV2Input>,
+) -> S3Result<S3Response<ListObjectsV2Output>> {
+    let stale_by = request.extensions.get::<StaleBy>().map_or(0, |stale| stale.0);
+    let input = request.input;
+    if input.delimiter.is_some() {
+        return Err(s3_error!(NotImplemented, "lists by delimiter"));
+    }
+    let asked = input.max_keys.unwrap_or(KEYS_MAX).clamp(0, KEYS_MAX);
+    let prefix = input.prefix.clone().unwrap_or_default();
+    let token = input.continuation_token.as_deref().map(key_of_token).transpose()?;
+    let after = token.or(input.start_after.clone()).unwrap_or_default();
+    let mut bucket = service.bucket();
+    let stale_by = stale_by.max(bucket.rules.stale_lists);
+    let keys_max = usize::try_from(asked).unwrap_or(0);
+    let page = bucket.list(&prefix, &after, keys_max, stale_by);
+    let last = page.objects.last().map(|(key, _)| token_of_key(key));
+    Ok(S3Response::new(ListObjectsV2Output {
+        name: Some(input.bucket),
+        prefix: Some(prefix),
+        max_keys: Some(asked),
+        key_count: i32::try_from(page.objects.len()).ok(),
+        continuation_token: input.continuation_token,
+        start_after: input.start_after,
+        is_truncated: Some(page.is_truncated),
+        next_continuation_token: last.filter(|_| page.is_truncated),
+        contents: Some(page.objects.into_iter().map(object_of).collect()),
+        ..Default::default()
+    }))
+}
+
+fn object_of((key, listed): (String, Listed)) -> Object {
+    Object {
+        key: Some(key),
+        e_tag: Some(ETag::Strong(listed.etag)),
+        size: i64::try_from(listed.size).ok(),
+        last_modified: Some(listed.modified.into()),
+        storage_class: Some(listed.storage_class.into()),
+        ..Default::default()
+    }
+}
+
+/// A token is opaque: who takes it for a key is told so by the first test.
+fn token_of_key(key: &str) -> String {
+    key.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn key_of_token(token: &str) -> S3Result<String> {
+    let invalid = || s3_error!(InvalidArgument, "the continuation token is not one of ours");
+    let digits = token.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.map(byte).collect();
+    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(invalid)
+}
+
+/// All at once: no test has more versions than fit in a page.
+pub async fn list_object_versions(
+    service: &Service,
+    request: S3Request<ListObjectVersionsInput>,
+) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+    let input = request.input;
+    let prefix = input.prefix.clone().unwrap_or_default();
+    let (mut versions, mut delete_markers) = (Vec::new(), Vec::new());
+    let bucket = service.bucket();
+    for (key, version, is_latest) in bucket.versions().filter(|(key, ..)| key.starts_with(&prefix))
+    {
+        let (key, version_id) = (Some(key.clone()), Some(version.id.clone()));
+        let (is_latest, last_modified) = (Some(is_latest), Some(version.modified.into()));
+        match &version.object {
+            Some(object) => versions.push(ObjectVersion {
+                e_tag: Some(object.dto_etag()),
+                size: i64::try_from(object.body.len()).ok(),
+                storage_class: Some(object.storage_class.clone().into()),
+                key,
+                version_id,
+                is_latest,
+                last_modified,
+                ..Default::default()
+            }),
+            None => delete_markers.push(DeleteMarkerEntry {
+                key,
+                version_id,
+                is_latest,
+                last_modified,
+                ..Default::default()
+            }),
+        }
+    }
+    Ok(S3Response::new(ListObjectVersionsOutput {
+        name: Some(input.bucket),
+        prefix: Some(prefix),
+        is_truncated: Some(false),
+        versions: Some(versions),
+        delete_markers: Some(delete_markers),
+        ..Default::default()
+    }))
+}
+
+pub async fn head_bucket(
+    service: &Service,
+    _request: S3Request<HeadBucketInput>,
+) -> S3Result<S3Response<HeadBucketOutput>> {
+    let bucket_region = Some(service.region.clone());
+    Ok(S3Response::new(HeadBucketOutput { bucket_region, ..Default::default() }))
+}
+
+pub async fn get_bucket_location(
+    service: &Service,
+    _request: S3Request<GetBucketLocationInput>,
+) -> S3Result<S3Response<GetBucketLocationOutput>> {
+    let region = service.region.clone();
+    let named = (region != "us-east-1").then_some(region);
+    let location_constraint = named.map(BucketLocationConstraint::from);
+    Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
+}
+
+pub async fn get_bucket_versioning(
+    service: &Service,
+    _request: S3Request<GetBucketVersioningInput>,
+) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+    let enabled = BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED);
+    let status = service.bucket().rules.is_versioned.then_some(enabled);
+    Ok(S3Response::new(GetBucketVersioningOutput { status, ..Default::default() }))
+}

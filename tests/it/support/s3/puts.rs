@@ -1,0 +1,166 @@
+//! Storing: puts, copies, tags.
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use percent_encoding::percent_decode_str;
+use s3s::dto::*;
+use s3s::{S3Request, S3Response, S3Result, s3_error};
+
+use super::checksum::{self, set_sums, sums_of};
+use super::object::{Object, STANDARD, Thaw};
+use super::service::Service;
+use super::{locks, refusals};
+
+/// A declared length is a client's word: no more than this is set aside for it.
+const RESERVED_BYTES_MAX: i64 = 64 << 20;
+
+pub async fn put_object(
+    service: &Service,
+    mut request: S3Request<PutObjectInput>,
+) -> S3Result<S3Response<PutObjectOutput>> {
+    let input = &mut request.input;
+    let body = whole_body(input.body.take(), input.content_length).await?;
+    let mut sums = sums_of!(input);
+    checksum::add_trailers(&mut sums, request.trailing_headers.as_ref());
+    let has_digest = input.content_md5.is_some() || !checksum::declared(&sums).is_empty();
+    let sums = checksum::verified(&body, sums, input.content_md5.as_deref())?;
+
+    let mut object = Object::new(body);
+    object.sums = sums;
+    object.metadata = input.metadata.take().unwrap_or_default();
+    object.content_type = input.content_type.take();
+    object.storage_class = storage_class(input.storage_class.as_ref());
+    object.tags = tags_of_header(input.tagging.as_deref());
+
+    let mut bucket = service.bucket();
+    let mode = input.object_lock_mode.as_ref().map(ObjectLockMode::as_str);
+    object.retention = locks::of_put(&bucket, mode, input.object_lock_retain_until_date.take())?;
+    if mode.is_some() && !has_digest {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Content-MD5 or x-amz-checksum- is required for puts with object lock parameters"
+        ));
+    }
+    if input.if_none_match.is_some() {
+        bucket.check_absent(&input.key)?;
+    }
+    check_if_match(bucket.current(&input.key), input.if_match.as_ref())?;
+    let mut output = PutObjectOutput { e_tag: Some(object.dto_etag()), ..Default::default() };
+    set_sums!(output, &object.sums);
+    output.version_id = bucket.put(&input.key, object);
+    Ok(S3Response::new(output))
+}
+
+pub async fn copy_object(
+    service: &Service,
+    mut request: S3Request<CopyObjectInput>,
+) -> S3Result<S3Response<CopyObjectOutput>> {
+    let is_conditional = request.headers.contains_key("if-none-match");
+    let who = request.credentials.as_ref();
+    let input = &mut request.input;
+    let CopySource::Bucket { bucket: source_bucket, key: source_key, version_id } =
+        &input.copy_source
+    else {
+        return Err(s3_error!(NotImplemented, "copies come from buckets"));
+    };
+    service.check_bucket(source_bucket)?;
+    service.check_allowed(who, "s3:GetObject", source_key)?;
+
+    let mut bucket = service.bucket();
+    let (_, source) = bucket
+        .find(source_key, version_id.as_deref())
+        .map_err(|error| service.hide_absence(who, source_key, error))?;
+    if !source.is_readable(bucket.now()) {
+        return Err(refusals::not_active_tier());
+    }
+    let replaces = directive(input.metadata_directive.as_ref()) == MetadataDirective::REPLACE;
+    let same_key = **source_key == *input.key && version_id.is_none();
+    if same_key && !replaces && input.storage_class.is_none() {
+        return Err(s3_error!(InvalidRequest, "a copy to itself that changes nothing"));
+    }
+    let mut object = source.clone();
+    object.thaw = Thaw::Frozen;
+    object.storage_class = storage_class(input.storage_class.as_ref());
+    if replaces {
+        object.metadata = input.metadata.take().unwrap_or_default();
+        object.content_type = input.content_type.take();
+    }
+    let tagging = input.tagging_directive.as_ref().map(TaggingDirective::as_str);
+    if tagging == Some(TaggingDirective::REPLACE) {
+        object.tags = tags_of_header(input.tagging.as_deref());
+    }
+    let mode = input.object_lock_mode.as_ref().map(ObjectLockMode::as_str);
+    object.retention = locks::of_put(&bucket, mode, input.object_lock_retain_until_date.take())?;
+    if is_conditional {
+        bucket.check_absent(&input.key)?;
+    }
+    let mut result = CopyObjectResult {
+        e_tag: Some(object.dto_etag()),
+        last_modified: Some(bucket.now().into()),
+        ..Default::default()
+    };
+    set_sums!(result, &object.sums);
+    let version_id = bucket.put(&input.key, object);
+    let copy_object_result = Some(result);
+    Ok(S3Response::new(CopyObjectOutput { copy_object_result, version_id, ..Default::default() }))
+}
+
+pub async fn put_object_tagging(
+    service: &Service,
+    request: S3Request<PutObjectTaggingInput>,
+) -> S3Result<S3Response<PutObjectTaggingOutput>> {
+    let input = request.input;
+    let mut bucket = service.bucket();
+    let object = bucket.find_mut(&input.key, input.version_id.as_deref())?;
+    let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
+    let tags: Vec<_> = input.tagging.tag_set.into_iter().map(pair).collect();
+    if tags.len() > 10 {
+        return Err(refusals::refusal(
+            http::StatusCode::BAD_REQUEST,
+            "BadRequest",
+            "an object has at most ten tags",
+        ));
+    }
+    object.tags = tags;
+    Ok(S3Response::new(PutObjectTaggingOutput { version_id: input.version_id }))
+}
+
+/// The body to its end; an end before its length is an error, and nothing is stored.
+pub async fn whole_body(body: Option<StreamingBlob>, length: Option<i64>) -> S3Result<Bytes> {
+    let reserved = usize::try_from(length.unwrap_or(0).min(RESERVED_BYTES_MAX)).unwrap_or(0);
+    let mut whole = BytesMut::with_capacity(reserved);
+    let Some(mut body) = body else { return Ok(Bytes::new()) };
+    while let Some(chunk) = body.next().await {
+        // A body that ends early, or is not what was signed.
+        let chunk = chunk.map_err(|error| s3_error!(IncompleteBody, "{error}"))?;
+        whole.extend_from_slice(&chunk);
+    }
+    match length {
+        Some(length) if usize::try_from(length) != Ok(whole.len()) => {
+            Err(s3_error!(IncompleteBody, "{} bytes of {length}", whole.len()))
+        }
+        _ => Ok(whole.freeze()),
+    }
+}
+
+pub fn storage_class(asked: Option<&StorageClass>) -> String {
+    asked.map_or(STANDARD, StorageClass::as_str).to_owned()
+}
+
+pub fn tags_of_header(header: Option<&str>) -> Vec<(String, String)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let pairs = header.unwrap_or("").split('&').filter(|pair| !pair.is_empty());
+    let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.map(|(key, value)| (decoded(key), decoded(value))).collect()
+}
+
+fn directive(directive: Option<&MetadataDirective>) -> &str {
+    directive.map_or(MetadataDirective::COPY, MetadataDirective::as_str)
+}
+
+fn check_if_match(current: Option<&Object>, condition: Option<&IfMatch>) -> S3Result<()> {
+    let Some(condition) = condition else { return Ok(()) };
+    let Some(current) = current else { return Err(s3_error!(NoSuchKey)) };
+    let is_met = condition.as_etag().is_none_or(|etag| etag.value() == current.etag);
+    if is_met { Ok(()) } else { Err(refusals::precondition_failed()) }
+}
