@@ -4,6 +4,9 @@
 
 use super::ObjectKey;
 
+/// What a service, or the way to it, said.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a store refused or failed. A variant is what a caller branches on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,6 +60,75 @@ pub enum Error {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// A service refused, now and in every later attempt with the same rights.
+    #[error("{operation} {key}: {action} on {resource} was refused ({source})")]
+    Forbidden {
+        /// What was tried.
+        operation: &'static str,
+        /// On which object (or prefix).
+        key: String,
+        /// What a policy would have to allow.
+        action: &'static str,
+        /// On what.
+        resource: String,
+        /// What the service said.
+        #[source]
+        source: Cause,
+    },
+    /// There are no credentials, or the service does not accept them.
+    #[error("{location}: the credentials do not do: {source}")]
+    Credentials {
+        /// The store.
+        location: String,
+        /// What was said.
+        #[source]
+        source: Cause,
+    },
+    /// This host's clock and the service's are too far apart for a signature.
+    #[error("{location}: this host's clock is {seconds} s {side} the service's")]
+    Clock {
+        /// The store.
+        location: String,
+        /// How far.
+        seconds: u64,
+        /// `ahead of` or `behind`.
+        side: &'static str,
+    },
+    /// The bucket is in another region.
+    #[error("{location}: the bucket is in {found}, not in {wanted}")]
+    Region {
+        /// The store.
+        location: String,
+        /// The region that was meant.
+        wanted: String,
+        /// The region that the service named, or `another region`.
+        found: String,
+    },
+    /// The object is in a storage class that cannot be read at once.
+    #[error("{key}: the object is in cold storage")]
+    Cold {
+        /// The object.
+        key: ObjectKey,
+    },
+    /// The service does not know what was asked of it.
+    #[error("{operation} {key}: the service cannot do this ({source})")]
+    Unsupported {
+        /// What was tried.
+        operation: &'static str,
+        /// On which object (or prefix).
+        key: String,
+        /// What it said.
+        #[source]
+        source: Cause,
+    },
+    /// The work was stopped because somebody asked it to.
+    #[error("{operation} {key}: interrupted")]
+    Cancelled {
+        /// What was under way.
+        operation: &'static str,
+        /// On which object (or prefix).
+        key: String,
     },
     /// Everything else: whether the operation took effect is unknown.
     #[error("{operation} {key}: {source}")]

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result};
+use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
 
 type Objects = BTreeMap<String, Arc<Vec<u8>>>;
 
@@ -76,6 +76,18 @@ fn index(offset: u64) -> usize {
 impl ObjectStore for MemoryStore {
     fn location(&self) -> String {
         "memory".to_owned()
+    }
+
+    fn must_be_tried(&self) -> bool {
+        false
+    }
+
+    fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        Ok(Vec::new())
+    }
+
+    fn discard(&self, _unfinished: &Unfinished) -> Result<()> {
+        Ok(())
     }
 
     fn put(&self, key: &ObjectKey, body: &[u8]) -> Result<()> {

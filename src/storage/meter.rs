@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result};
+use super::{ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
 
 /// How many calls of each kind, and how many bytes they carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -109,6 +109,10 @@ impl<S: ObjectStore> ObjectStore for MeteredStore<S> {
         self.inner.location()
     }
 
+    fn must_be_tried(&self) -> bool {
+        self.inner.must_be_tried()
+    }
+
     fn put(&self, key: &ObjectKey, body: &[u8]) -> Result<()> {
         self.meter.count(|requests| requests.put += 1);
         self.meter.written(self.inner.put(key, body), body)
@@ -167,6 +171,16 @@ impl<S: ObjectStore> ObjectStore for MeteredStore<S> {
             requests.delete_many_keys += keys.len() as u64;
         });
         self.inner.delete_many(keys)
+    }
+
+    fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.meter.count(|requests| requests.list += 1);
+        self.inner.unfinished()
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        self.meter.count(|requests| requests.delete += 1);
+        self.inner.discard(unfinished)
     }
 }
 

@@ -14,18 +14,25 @@ pub mod key;
 pub mod local;
 pub mod memory;
 pub mod meter;
+pub mod pace;
 pub mod readonly;
+pub mod retry;
+pub mod s3;
 mod shared;
 
 use std::fmt::Debug;
 
-pub use error::{Error, Result};
+use crate::base::Timestamp;
+
+pub use error::{Cause, Error, Result};
 pub use faulty::FaultyStore;
 pub use key::{InvalidKey, ObjectKey};
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use meter::MeteredStore;
 pub use readonly::ReadOnlyStore;
+pub use retry::RetryPolicy;
+pub use s3::{S3Options, S3Store};
 
 /// What a store says about one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +41,17 @@ pub struct ObjectMeta {
     pub key: ObjectKey,
     /// Its length in bytes.
     pub size: u64,
+}
+
+/// An object that was begun and neither finished nor given up: what a killed process leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The name that it would have had.
+    pub name: String,
+    /// What tells it from others of that name.
+    pub id: String,
+    /// When it was begun, by the store's clock.
+    pub begun: Timestamp,
 }
 
 /// A place that holds objects.
@@ -56,6 +74,12 @@ pub struct ObjectMeta {
 pub trait ObjectStore: Send + Sync + Debug {
     /// Where this store is, for messages; holds no secrets.
     fn location(&self) -> String;
+
+    /// Whether put-if-absent has to be tried before anything rests on it: behind a protocol, a server may
+    /// accept the condition and ignore it.
+    fn must_be_tried(&self) -> bool {
+        false
+    }
 
     /// Stores a whole object and replaces what was there. For names that are unique by their
     /// making.
@@ -126,6 +150,23 @@ pub trait ObjectStore: Send + Sync + Debug {
     fn delete_many(&self, keys: &[ObjectKey]) -> Result<()> {
         keys.iter().try_for_each(|key| self.delete(key))
     }
+
+    /// What writers left that were killed, or are at work: only its age tells.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::list`].
+    fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        Ok(Vec::new())
+    }
+
+    /// Removes what a killed writer left; what is gone is success. A writer that is still at work fails.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::delete`].
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        let _ = unfinished;
+        Ok(())
+    }
 }
 
 /// An object being written. Dropping it without [`ObjectWriter::finish`] leaves nothing behind.
@@ -159,4 +200,15 @@ pub fn list_all(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<ObjectMeta>
             return Ok(found);
         }
     }
+}
+
+/// Removes what killed writers left before `older_than`, and tells how much that was.
+///
+/// # Errors
+/// As [`ObjectStore::unfinished`] and [`ObjectStore::discard`].
+pub fn sweep_unfinished(store: &dyn ObjectStore, older_than: Timestamp) -> Result<usize> {
+    let mut old = store.unfinished()?;
+    old.retain(|each| each.begun < older_than);
+    old.iter().try_for_each(|each| store.discard(each))?;
+    Ok(old.len())
 }

@@ -2,7 +2,7 @@
 //!
 //! It protects against our own mistakes, not against other writers of the same store.
 
-use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result};
+use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
 
 /// A store whose mutating calls all fail with [`Error::ReadOnly`] and never reach the inner store.
 #[derive(Debug, Clone)]
@@ -23,6 +23,10 @@ fn refused<T>(operation: &'static str, key: &ObjectKey) -> Result<T> {
 impl<S: ObjectStore> ObjectStore for ReadOnlyStore<S> {
     fn location(&self) -> String {
         self.0.location()
+    }
+
+    fn must_be_tried(&self) -> bool {
+        self.0.must_be_tried()
     }
 
     fn put(&self, key: &ObjectKey, _body: &[u8]) -> Result<()> {
@@ -64,6 +68,18 @@ impl<S: ObjectStore> ObjectStore for ReadOnlyStore<S> {
     // To remove nothing changes nothing: there is no name to refuse.
     fn delete_many(&self, keys: &[ObjectKey]) -> Result<()> {
         keys.first().map_or(Ok(()), |key| refused("delete", key))
+    }
+
+    fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.0.unfinished()
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        match ObjectKey::new(&unfinished.name) {
+            Ok(key) => refused("discard", &key),
+            // Not ours to begin with.
+            Err(_) => Ok(()),
+        }
     }
 }
 

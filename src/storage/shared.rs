@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result};
+use super::{ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
 
 macro_rules! forward {
     ($pointer:ident) => {
@@ -10,6 +10,9 @@ macro_rules! forward {
         impl<S: ObjectStore + ?Sized> ObjectStore for $pointer<S> {
             fn location(&self) -> String {
                 (**self).location()
+            }
+            fn must_be_tried(&self) -> bool {
+                (**self).must_be_tried()
             }
             fn put(&self, key: &ObjectKey, body: &[u8]) -> Result<()> {
                 (**self).put(key, body)
@@ -50,6 +53,12 @@ macro_rules! forward {
             }
             fn delete_many(&self, keys: &[ObjectKey]) -> Result<()> {
                 (**self).delete_many(keys)
+            }
+            fn unfinished(&self) -> Result<Vec<Unfinished>> {
+                (**self).unfinished()
+            }
+            fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+                (**self).discard(unfinished)
             }
         }
     };

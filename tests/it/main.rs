@@ -37,5 +37,6 @@ mod restore_live;
 mod restore_order;
 mod s3_server;
 mod s3_server_faults;
+mod s3_store;
 mod standby_live;
 mod support;

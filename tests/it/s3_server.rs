@@ -11,8 +11,13 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, Delete,
     GlacierJobParameters, MetadataDirective, ObjectIdentifier, ObjectLockMode, ObjectLockRetention,
-    ObjectLockRetentionMode, RestoreRequest, StorageClass, Tag, Tagging, Tier,
+    ObjectLockRetentionMode, OptionalObjectAttributes, RestoreRequest, StorageClass, Tag, Tagging,
+    Tier,
 };
+
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::StreamBody;
 
 use crate::support::TestS3;
 
@@ -92,12 +97,33 @@ async fn eight_conditional_puts_have_one_winner() {
     client.delete_object().bucket(BUCKET).key("k").send().await.unwrap();
     put(&client, "k", "again").if_none_match("*").send().await.unwrap();
 
+    let by_etag = put(&client, "k", "new").if_none_match("\"etag\"").send().await;
+    assert_eq!(refused(by_etag), says(501, "NotImplemented"));
+
     let lax = TestS3::builder().ignores_conditions().start();
     let client = lax.client();
     for no in 0..8 {
         put(&client, "k", &no.to_string()).if_none_match("*").send().await.unwrap();
     }
     assert_eq!(lax.body("k").unwrap(), "7");
+}
+
+#[tokio::test]
+async fn etags_tell_one_content_from_another() {
+    let s3 = TestS3::start();
+    let client = s3.client();
+    let first = put(&client, "k", "1").send().await.unwrap().e_tag.unwrap();
+    let second = put(&client, "k", "2").if_match(&first).send().await.unwrap().e_tag.unwrap();
+    let failed = says(412, "PreconditionFailed");
+    assert_eq!(refused(put(&client, "k", "3").if_match(&first).send().await), failed);
+    assert_eq!(refused(get(&client, "k").if_match(&first).send().await), failed);
+    assert_eq!(refused(get(&client, "k").if_none_match(&second).send().await).0, 304);
+    assert_eq!(text_of(get(&client, "k").if_match(&second)).await, "2");
+    let delete = |etag: &str| client.delete_object().bucket(BUCKET).key("k").if_match(etag).send();
+    assert_eq!(refused(delete(&first).await), failed);
+    delete(&second).await.unwrap();
+    let gone = put(&client, "k", "3").if_match(&second).send().await;
+    assert_eq!(refused(gone), says(404, "NoSuchKey"));
 }
 
 #[tokio::test]
@@ -183,6 +209,56 @@ async fn checksums_are_verified_kept_and_told() {
     s3.damage("k", |body| body[0] ^= 1);
     let damaged = get(&client, "k").checksum_mode(ChecksumMode::Enabled).send().await.unwrap();
     assert!(damaged.body.collect().await.is_err(), "the client holds the body to its checksum");
+}
+
+/// A body whose length is known and whose bytes are not, so that its checksum comes behind it.
+fn streamed(pieces: Vec<Result<&'static str, std::io::Error>>, length: usize) -> ByteStream {
+    let pieces = pieces.into_iter().map(|piece| piece.map(|text| Frame::data(Bytes::from(text))));
+    let body = StreamBody::new(futures::stream::iter(pieces));
+    ByteStream::from_body_1_x(Measured { body: Box::pin(body), length })
+}
+
+#[tokio::test]
+async fn streamed_bodies_carry_their_checksum_behind_them() {
+    let s3 = TestS3::start();
+    let client = s3.client();
+    let put = || {
+        let put = client.put_object().bucket(BUCKET).key("k");
+        put.checksum_algorithm(ChecksumAlgorithm::Crc32C)
+    };
+    put().body(streamed(vec![Ok("0123"), Ok("456789")], 10)).send().await.unwrap();
+    let told = get(&client, "k").checksum_mode(ChecksumMode::Enabled).send().await.unwrap();
+    assert!(told.checksum_crc32_c().is_some());
+    assert!(s3.bytes().0 > 10, "in chunks, with a trailer");
+    assert_eq!(s3.body("k").unwrap(), "0123456789");
+    s3.lose("k");
+    let lost = Err(std::io::Error::other("the client dies"));
+    assert!(put().body(streamed(vec![Ok("0123"), lost], 10)).send().await.is_err());
+    assert!(s3.keys().is_empty());
+    put().body(streamed(vec![Ok("x")], 1)).send().await.unwrap();
+    assert_eq!(s3.keys(), ["k"]);
+}
+
+/// What a stream of frames lacks: how long it will be.
+struct Measured<B> {
+    body: std::pin::Pin<Box<B>>,
+    length: usize,
+}
+
+impl<B: http_body::Body> http_body::Body for Measured<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.body.as_mut().poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.length as u64)
+    }
 }
 
 #[tokio::test]
@@ -315,6 +391,11 @@ async fn archived_objects_thaw_when_the_test_says_so() {
     assert_eq!(header().await, None);
     restore(Tier::Bulk).await.unwrap();
     assert_eq!(header().await.unwrap(), "ongoing-request=\"true\"");
+    let list = client.list_objects_v2().bucket(BUCKET);
+    let list = list.optional_object_attributes(OptionalObjectAttributes::RestoreStatus);
+    let list = list.send().await.unwrap();
+    let status = list.contents()[0].restore_status().unwrap();
+    assert_eq!(status.is_restore_in_progress(), Some(true));
     assert_eq!(refused(restore(Tier::Bulk).await), says(409, "RestoreAlreadyInProgress"));
     assert_eq!(refused(get(&client, "k").send().await), says(403, "InvalidObjectState"));
     assert_eq!(s3.finish_thaws(), 1);
@@ -374,6 +455,8 @@ async fn locked_versions_outlive_deletes() {
     let settings = client.get_object_lock_configuration().bucket(BUCKET).send().await.unwrap();
     assert!(settings.object_lock_configuration().unwrap().object_lock_enabled().is_some());
     let plain = TestS3::start();
+    let location = plain.client().get_bucket_location().bucket(BUCKET).send().await.unwrap();
+    assert!(location.location_constraint().is_none_or(|place| place.as_str().is_empty()));
     let none = plain.client().get_object_lock_configuration().bucket(BUCKET).send().await;
     assert_eq!(refused(none), says(404, "ObjectLockConfigurationNotFoundError"));
 }

@@ -26,11 +26,16 @@ async fn errors_come_before_or_after_the_act() {
         assert_eq!(ordered.hits(), 1);
         assert!(s3.keys().is_empty());
     }
+    put(&client, "from", "x").send().await.unwrap();
+    let _late = s3.fault(Fault::ErrorInSuccess { code: "InternalError" }).on("CopyObject").next(1);
+    let copy = client.copy_object().bucket(s3.bucket()).key("k").copy_source("backups/from");
+    assert_eq!(refused(copy.send().await), (200, "InternalError".to_owned()));
+    assert!(s3.lose("from"));
     let after = s3.fault(Fault::ERROR_AFTER_ACTING).on("PutObject").next(1);
     assert_eq!(refused(put(&client, "k", "x").send().await).0, 500);
     assert_eq!((s3.keys(), after.hits()), (vec!["k".to_owned()], 1));
     put(&client, "k", "y").send().await.unwrap();
-    assert_eq!(s3.requests("PutObject"), 7);
+    assert_eq!((s3.requests("PutObject"), s3.requests("CopyObject")), (8, 1));
 }
 
 #[tokio::test]

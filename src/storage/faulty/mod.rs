@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result};
+use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
 
 /// Whether the operation that fails took effect: the request was lost, or only its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +211,10 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
         self.inner.location()
     }
 
+    fn must_be_tried(&self) -> bool {
+        self.inner.must_be_tried()
+    }
+
     fn put(&self, key: &ObjectKey, body: &[u8]) -> Result<()> {
         self.shared.run("put", key.as_str(), || self.inner.put(key, body))
     }
@@ -284,6 +288,14 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
     fn delete_many(&self, keys: &[ObjectKey]) -> Result<()> {
         let first = keys.first().map_or("", ObjectKey::as_str);
         self.shared.run("delete_many", first, || self.inner.delete_many(keys))
+    }
+
+    fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.shared.run("unfinished", "", || self.inner.unfinished())
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        self.shared.run("discard", &unfinished.name, || self.inner.discard(unfinished))
     }
 }
 

@@ -10,7 +10,7 @@
 //! ends it). A call on a hard mount whose server is gone does not return: callers keep deadlines.
 //!
 //! It leaves empty folders behind, and after a crash temporary files, which are never visible and
-//! which [`LocalStore::sweep_temporary`] removes. It takes no locks.
+//! which [`crate::storage::sweep_unfinished`] removes. It takes no locks.
 
 mod list;
 mod root;

@@ -14,7 +14,7 @@ use super::list;
 use super::root::{self, FOLDER_MODE, Root, open_child, split, stat_child, sync_folder};
 use super::write::{self, LocalWriter, TEMPORARY_FOLDER, Temporary};
 use crate::base::{Timestamp, durable};
-use crate::storage::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result};
+use crate::storage::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
 
 /// A folder as a store. Clones share the open root.
 #[derive(Debug, Clone)]
@@ -52,37 +52,13 @@ impl LocalStore {
         Self::open(&absolute)
     }
 
-    /// Removes temporary files that were last written before `older_than` (by the file system's
-    /// clock) and returns how many. A living writer that has paused for longer loses its file and
-    /// fails when it finishes.
-    ///
-    /// # Errors
-    /// Any but `NotFound`.
-    pub fn sweep_temporary(&self, older_than: Timestamp) -> Result<usize> {
+    fn temporary_folder(&self) -> Result<Option<OwnedFd>> {
         self.root.confirm()?;
-        let failed = |errno: Errno| self.root.failure("sweep", TEMPORARY_FOLDER, errno.into());
-        let folder = match open_child(self.root.fd(), TEMPORARY_FOLDER) {
-            Err(Errno::NOENT) => return Ok(0),
-            folder => folder.map_err(failed)?,
-        };
-        let mut removed = 0;
-        let mut dir = Dir::read_from(&folder).map_err(failed)?;
-        while let Some(entry) = dir.read() {
-            let entry = entry.map_err(failed)?;
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
-            if name.starts_with('.') {
-                continue;
-            }
-            match sweep_one(&folder, name, older_than) {
-                Ok(was_old) => removed += usize::from(was_old),
-                // Its writer has finished or dropped it meanwhile.
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
+        match open_child(self.root.fd(), TEMPORARY_FOLDER) {
+            Err(Errno::NOENT) => Ok(None),
+            Ok(folder) => Ok(Some(folder)),
+            Err(errno) => Err(self.root.failure("list", TEMPORARY_FOLDER, errno.into())),
         }
-        Ok(removed)
     }
 
     fn open_object(&self, operation: &'static str, key: &ObjectKey) -> Result<(File, u64)> {
@@ -132,13 +108,11 @@ impl LocalStore {
     }
 }
 
-fn sweep_one(folder: &OwnedFd, name: &str, older_than: Timestamp) -> rustix::io::Result<bool> {
+/// A temporary file; its last change is the latest that its writer can have begun.
+fn unfinished_file(folder: &OwnedFd, name: &str) -> rustix::io::Result<Unfinished> {
     let stat = stat_child(folder, name)?;
-    let is_old = stat.st_mtime < older_than.timestamp();
-    if is_old {
-        rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
-    }
-    Ok(is_old)
+    let begun = Timestamp::from_timestamp(stat.st_mtime, 0).unwrap_or(Timestamp::MIN_UTC);
+    Ok(Unfinished { name: format!("{TEMPORARY_FOLDER}/{name}"), id: name.to_owned(), begun })
 }
 
 /// Reads from an object that was opened for this; room is made for what is there, not for what was asked
@@ -234,5 +208,43 @@ impl ObjectStore for LocalStore {
             self.delete_in_folder(folder, run)?;
         }
         self.root.confirm()
+    }
+
+    /// Temporary files; a killed process cannot remove its own.
+    fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        let Some(folder) = self.temporary_folder()? else { return Ok(Vec::new()) };
+        let failed = |errno: Errno| self.root.failure("list", TEMPORARY_FOLDER, errno.into());
+        let mut found = Vec::new();
+        let mut dir = Dir::read_from(&folder).map_err(failed)?;
+        while let Some(entry) = dir.read() {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_str().unwrap_or(".");
+            if name.starts_with('.') {
+                continue;
+            }
+            match unfinished_file(&folder, name) {
+                Ok(file) => found.push(file),
+                // Its writer has finished or dropped it meanwhile.
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(found)
+    }
+
+    fn discard(&self, unfinished: &Unfinished) -> Result<()> {
+        let Some(folder) = self.temporary_folder()? else { return Ok(()) };
+        let name = unfinished.id.as_str();
+        if name.contains('/') || name.starts_with('.') {
+            return Ok(());
+        }
+        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.root.failure("delete", &unfinished.name, errno.into())),
+        }
+    }
+
+    fn must_be_tried(&self) -> bool {
+        false
     }
 }

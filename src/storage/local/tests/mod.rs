@@ -16,6 +16,7 @@ use super::store::*;
 use super::write::*;
 use crate::base::Timestamp;
 use crate::base::{Clock as _, SystemClock};
+use crate::storage::sweep_unfinished;
 use crate::storage::{Error, MemoryStore, ObjectKey, ObjectStore, Result, conformance, list_all};
 
 fn key(name: &str) -> ObjectKey {
@@ -116,10 +117,10 @@ fn leftovers_are_invisible_and_can_be_swept() {
     assert!(store.list(".tmp", None, 10).unwrap().is_empty());
     store.put_if_absent(&key("b"), b"whole").unwrap();
     let past = SystemClock::new().now() - TimeDelta::hours(1);
-    assert_eq!(store.sweep_temporary(past).unwrap(), 0);
+    assert_eq!(sweep_unfinished(&store, past).unwrap(), 0);
     let mut slow = store.put_stream(&key("c")).unwrap();
-    assert_eq!(store.sweep_temporary(far_future()).unwrap(), 2);
-    assert_eq!(store.sweep_temporary(far_future()).unwrap(), 0);
+    assert_eq!(sweep_unfinished(&store, far_future()).unwrap(), 2);
+    assert_eq!(sweep_unfinished(&store, far_future()).unwrap(), 0);
     slow.write(b"x").unwrap();
     let error = slow.finish().unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
@@ -165,7 +166,7 @@ fn assert_lost(store: &LocalStore) {
         store.put_stream(&absent).map(drop),
         store.delete(&absent),
         store.delete_many(&[]),
-        store.sweep_temporary(far_future()).map(drop),
+        sweep_unfinished(store, far_future()).map(drop),
     ];
     for (index, outcome) in outcomes.into_iter().enumerate() {
         assert!(matches!(outcome, Err(Error::NoStore { .. })), "{index}: {outcome:?}");

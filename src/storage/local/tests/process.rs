@@ -115,7 +115,7 @@ fn a_killed_writer_leaves_whole_objects_only() {
         check_after_kill(&store, &acknowledged);
     }
     assert!(acknowledged.len() >= 29);
-    store.sweep_temporary(far_future()).unwrap();
+    sweep_unfinished(&store, far_future()).unwrap();
     assert_eq!(temporary_files(&store), 0);
     check_after_kill(&store, &acknowledged);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
+use s3s::dto::ETagCondition;
 use s3s::{S3Result, s3_error};
 use time::OffsetDateTime;
 
@@ -75,7 +76,7 @@ impl Bucket {
     }
 
     pub fn find(&self, key: &str, version_id: Option<&str>) -> S3Result<(&Version, &Object)> {
-        let versions = self.keys.get(key).ok_or_else(|| s3_error!(NoSuchKey))?;
+        let versions = self.keys.get(key).map(Vec::as_slice).unwrap_or_default();
         let version = match version_id {
             None => versions.last().ok_or_else(|| s3_error!(NoSuchKey))?,
             Some(id) => versions
@@ -97,10 +98,26 @@ impl Bucket {
         object.ok_or_else(|| s3_error!(NoSuchVersion))
     }
 
-    /// Whether a put of this key may happen under `If-None-Match: *`.
-    pub fn check_absent(&self, key: &str) -> S3Result<()> {
-        match self.current(key) {
-            Some(_) if !self.rules.ignores_conditions => Err(refusals::precondition_failed()),
+    /// Whether this key may be written under these conditions; Amazon knows `If-None-Match: *` and
+    /// `If-Match` with an ETag, and refuses others.
+    pub fn check_write(
+        &self,
+        key: &str,
+        if_none_match: Option<&ETagCondition>,
+        if_match: Option<&ETagCondition>,
+    ) -> S3Result<()> {
+        if if_none_match.is_some_and(|condition| !condition.is_any()) {
+            return Err(s3_error!(NotImplemented, "If-None-Match with an ETag"));
+        }
+        if self.rules.ignores_conditions {
+            return Ok(());
+        }
+        match (self.current(key), if_none_match, if_match) {
+            (Some(_), Some(_), _) => Err(refusals::precondition_failed()),
+            (None, _, Some(_)) => Err(s3_error!(NoSuchKey)),
+            (Some(object), _, Some(condition)) if !object.is_match(condition) => {
+                Err(refusals::precondition_failed())
+            }
             _ => Ok(()),
         }
     }

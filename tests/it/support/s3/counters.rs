@@ -14,6 +14,7 @@ pub struct Counters(Mutex<Counts>);
 #[derive(Default)]
 pub struct Counts {
     pub requests: BTreeMap<&'static str, usize>,
+    pub connections: usize,
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub log: Vec<String>,
@@ -31,6 +32,10 @@ impl Counters {
 
     pub fn note_reply(&self, bytes: u64) {
         self.counts().bytes_out += bytes;
+    }
+
+    pub fn note_connection(&self) {
+        self.counts().connections += 1;
     }
 
     pub fn reset(&self) {

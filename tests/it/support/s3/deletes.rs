@@ -15,6 +15,7 @@ pub async fn delete_object(
     let input = request.input;
     let bypasses = input.bypass_governance_retention.unwrap_or(false);
     let mut bucket = service.bucket();
+    bucket.check_write(&input.key, None, input.if_match.as_ref())?;
     let deleted = bucket.delete(&input.key, input.version_id.as_deref(), bypasses)?;
     Ok(S3Response::new(DeleteObjectOutput {
         delete_marker: deleted.is_marker.then_some(true),

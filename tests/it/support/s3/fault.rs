@@ -10,6 +10,9 @@ pub enum Fault {
     Error { status: u16, code: &'static str },
     /// An error document, although the server did as asked.
     ErrorAfterActing { status: u16, code: &'static str },
+    /// 200 with an error document inside, as copies and completed uploads end when they go wrong
+    /// late; the server did nothing.
+    ErrorInSuccess { code: &'static str },
     /// 403 RequestTimeTooSkewed by a server whose clock shows this.
     ClockSkewed { server_time: OffsetDateTime },
     /// The connection ends without a reply; the server did nothing.

@@ -114,6 +114,10 @@ impl Front {
                 drop(self.serve(request).await?);
                 Ok(error_reply(status, code, "as the test ordered", ""))
             }
+            Fault::ErrorInSuccess { code } => {
+                drain(request).await;
+                Ok(error_reply(200, code, "as the test ordered", ""))
+            }
             Fault::ClockSkewed { server_time } => {
                 drain(request).await;
                 let mut reply = error_reply(403, "RequestTimeTooSkewed", "clocks differ", "");

@@ -24,6 +24,7 @@ pub async fn get_object(
     let (version, object) = bucket
         .find(&input.key, input.version_id.as_deref())
         .map_err(|error| service.hide_absence(request.credentials.as_ref(), &input.key, error))?;
+    check_conditions(object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
     if !object.is_readable(bucket.now()) {
         return Err(refusals::frozen());
     }
@@ -65,6 +66,7 @@ pub async fn head_object(
     let (version, object) = bucket
         .find(&input.key, input.version_id.as_deref())
         .map_err(|error| service.hide_absence(request.credentials.as_ref(), &input.key, error))?;
+    check_conditions(object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let (body, content_range) = part_of(object, input.range, 0)?;
     let shows_sums = is_whole(input.range.as_ref(), &input.checksum_mode);
     let mut output = head_of(&bucket, version, object, shows_sums);
@@ -86,6 +88,20 @@ pub async fn get_object_tagging(
     };
     let tag_set = object.tags.iter().map(tag).collect();
     Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: input.version_id }))
+}
+
+fn check_conditions(
+    object: &Object,
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<()> {
+    if if_match.is_some_and(|condition| !object.is_match(condition)) {
+        return Err(refusals::precondition_failed());
+    }
+    if if_none_match.is_some_and(|condition| object.is_match(condition)) {
+        return Err(refusals::not_modified());
+    }
+    Ok(())
 }
 
 /// Amazon tells checksums of whole objects only, and only who asks.

@@ -29,28 +29,42 @@ pub async fn list_objects_v2(
     let stale_by = stale_by.max(bucket.rules.stale_lists);
     let keys_max = usize::try_from(asked).unwrap_or(0);
     let page = bucket.list(&prefix, &after, keys_max, stale_by);
+    let shows_restores = input
+        .optional_object_attributes
+        .unwrap_or_default()
+        .iter()
+        .any(|name| name.as_str() == OptionalObjectAttributes::RESTORE_STATUS);
+    let restore_status = |key: &str| {
+        let object = bucket.current(key).filter(|_| shows_restores)?;
+        object.restore_status(bucket.now())
+    };
+    let contents = page.objects.iter().map(|(key, listed)| Object {
+        restore_status: restore_status(key),
+        ..object_of(key, listed)
+    });
+    let contents: Vec<_> = contents.collect();
     let last = page.objects.last().map(|(key, _)| token_of_key(key));
     Ok(S3Response::new(ListObjectsV2Output {
         name: Some(input.bucket),
         prefix: Some(prefix),
         max_keys: Some(asked),
-        key_count: i32::try_from(page.objects.len()).ok(),
+        key_count: i32::try_from(contents.len()).ok(),
         continuation_token: input.continuation_token,
         start_after: input.start_after,
         is_truncated: Some(page.is_truncated),
         next_continuation_token: last.filter(|_| page.is_truncated),
-        contents: Some(page.objects.into_iter().map(object_of).collect()),
+        contents: Some(contents),
         ..Default::default()
     }))
 }
 
-fn object_of((key, listed): (String, Listed)) -> Object {
+fn object_of(key: &str, listed: &Listed) -> Object {
     Object {
-        key: Some(key),
-        e_tag: Some(ETag::Strong(listed.etag)),
+        key: Some(key.to_owned()),
+        e_tag: Some(ETag::Strong(listed.etag.clone())),
         size: i64::try_from(listed.size).ok(),
         last_modified: Some(listed.modified.into()),
-        storage_class: Some(listed.storage_class.into()),
+        storage_class: Some(listed.storage_class.clone().into()),
         ..Default::default()
     }
 }

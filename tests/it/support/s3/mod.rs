@@ -10,6 +10,14 @@
 //! There is one bucket per server, nothing survives it, and there are no ACLs, lifecycle rules,
 //! presigned posts or encryption settings.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "benchmarks take this room by its path, and use a part of it"
+)]
+
 mod access;
 mod accounts;
 mod bucket;

@@ -27,7 +27,7 @@ pub async fn create_multipart_upload(
     let upload = Upload {
         key: input.key.clone(),
         initiated: bucket.now(),
-        storage_class: storage_class(input.storage_class.as_ref()),
+        storage_class: storage_class(input.storage_class.as_ref())?,
         metadata: input.metadata.unwrap_or_default(),
         content_type: input.content_type,
         tags: tags_of_header(input.tagging.as_deref()),
@@ -101,9 +101,7 @@ pub async fn complete_multipart_upload(
     }
     let etags: String = parts.iter().map(|part| part.etag.as_str()).collect();
     let etag = format!("{}-{}", etag_of(etags.as_bytes()), parts.len());
-    if input.if_none_match.is_some() {
-        bucket.check_absent(&input.key)?;
-    }
+    bucket.check_write(&input.key, input.if_none_match.as_ref(), input.if_match.as_ref())?;
     let upload = bucket.uploads.remove(&input.upload_id, &input.key)?;
     let object = object_of(upload, body, etag, sums);
     let mut output = CompleteMultipartUploadOutput {

@@ -3,11 +3,21 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use s3s::dto::{Checksum, ETag, Timestamp, TimestampFormat};
+use s3s::dto::{Checksum, ETag, ETagCondition, RestoreStatus, Timestamp, TimestampFormat};
 use time::OffsetDateTime;
 use xxhash_rust::xxh3::xxh3_128;
 
 pub const STANDARD: &str = "STANDARD";
+pub const STORAGE_CLASSES: [&str; 8] = [
+    STANDARD,
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+    "REDUCED_REDUNDANCY",
+];
 
 #[derive(Clone)]
 pub struct Object {
@@ -75,8 +85,23 @@ impl Object {
         self.retention.as_ref().is_some_and(|retention| retention.until > now)
     }
 
+    pub fn is_match(&self, condition: &ETagCondition) -> bool {
+        condition.as_etag().is_none_or(|etag| etag.value() == self.etag)
+    }
+
     pub fn dto_etag(&self) -> ETag {
         ETag::Strong(self.etag.clone())
+    }
+
+    /// The same for lists that are asked to show it.
+    pub fn restore_status(&self, now: OffsetDateTime) -> Option<RestoreStatus> {
+        let (is_ongoing, end) = match &self.thaw {
+            Thaw::Ongoing { .. } => (true, None),
+            Thaw::Until(end) if *end > now => (false, Some(Timestamp::from(*end))),
+            Thaw::Frozen | Thaw::Until(_) => return None,
+        };
+        let is_restore_in_progress = Some(is_ongoing);
+        Some(RestoreStatus { is_restore_in_progress, restore_expiry_date: end })
     }
 
     /// The `x-amz-restore` header; absent while nobody asked for a thaw, and after it ended.

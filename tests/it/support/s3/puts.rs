@@ -7,7 +7,7 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::checksum::{self, set_sums, sums_of};
-use super::object::{Object, STANDARD, Thaw};
+use super::object::{Object, STANDARD, STORAGE_CLASSES, Thaw};
 use super::service::Service;
 use super::{locks, refusals};
 
@@ -29,7 +29,7 @@ pub async fn put_object(
     object.sums = sums;
     object.metadata = input.metadata.take().unwrap_or_default();
     object.content_type = input.content_type.take();
-    object.storage_class = storage_class(input.storage_class.as_ref());
+    object.storage_class = storage_class(input.storage_class.as_ref())?;
     object.tags = tags_of_header(input.tagging.as_deref());
 
     let mut bucket = service.bucket();
@@ -41,10 +41,7 @@ pub async fn put_object(
             "Content-MD5 or x-amz-checksum- is required for puts with object lock parameters"
         ));
     }
-    if input.if_none_match.is_some() {
-        bucket.check_absent(&input.key)?;
-    }
-    check_if_match(bucket.current(&input.key), input.if_match.as_ref())?;
+    bucket.check_write(&input.key, input.if_none_match.as_ref(), input.if_match.as_ref())?;
     let mut output = PutObjectOutput { e_tag: Some(object.dto_etag()), ..Default::default() };
     set_sums!(output, &object.sums);
     output.version_id = bucket.put(&input.key, object);
@@ -55,7 +52,10 @@ pub async fn copy_object(
     service: &Service,
     mut request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
-    let is_conditional = request.headers.contains_key("if-none-match");
+    let conditions = ["if-none-match", "if-match"].map(|name| {
+        let value = request.headers.get(name)?;
+        ETagCondition::parse_http_header(value.as_bytes()).ok()
+    });
     let who = request.credentials.as_ref();
     let input = &mut request.input;
     let CopySource::Bucket { bucket: source_bucket, key: source_key, version_id } =
@@ -80,7 +80,7 @@ pub async fn copy_object(
     }
     let mut object = source.clone();
     object.thaw = Thaw::Frozen;
-    object.storage_class = storage_class(input.storage_class.as_ref());
+    object.storage_class = storage_class(input.storage_class.as_ref())?;
     if replaces {
         object.metadata = input.metadata.take().unwrap_or_default();
         object.content_type = input.content_type.take();
@@ -91,9 +91,7 @@ pub async fn copy_object(
     }
     let mode = input.object_lock_mode.as_ref().map(ObjectLockMode::as_str);
     object.retention = locks::of_put(&bucket, mode, input.object_lock_retain_until_date.take())?;
-    if is_conditional {
-        bucket.check_absent(&input.key)?;
-    }
+    bucket.check_write(&input.key, conditions[0].as_ref(), conditions[1].as_ref())?;
     let mut result = CopyObjectResult {
         e_tag: Some(object.dto_etag()),
         last_modified: Some(bucket.now().into()),
@@ -131,8 +129,10 @@ pub async fn whole_body(body: Option<StreamingBlob>, length: Option<i64>) -> S3R
     let mut whole = BytesMut::with_capacity(reserved);
     let Some(mut body) = body else { return Ok(Bytes::new()) };
     while let Some(chunk) = body.next().await {
-        // A body that ends early, or is not what was signed.
-        let chunk = chunk.map_err(|error| s3_error!(IncompleteBody, "{error}"))?;
+        let chunk = chunk.map_err(|error| match error.to_string() {
+            text if text.contains("Sha256Mismatch") => refusals::unsigned_body(),
+            text => s3_error!(IncompleteBody, "{text}"),
+        })?;
         whole.extend_from_slice(&chunk);
     }
     match length {
@@ -143,8 +143,12 @@ pub async fn whole_body(body: Option<StreamingBlob>, length: Option<i64>) -> S3R
     }
 }
 
-pub fn storage_class(asked: Option<&StorageClass>) -> String {
-    asked.map_or(STANDARD, StorageClass::as_str).to_owned()
+pub fn storage_class(asked: Option<&StorageClass>) -> S3Result<String> {
+    let asked = asked.map_or(STANDARD, StorageClass::as_str);
+    match STORAGE_CLASSES.contains(&asked) {
+        true => Ok(asked.to_owned()),
+        false => Err(s3_error!(InvalidStorageClass)),
+    }
 }
 
 pub fn tags_of_header(header: Option<&str>) -> Vec<(String, String)> {
@@ -156,11 +160,4 @@ pub fn tags_of_header(header: Option<&str>) -> Vec<(String, String)> {
 
 fn directive(directive: Option<&MetadataDirective>) -> &str {
     directive.map_or(MetadataDirective::COPY, MetadataDirective::as_str)
-}
-
-fn check_if_match(current: Option<&Object>, condition: Option<&IfMatch>) -> S3Result<()> {
-    let Some(condition) = condition else { return Ok(()) };
-    let Some(current) = current else { return Err(s3_error!(NoSuchKey)) };
-    let is_met = condition.as_etag().is_none_or(|etag| etag.value() == current.etag);
-    if is_met { Ok(()) } else { Err(refusals::precondition_failed()) }
 }

@@ -15,6 +15,15 @@ pub fn not_active_tier() -> S3Error {
     refusal(StatusCode::FORBIDDEN, "ObjectNotInActiveTierError", message)
 }
 
+pub fn unsigned_body() -> S3Error {
+    let message = "the body is not the one that was signed";
+    refusal(StatusCode::BAD_REQUEST, "XAmzContentSHA256Mismatch", message)
+}
+
+pub fn not_modified() -> S3Error {
+    refusal(StatusCode::NOT_MODIFIED, "NotModified", "as the client has it")
+}
+
 pub fn frozen() -> S3Error {
     s3_error!(InvalidObjectState, "the operation is not valid for the object's storage class")
 }

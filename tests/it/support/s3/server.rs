@@ -172,7 +172,12 @@ impl TestS3 {
         self.counters.counts().requests.clone()
     }
 
-    /// Bytes of bodies received and sent, as their headers promised.
+    /// How many connections were made; a client that keeps its own makes few.
+    pub fn connections(&self) -> usize {
+        self.counters.counts().connections
+    }
+
+    /// Bytes of bodies received and sent, as promised; of replies that a fault broke off, none.
     pub fn bytes(&self) -> (u64, u64) {
         let counts = self.counters.counts();
         (counts.bytes_in, counts.bytes_out)
@@ -230,6 +235,7 @@ async fn accept(listener: tokio::net::TcpListener, front: Front) {
         if stream.set_nodelay(true).is_err() {
             continue;
         }
+        front.counters.note_connection();
         let front = front.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| front.clone().call(request));

@@ -1,0 +1,175 @@
+//! First write wins, on every store: by a conditional put, or by claims where the store has none.
+//!
+//! Some servers accept `If-None-Match` and ignore it, so `init` tries it (`honours_conditions`) and the
+//! descriptor says what it found. Claims are empty objects: all that they say is in their names, and nothing
+//! but a refusal ever follows from one.
+
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::error::{Error, Result};
+use super::layout;
+use super::repository::Repository;
+use crate::base::{Ctx, Timestamp, entropy, hex};
+use crate::storage::{self, ObjectKey, ObjectStore};
+
+/// How many writers race for one name when a store is tried.
+const RACERS: usize = 8;
+
+/// How many races it must survive.
+const RACES: usize = 3;
+
+/// An `init` that has not ended by then was interrupted.
+const INIT_MAX: Duration = Duration::from_mins(10);
+
+/// How many claims of others are named in a refusal.
+const CLAIMS_SHOWN_MAX: usize = 8;
+
+impl Repository {
+    /// Puts an object unless its name holds, or may be about to get, other content. `identity` tells
+    /// contents apart, where sealing the same one twice gives other bytes; it is a part of a name.
+    ///
+    /// With conditional puts one request. Otherwise three: a claim under object and identity, a list of
+    /// the claims, the object only where nobody claimed the name for anything else. Of two that claim at
+    /// once at most one sees itself alone, and whoever comes later sees it. Claims stay: they are what
+    /// refuses the next one.
+    ///
+    /// # Errors
+    /// [`storage::Error::AlreadyExists`]; [`Error::Claimed`] when others claimed the name, and it is free.
+    pub(super) fn put_once(&self, object: &ObjectKey, bytes: &[u8], identity: &str) -> Result<()> {
+        if self.descriptor().conditional_put {
+            return Ok(self.store().put_if_absent(object, bytes)?);
+        }
+        let store = self.store();
+        let Some((claim, prefix)) = layout::claim(object, identity) else {
+            // Not of a cluster: a key slot, whose random name nobody else has.
+            return Ok(store.put(object, bytes)?);
+        };
+        store.put(&claim, b"")?;
+        let claims = store.list(&prefix, None, CLAIMS_SHOWN_MAX)?;
+        if !claims.iter().any(|meta| meta.key == claim) && claims.len() < CLAIMS_SHOWN_MAX {
+            let why = "it was put, and the list does not have it: this store cannot be relied on";
+            return Err(Error::corrupt(&claim, "name", why));
+        }
+        let others = claims.into_iter().map(|meta| meta.key).filter(|key| *key != claim);
+        let others: Vec<ObjectKey> = others.collect();
+        if others.is_empty() {
+            return Ok(store.put(object, bytes)?);
+        }
+        match store.head(object) {
+            Ok(_) => Err(storage::Error::AlreadyExists { key: object.clone() }.into()),
+            Err(error) if error.is_not_found() => {
+                let claims = others.iter().map(ToString::to_string).collect();
+                Err(Error::Claimed { object: object.clone(), claims })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What tells an object's bytes from others.
+pub(super) fn identity_of(bytes: &[u8]) -> String {
+    let mut text = hex::encode(&Sha256::digest(bytes));
+    text.truncate(32);
+    text
+}
+
+/// Whether put-if-absent is what it says, tried on names of its own: one after the other, and many at once.
+pub(super) fn honours_conditions(ctx: &Ctx, store: &dyn ObjectStore) -> Result<bool> {
+    if !store.must_be_tried() {
+        return Ok(true);
+    }
+    let mut tried = Vec::new();
+    let outcome = try_conditions(ctx, store, &mut tried);
+    for key in &tried {
+        // A writer may not be allowed to remove anything; a few bytes stay then.
+        if let Err(error) = store.delete(key) {
+            ctx.note(format!("{key} stays: {error}"));
+        }
+    }
+    outcome
+}
+
+fn try_conditions(ctx: &Ctx, store: &dyn ObjectStore, tried: &mut Vec<ObjectKey>) -> Result<bool> {
+    let mut fresh = || {
+        let key = layout::probe(&hex::encode(&entropy::random::<16>(ctx.entropy.as_ref())));
+        tried.push(key.clone());
+        key
+    };
+    let key = fresh();
+    match store.put_if_absent(&key, b"first") {
+        Err(storage::Error::Unsupported { .. }) => return Ok(false),
+        other => other?,
+    }
+    match store.put_if_absent(&key, b"second") {
+        Ok(()) | Err(storage::Error::Unsupported { .. }) => return Ok(false),
+        Err(error) if error.is_already_exists() => {}
+        Err(error) => return Err(error.into()),
+    }
+    if store.get(&key)? != b"first" {
+        return Ok(false);
+    }
+    for _ in 0..RACES {
+        if !has_one_winner(store, &fresh())? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The object says who won: exactly one racer may have been told so, and it is that one.
+fn has_one_winner(store: &dyn ObjectStore, key: &ObjectKey) -> Result<bool> {
+    let race = |racer: usize| store.put_if_absent(key, racer.to_string().as_bytes());
+    let outcomes: Vec<storage::Result<()>> = std::thread::scope(|scope| {
+        let racing: Vec<_> = (0..RACERS).map(|racer| scope.spawn(move || race(racer))).collect();
+        racing.into_iter().map(|each| each.join().expect("a put does not panic")).collect()
+    });
+    let mut winners = Vec::new();
+    for (racer, outcome) in outcomes.into_iter().enumerate() {
+        match outcome {
+            Ok(()) => winners.push(racer.to_string()),
+            Err(error) if error.is_already_exists() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let stored = store.get(key)?;
+    Ok(matches!(winners.as_slice(), [only] if only.as_bytes() == stored))
+}
+
+/// Keeps other `init`s away while this one makes a repository in a store without conditional puts.
+pub(super) struct InitLease<'a> {
+    store: &'a dyn ObjectStore,
+    key: ObjectKey,
+}
+
+impl<'a> InitLease<'a> {
+    /// # Errors
+    /// [`Error::InitRunning`] when another one is at work.
+    pub(super) fn take(ctx: &Ctx, store: &'a dyn ObjectStore) -> Result<Self> {
+        let now = ctx.clock.now();
+        let random = hex::encode(&entropy::random::<8>(ctx.entropy.as_ref()));
+        let key = layout::init_lease(now, &random);
+        let lease = Self { store, key };
+        store.put(&lease.key, b"")?;
+        for meta in storage::list_all(store, layout::INIT_LEASES_PREFIX)? {
+            let begun = layout::init_lease_time(&meta.key);
+            let is_old = begun.is_some_and(|begun| is_over(begun, now));
+            if meta.key != lease.key && !is_old {
+                return Err(Error::InitRunning { lease: meta.key.to_string() });
+            }
+        }
+        Ok(lease)
+    }
+}
+
+fn is_over(begun: Timestamp, now: Timestamp) -> bool {
+    (now - begun).to_std().is_ok_and(|age| age > INIT_MAX)
+}
+
+impl Drop for InitLease<'_> {
+    fn drop(&mut self) {
+        // What stays counts for ten minutes.
+        self.store.delete(&self.key).ok();
+    }
+}

@@ -1,0 +1,317 @@
+//! One bucket's client with its limits, and the one place where attempts are made and repeated.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::types::RequestPayer;
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use super::body::Progress;
+use super::client;
+use super::failure::{Failure, Meaning};
+use super::operation::Operation;
+use super::options::S3Options;
+use crate::base::{Ctx, entropy};
+use crate::storage::pace::Pace;
+use crate::storage::{Error, ObjectKey, Result};
+
+/// Threads that drive the sockets; requests that are waited for run in the threads that wait.
+const DRIVERS: usize = 2;
+
+/// How often a wait looks whether the work was cancelled.
+const CANCEL_LOOK: Duration = Duration::from_millis(100);
+
+/// A clock may be so far off before S3 refuses its signatures.
+const SKEW_ALLOWED: Duration = Duration::from_mins(5);
+
+/// What becomes of an attempt, or of all of them.
+pub(super) type Outcome<T> = std::result::Result<T, Failure>;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) options: S3Options,
+    /// What requests are signed for.
+    pub(super) region: String,
+    pub(super) location: String,
+    ctx: Ctx,
+    requests: Arc<Semaphore>,
+    pace: Option<Arc<Pace>>,
+    pace_origin: Instant,
+    has_answered: AtomicBool,
+    /// Taken when dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Connection {
+    pub(super) fn open(ctx: &Ctx, options: S3Options) -> Result<Self> {
+        let location = match options.prefix.as_str() {
+            "" => format!("s3://{}", options.bucket),
+            prefix => format!("s3://{}/{prefix}", options.bucket),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(DRIVERS)
+            .thread_name("pgkeep-s3")
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Io { operation: "open", key: location.clone(), source })?;
+        let (client, region) = runtime.block_on(client::connect(&options, &location))?;
+        let pace_origin = {
+            let _inside = runtime.enter();
+            Instant::now()
+        };
+        Ok(Self {
+            client,
+            region,
+            location,
+            ctx: ctx.clone(),
+            requests: Arc::new(Semaphore::new(options.requests_max.max(1))),
+            pace: options.max_rate.map(|rate| Arc::new(Pace::new(rate))),
+            pace_origin,
+            has_answered: AtomicBool::new(false),
+            runtime: Some(runtime),
+            options,
+        })
+    }
+
+    pub(super) fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it is taken by drop only")
+    }
+
+    /// Waits for requests, in the calling thread.
+    pub(super) fn wait<F: Future>(&self, work: F) -> F::Output {
+        self.runtime().block_on(work)
+    }
+
+    /// The whole name in the bucket.
+    pub(super) fn name(&self, key: &str) -> String {
+        match self.options.prefix.as_str() {
+            "" => key.to_owned(),
+            prefix => format!("{prefix}/{key}"),
+        }
+    }
+
+    pub(super) fn payer(&self) -> Option<RequestPayer> {
+        self.options.requester_pays.then_some(RequestPayer::Requester)
+    }
+
+    /// Makes attempts until one succeeds, fails for good, or the policy gives up. `bytes` is how much an
+    /// attempt moves; one that moves less in a long time than any line does is ended.
+    pub(super) async fn call<T>(
+        &self,
+        operation: Operation,
+        bytes: u64,
+        mut attempt: impl AsyncFnMut(Progress) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let mut attempts = Attempts::new(self, operation, bytes);
+        loop {
+            let turn = attempts.turn().await?;
+            let work = attempt(turn.progress.clone());
+            match turn.run(work).await {
+                Ok(value) => return Ok(value),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
+    fn delay(&self, attempts: u32, elapsed: Duration) -> Option<Duration> {
+        let draw = u32::from_le_bytes(entropy::random(self.ctx.entropy.as_ref()));
+        let has_answered = self.has_answered.load(Ordering::Relaxed);
+        self.options.retry.delay(attempts, elapsed, has_answered, draw)
+    }
+
+    fn time_for(&self, bytes: u64) -> Duration {
+        const SLOWEST: u64 = 16 << 10;
+        let shared = self.pace.as_ref().map_or(u64::MAX, |pace| {
+            // All requests that may be under way share the rate.
+            pace.bytes_per_second() / (2 * self.options.requests_max as u64).max(1)
+        });
+        let rate = SLOWEST.min(shared).max(1);
+        Duration::from_mins(5).saturating_add(Duration::from_secs(bytes / rate))
+    }
+
+    fn check_cancelled(&self) -> Outcome<()> {
+        match self.ctx.cancel.is_cancelled() {
+            true => Err(Failure::new(Meaning::Cancelled, "interrupted")),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends when the work is cancelled.
+    async fn cancelled(&self) -> Failure {
+        loop {
+            tokio::time::sleep(CANCEL_LOOK).await;
+            if let Err(failure) = self.check_cancelled() {
+                return failure;
+            }
+        }
+    }
+
+    async fn pause(&self, delay: Duration) -> Outcome<()> {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => self.check_cancelled(),
+            failure = self.cancelled() => Err(failure),
+        }
+    }
+
+    /// How far this host's clock is ahead of the service's (behind, when negative), in seconds, where that
+    /// is why the service refused. A request that was on its way for too long may succeed when it is
+    /// signed again.
+    fn skew(&self, failure: &Failure) -> Option<i64> {
+        if failure.meaning != Meaning::Skew {
+            return None;
+        }
+        let date = failure.date.as_deref()?;
+        let theirs = chrono::DateTime::parse_from_rfc2822(date).ok()?;
+        let ahead = (self.ctx.clock.now() - theirs.to_utc()).num_seconds();
+        (ahead.unsigned_abs() > SKEW_ALLOWED.as_secs()).then_some(ahead)
+    }
+
+    /// The failure as the interface of stores tells it.
+    pub(super) fn error(&self, operation: Operation, key: &str, failure: Failure) -> Error {
+        let (name, text, location) = (operation.name(), key.to_owned(), self.location.clone());
+        let object = || ObjectKey::new(key).ok();
+        if let Some(ahead) = self.skew(&failure) {
+            let side = if ahead > 0 { "ahead of" } else { "behind" };
+            return Error::Clock { location, seconds: ahead.unsigned_abs(), side };
+        }
+        match (failure.meaning, object()) {
+            (Meaning::NoSuchKey, Some(key)) => return Error::NotFound { key },
+            (Meaning::Precondition, Some(key)) => return Error::AlreadyExists { key },
+            (Meaning::Cold, Some(key)) => return Error::Cold { key },
+            _ => {}
+        }
+        let source = failure.source;
+        match failure.meaning {
+            Meaning::Forbidden => Error::Forbidden {
+                operation: name,
+                key: text,
+                action: operation.action(),
+                resource: self.resource(operation),
+                source,
+            },
+            Meaning::Credentials => Error::Credentials { location, source },
+            Meaning::NoSuchBucket => {
+                Error::NoStore { location, source: std::io::Error::other(source) }
+            }
+            Meaning::OtherRegion => Error::Region {
+                location,
+                wanted: self.region.clone(),
+                found: failure.region.unwrap_or_else(|| format!("another region ({source})")),
+            },
+            Meaning::Unsupported => Error::Unsupported { operation: name, key: text, source },
+            Meaning::Cancelled => Error::Cancelled { operation: name, key: text },
+            _ => {
+                let source = std::io::Error::other(source);
+                Error::Io { operation: name, key: text, source }
+            }
+        }
+    }
+
+    /// What a policy has to allow the action on.
+    fn resource(&self, operation: Operation) -> String {
+        let bucket = &self.options.bucket;
+        match (operation.is_on_bucket(), self.options.prefix.as_str()) {
+            (true, _) => format!("arn:aws:s3:::{bucket}"),
+            (false, "") => format!("arn:aws:s3:::{bucket}/*"),
+            (false, prefix) => format!("arn:aws:s3:::{bucket}/{prefix}/*"),
+        }
+    }
+}
+
+/// The attempts of one operation: a loop of [`Attempts::turn`], [`Turn::run`] and [`Attempts::after`].
+/// [`Connection::call`] is that loop; what runs in a task of its own has to spell it out, for the compiler
+/// cannot tell that a closure of any lifetime may change threads.
+pub(super) struct Attempts<'a> {
+    connection: &'a Connection,
+    operation: Operation,
+    bytes: u64,
+    begun: Instant,
+    count: u32,
+    after_doubt: bool,
+}
+
+/// One attempt's place among the requests that are under way.
+pub(super) struct Turn<'a> {
+    connection: &'a Connection,
+    bytes: u64,
+    pub(super) progress: Progress,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(connection: &'a Connection, operation: Operation, bytes: u64) -> Self {
+        let begun = Instant::now();
+        Self { connection, operation, bytes, begun, count: 0, after_doubt: false }
+    }
+
+    pub(super) async fn turn(&mut self) -> Outcome<Turn<'a>> {
+        let (connection, bytes) = (self.connection, self.bytes);
+        connection.check_cancelled()?;
+        let permit = connection.requests.acquire().await;
+        let permit = permit.expect("nobody closes the semaphore");
+        let (idle, pace) = (connection.options.idle_timeout, connection.pace.clone());
+        let progress = Progress::new(idle, pace, connection.pace_origin);
+        self.count += 1;
+        Ok(Turn { connection, bytes, progress, _permit: permit })
+    }
+
+    /// What to do after an attempt that failed: `Ok` means another one, after a pause.
+    pub(super) async fn after(&mut self, failure: Failure) -> Outcome<()> {
+        let connection = self.connection;
+        if !failure.is_transient() || connection.skew(&failure).is_some() {
+            return Err(Failure { after_doubt: self.after_doubt, ..failure });
+        }
+        self.after_doubt = true;
+        if failure.has_moved {
+            self.begun = Instant::now();
+        }
+        let elapsed = self.begun.elapsed();
+        let Some(delay) = connection.delay(self.count, elapsed) else {
+            let (count, seconds) = (self.count, elapsed.as_secs());
+            let text =
+                format!("{} (given up after {count} attempts in {seconds} s)", failure.source);
+            return Err(Failure { after_doubt: true, ..failure.told(text) });
+        };
+        tracing::debug!(
+            "{} in {}: {}; again in {delay:?}",
+            self.operation.name(),
+            connection.location,
+            failure.source
+        );
+        connection.pause(delay).await
+    }
+}
+
+impl Turn<'_> {
+    /// Waits for the attempt's end, or its silence, its time limit, or that the work is cancelled.
+    pub(super) async fn run<T>(self, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        let limit = self.connection.time_for(self.bytes);
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(limit, self.progress.watch(work)) => outcome,
+            failure = self.connection.cancelled() => return Err(failure),
+        };
+        let outcome = outcome.unwrap_or_else(|_| {
+            let text = format!("{} bytes did not move within {} s", self.bytes, limit.as_secs());
+            Err(Failure::new(Meaning::Transient, text))
+        });
+        let is_answer = !matches!(&outcome, Err(f) if f.meaning == Meaning::Unreachable);
+        if is_answer {
+            self.connection.has_answered.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // A name that is being looked up cannot be interrupted, and nobody waits for it any more.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! A bucket, or a part of one, on AWS or any server that speaks its protocol.
+//!
+//! The SDK signs, sends and parses; when to try again, what a failure means and how long to wait is decided
+//! here, once: its own retries are off. The store keeps a small runtime of its own, for the interface of
+//! stores blocks (src/ARCHITECTURE.md). Absence is believed only when the server says `NoSuchKey` or leaves
+//! the name out of a list; a 404 of anything else on the way proves nothing.
+
+mod body;
+mod bucket;
+mod client;
+mod connection;
+mod download;
+mod failure;
+mod list;
+mod multipart;
+mod operation;
+mod options;
+mod store;
+mod tiers;
+mod uploads;
+
+pub use bucket::{BucketFacts, LockMode};
+pub use options::{Checksums, Credentials, S3Options, ServerEncryption};
+pub use store::S3Store;
+pub use tiers::{Availability, ObjectClass, Thaw, ThawSpeed};
