@@ -117,17 +117,6 @@ pub enum Error {
         /// The names that there are.
         candidates: Vec<String>,
     },
-    /// A repository in a bucket.
-    #[error(
-        "repository {repository} is at {url}, and this version of pgkeep has no S3 yet; use a \
-         repository with a file:/// url"
-    )]
-    NoS3Yet {
-        /// The repository's name.
-        repository: String,
-        /// Its url.
-        url: String,
-    },
     /// The key file does not exist; `init` may make it.
     #[error(
         "{origin}: {key} names {path}, which does not exist; put the key file there, or let pgkeep \
@@ -169,13 +158,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// What a passphrase file, command or variable gave cannot be a passphrase.
-    #[error("{origin}: {key}: the passphrase {why}")]
+    /// What a file, command or variable gave cannot be a passphrase, or the line that is meant.
+    #[error("{origin}: {key}: {what} {why}")]
     InvalidPassphrase {
         /// Where the key stands.
         origin: Origin,
         /// The key, with its section.
         key: String,
+        /// `the passphrase`, or `the line`.
+        what: &'static str,
         /// What is wrong with it.
         why: &'static str,
     },

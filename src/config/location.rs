@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum Location {
     /// A folder on this host.
     File(PathBuf),
-    /// A bucket. This version reads such a configuration but cannot open the repository.
+    /// A bucket.
     S3(S3Location),
 }
 
@@ -18,12 +18,6 @@ pub struct S3Location {
     pub bucket: String,
     /// What the names of all objects begin with; without slashes at its ends, may be empty.
     pub prefix: String,
-    /// URL of a server that is not AWS.
-    pub endpoint: Option<String>,
-    /// The bucket's region.
-    pub region: Option<String>,
-    /// Whether the bucket is named in the path instead of the host name.
-    pub path_style: bool,
 }
 
 impl std::fmt::Display for Location {
@@ -77,8 +71,18 @@ fn parse_s3(rest: &str) -> Result<Location, String> {
     if bucket.is_empty() || !bucket.bytes().all(is_allowed) {
         return Err("after s3:// comes the name of a bucket, such as s3://bucket/prefix".into());
     }
+    if !(3..=63).contains(&bucket.len()) {
+        return Err("the name of a bucket has 3 to 63 characters".into());
+    }
     let prefix = prefix.trim_matches('/').to_owned();
-    Ok(Location::S3(S3Location { bucket: bucket.into(), prefix, ..S3Location::default() }))
+    // Names of objects have up to 700 bytes, and S3 takes 1024.
+    if prefix.len() > 300 || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a prefix has at most 300 visible ASCII characters".into());
+    }
+    if prefix.split('/').any(|part| matches!(part, "" | "." | "..")) && !prefix.is_empty() {
+        return Err("a prefix has no empty parts, and none that is a dot or two".into());
+    }
+    Ok(Location::S3(S3Location { bucket: bucket.into(), prefix }))
 }
 
 #[cfg(test)]
@@ -111,6 +115,10 @@ mod tests {
             ("s3://", "bucket"),
             ("s3:///x", "bucket"),
             ("s3://key:secret@bucket", "credentials"),
+            ("s3://ab", "3 to 63"),
+            ("s3://bucket/a//b", "empty parts"),
+            ("s3://bucket/a/../b", "a dot or two"),
+            ("s3://bucket/ä", "visible ASCII"),
             ("https://bucket", "s3://"),
         ] {
             let wrong = parse_location(url).unwrap_err();

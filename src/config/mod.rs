@@ -18,6 +18,7 @@ mod location;
 mod nearest;
 mod passphrase_command;
 pub mod resolve;
+mod s3;
 pub mod schema;
 mod secret_source;
 pub mod sections;
@@ -32,6 +33,7 @@ pub use layers::{FlagValue, Origin};
 pub use location::{Location, S3Location};
 pub use passphrase_command::CommandFailure;
 pub use resolve::{DEFAULT_PATH, Resolved, Settings, Sources};
+pub use s3::S3Settings;
 pub use secret_source::{SecretSource, Unlocked};
 pub use sections::{
     ClusterSettings, DaemonSettings, RepositorySettings, Retention, ScheduleSettings, Tiering,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{Error, Result, Warning};
+use super::layers::Origin;
 use super::location::{Location, S3Location};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::sections::Reader;
@@ -137,15 +138,13 @@ fn checksums(text: &str) -> Read<Checksums> {
 }
 
 impl S3Draft {
-    /// The settings of a bucket; none for a folder, where none may be set.
+    /// The settings of a bucket; none for a folder.
     pub(super) fn complete(
         &self,
         section: &Reader<'_>,
         url: &Location,
     ) -> Result<Option<S3Settings>> {
-        let Location::S3(location) = url else {
-            return no_keys(section).map(|()| None);
-        };
+        let Location::S3(location) = url else { return Ok(None) };
         let mut draft = self.clone();
         match (&self.server_encryption, &self.kms_key) {
             (Some(ServerEncryption::Kms { .. }), key_id) => {
@@ -183,8 +182,8 @@ impl S3Draft {
     }
 }
 
-fn no_keys(section: &Reader<'_>) -> Result<()> {
-    use super::layers::Origin;
+/// Refuses them where the repository is a folder.
+pub(super) fn require_no_keys(section: &Reader<'_>) -> Result<()> {
     for key in KEYS {
         let why = |_: &str| Err("counts for s3:// urls only; take it out".to_owned());
         if section.setting(key).is_some_and(|setting| setting.origin != Origin::Default) {

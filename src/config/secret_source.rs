@@ -113,6 +113,19 @@ impl SecretSource {
         Ok(Unlocked { unlock, warnings })
     }
 
+    /// Reads a file of one line that opens nothing by itself, such as an access key.
+    ///
+    /// # Errors
+    /// [`Error::UnreadableSecret`], [`Error::InvalidPassphrase`].
+    pub(super) fn text(&self, warnings: &mut Vec<Warning>) -> Result<Secret<String>> {
+        let unlocked = self.unlock()?;
+        warnings.extend(unlocked.warnings);
+        match unlocked.unlock {
+            Unlock::Passphrase(line) => Ok(line),
+            _ => unreachable!("it was made as a file of one line"),
+        }
+    }
+
     fn place(&self) -> (Origin, String) {
         (self.origin.clone(), self.key.clone())
     }
@@ -157,7 +170,8 @@ impl SecretSource {
     /// is refused, because it would make a passphrase that nobody can type when it matters.
     fn passphrase(&self, bytes: &[u8]) -> Result<Unlock> {
         let (origin, key) = self.place();
-        let wrong = |why| Error::InvalidPassphrase { origin, key, why };
+        let what = if key.contains(".encryption.") { "the passphrase" } else { "the line" };
+        let wrong = |why| Error::InvalidPassphrase { origin, key, what, why };
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let why = match std::str::from_utf8(line) {
             Ok("") => "is empty",

@@ -4,12 +4,13 @@
 //! `RepositoryDraft::complete`, when the repository is needed.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::layers::{Address, Layered, Origin, SectionName, Setting};
 use super::location::{Location, parse_location};
+use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
     Read, absolute, boolean, cipher, count, cron, jobs, rate, secret_file, some_text, some_time,
@@ -46,6 +47,8 @@ pub struct RepositorySettings {
     pub name: String,
     /// Where it is.
     pub url: Location,
+    /// How to reach it, where it is in a bucket.
+    pub s3: Option<S3Settings>,
     /// Whether it is meant where none is named.
     pub is_default: bool,
     /// Whether WAL counts as archived only when it is here. Reserved: treat it as true.
@@ -60,21 +63,6 @@ pub struct RepositorySettings {
     pub retention: Retention,
     /// What moves to colder storage.
     pub tiering: Option<Tiering>,
-}
-
-impl RepositorySettings {
-    /// The folder that it is in.
-    ///
-    /// # Errors
-    /// [`Error::NoS3Yet`] when it is in a bucket.
-    pub fn folder(&self) -> Result<&Path> {
-        match &self.url {
-            Location::File(path) => Ok(path),
-            Location::S3(_) => {
-                Err(Error::NoS3Yet { repository: self.name.clone(), url: self.url.to_string() })
-            }
-        }
-    }
 }
 
 /// `[repository.<name>.retention]`
@@ -172,6 +160,7 @@ pub(super) struct RepositoryDraft {
     /// Where `required = false` stands.
     pub(super) not_required: Option<Origin>,
     url: Option<Location>,
+    s3: S3Draft,
     cipher: Option<CipherChoice>,
     secrets: Vec<(&'static str, Setting, SecretSource)>,
     cache_directory: Option<PathBuf>,
@@ -187,12 +176,17 @@ pub(super) fn read_repository(
 ) -> Result<RepositoryDraft> {
     let section = Reader { layered, section: name };
     let is_required = section.get("required", boolean)?;
+    let url = section.find("url", parse_location)?;
+    if matches!(url, Some(Location::File(_))) {
+        require_no_keys(&section)?;
+    }
     let required_at = layered.find(name, "required").map(|setting| setting.origin.clone());
     Ok(RepositoryDraft {
         name: name.clone(),
         is_default: section.get("default", boolean)?,
         not_required: required_at.filter(|_| !is_required),
-        url: read_location(&section)?,
+        url,
+        s3: read_s3(&section, folders)?,
         cipher: section.find("encryption.cipher", cipher)?,
         secrets: read_secrets(&section, folders)?,
         cache_directory: section.find("encryption.cache_directory", absolute)?,
@@ -204,29 +198,6 @@ pub(super) fn read_repository(
         },
         tiering: read_tiering(&section)?,
     })
-}
-
-fn read_location(section: &Reader<'_>) -> Result<Option<Location>> {
-    let endpoint = section.find("endpoint", some_text)?;
-    let region = section.find("region", some_text)?;
-    let path_style = section.get("path_style", boolean)?;
-    let Some(mut location) = section.find("url", parse_location)? else {
-        return Ok(None);
-    };
-    match &mut location {
-        Location::S3(s3) => {
-            (s3.endpoint, s3.region, s3.path_style) = (endpoint, region, path_style);
-        }
-        Location::File(_) => {
-            for key in ["endpoint", "region", "path_style"] {
-                let why = |_: &str| Err("counts for s3:// urls only; take it out".to_owned());
-                if section.setting(key).is_some_and(|setting| setting.origin != Origin::Default) {
-                    section.find::<()>(key, why)?;
-                }
-            }
-        }
-    }
-    Ok(Some(location))
 }
 
 fn read_tiering(section: &Reader<'_>) -> Result<Option<Tiering>> {
@@ -288,9 +259,11 @@ impl RepositoryDraft {
             );
             section.missing("encryption.cipher", &hint)
         })?;
+        let s3 = self.s3.complete(&section, &url)?;
         Ok(RepositorySettings {
             name: self.name.name.clone(),
             url,
+            s3,
             is_default: self.is_default,
             is_required: self.not_required.is_none(),
             cipher,
@@ -332,21 +305,25 @@ fn listed(secrets: &[(&'static str, Setting, SecretSource)]) -> String {
 }
 
 /// One section of the layered settings.
-struct Reader<'r> {
+pub(super) struct Reader<'r> {
     layered: &'r Layered,
     section: &'r SectionName,
 }
 
 impl<'r> Reader<'r> {
-    fn address(&self, key: &'static str) -> Address {
+    pub(super) fn address(&self, key: &'static str) -> Address {
         Address { section: self.section.clone(), key }
     }
 
-    fn setting(&self, key: &'static str) -> Option<&'r Setting> {
+    pub(super) fn setting(&self, key: &'static str) -> Option<&'r Setting> {
         self.layered.find(self.section, key)
     }
 
-    fn find<T>(&self, key: &'static str, read: impl FnOnce(&str) -> Read<T>) -> Result<Option<T>> {
+    pub(super) fn find<T>(
+        &self,
+        key: &'static str,
+        read: impl FnOnce(&str) -> Read<T>,
+    ) -> Result<Option<T>> {
         let Some(setting) = self.setting(key) else {
             return Ok(None);
         };
@@ -358,11 +335,15 @@ impl<'r> Reader<'r> {
     }
 
     /// For keys that have a default.
-    fn get<T>(&self, key: &'static str, read: impl FnOnce(&str) -> Read<T>) -> Result<T> {
+    pub(super) fn get<T>(
+        &self,
+        key: &'static str,
+        read: impl FnOnce(&str) -> Read<T>,
+    ) -> Result<T> {
         self.find(key, read)?.ok_or_else(|| self.missing(key, "it has no default; write one"))
     }
 
-    fn missing(&self, key: &'static str, hint: &str) -> Error {
+    pub(super) fn missing(&self, key: &'static str, hint: &str) -> Error {
         Error::MissingKey {
             file: self.layered.describe_source(),
             key: self.address(key).to_string(),
@@ -370,7 +351,7 @@ impl<'r> Reader<'r> {
         }
     }
 
-    fn conflict(&self, why: String) -> Error {
+    pub(super) fn conflict(&self, why: String) -> Error {
         let file = self.layered.describe_source();
         Error::Conflict { file, section: self.section.to_string(), why }
     }

@@ -63,16 +63,15 @@ fn the_example_of_the_design_is_read() {
     let variable = ("PGKEEP_REPOSITORY__LOCAL__ENCRYPTION__CIPHER", "none");
     let settings = parse_with(DESIGN, &[variable], &[]).unwrap();
     let resolved = settings.resolve(None, Some("offsite")).unwrap();
-    assert_eq!(resolved.repositories[0].folder().unwrap(), Path::new("/var/lib/pgkeep"));
+    assert_eq!(resolved.repositories[0].url, Location::File("/var/lib/pgkeep".into()));
+    assert!(resolved.repositories[0].s3.is_none());
     let offsite = resolved.repository().unwrap();
     assert_eq!(offsite.cipher, CipherChoice::Aes256Cbc);
     assert_eq!(offsite.retention.window, days(14));
     let tiering = Tiering { after: days(35), storage_class: "GLACIER".into() };
     assert_eq!(offsite.tiering, Some(tiering));
-    let wrong = offsite.folder().unwrap_err();
-    assert!(matches!(wrong, Error::NoS3Yet { .. }));
-    assert!(wrong.to_string().contains("s3://bucket/prefix"), "{wrong}");
-    assert!(wrong.to_string().contains("this version of pgkeep has no S3 yet"), "{wrong}");
+    let (options, _) = offsite.s3.as_ref().unwrap().options().unwrap();
+    assert_eq!((options.bucket.as_str(), options.prefix.as_str()), ("bucket", "prefix"));
 }
 
 #[test]
