@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use crate::archive::{self, Destination};
 use crate::base::{Ctx, Host};
-use crate::config::{self, Environment, RepositorySettings, Resolved, Settings, Sources, Warning};
+use crate::config::{
+    self, Environment, Location, RepositorySettings, Resolved, Settings, Sources, Warning,
+};
 use crate::crypt::Unlock;
 use crate::pgconn::{ConnectOptions, Session};
 use crate::repo::{
     self, BackupType, KeyCache, Origin, Place, Registration, Repository, SlotSummary, layout,
 };
 use crate::restore::{ProgramPlaces, ServerNow};
-use crate::storage::{self, LocalStore, ObjectStore, ReadOnlyStore};
+use crate::storage::{self, LocalStore, ObjectStore, ReadOnlyStore, S3Store};
 use crate::{backup, pg};
 
 /// Why nothing could be assembled.
@@ -132,20 +134,26 @@ pub fn environment_allows_color() -> bool {
 /// The store of a repository that is there.
 ///
 /// # Errors
-/// [`Error::Config`] for a url that this version cannot open, [`Error::Repository`].
-pub fn store(settings: &RepositorySettings, access: Access) -> Result<Arc<dyn ObjectStore>> {
-    let folder = settings.folder()?;
-    let store = match LocalStore::open(folder) {
-        // To an operator, a folder that is not there is a repository that is not there.
-        Err(storage::Error::NoStore { .. }) => {
-            let location = settings.url.to_string();
-            return Err(at(&settings.name)(repo::Error::NoRepository { location }));
-        }
-        other => other.map_err(at(&settings.name))?,
+/// [`Error::Config`] for credentials that cannot be read, [`Error::Repository`].
+pub fn store(
+    ctx: &Ctx,
+    settings: &RepositorySettings,
+    access: Access,
+) -> Result<Arc<dyn ObjectStore>> {
+    let store: Arc<dyn ObjectStore> = match &settings.url {
+        Location::File(folder) => match LocalStore::open(folder) {
+            // To an operator, a folder that is not there is a repository that is not there.
+            Err(storage::Error::NoStore { .. }) => {
+                let location = settings.url.to_string();
+                return Err(at(&settings.name)(repo::Error::NoRepository { location }));
+            }
+            other => Arc::new(other.map_err(at(&settings.name))?),
+        },
+        Location::S3(_) => Arc::new(bucket(ctx, settings)?),
     };
     Ok(match access {
         Access::ReadOnly => Arc::new(ReadOnlyStore::new(store)),
-        Access::ReadWrite => Arc::new(store),
+        Access::ReadWrite => store,
     })
 }
 
@@ -153,16 +161,33 @@ pub fn store(settings: &RepositorySettings, access: Access) -> Result<Arc<dyn Ob
 ///
 /// # Errors
 /// As [`store`].
-pub fn create_store(settings: &RepositorySettings) -> Result<Arc<dyn ObjectStore>> {
-    Ok(Arc::new(LocalStore::create(settings.folder()?).map_err(at(&settings.name))?))
+pub fn create_store(ctx: &Ctx, settings: &RepositorySettings) -> Result<Arc<dyn ObjectStore>> {
+    Ok(match &settings.url {
+        Location::File(folder) => Arc::new(LocalStore::create(folder).map_err(at(&settings.name))?),
+        Location::S3(_) => Arc::new(bucket(ctx, settings)?),
+    })
+}
+
+/// The bucket of a repository that is in one.
+///
+/// # Errors
+/// As [`store`].
+///
+/// # Panics
+/// When it is in a folder.
+pub fn bucket(ctx: &Ctx, settings: &RepositorySettings) -> Result<S3Store> {
+    let s3 = settings.s3.as_ref().expect("a url of a bucket comes with its settings");
+    let (options, warnings) = s3.options()?;
+    warnings.iter().for_each(|warning| ctx.warn(warning.to_string()));
+    S3Store::open(ctx, options).map_err(at(&settings.name))
 }
 
 /// Whether a repository is there, without its key.
 ///
 /// # Errors
 /// As [`store`], but absence is an answer.
-pub fn exists(settings: &RepositorySettings) -> Result<bool> {
-    let store = match store(settings, Access::ReadOnly) {
+pub fn exists(ctx: &Ctx, settings: &RepositorySettings) -> Result<bool> {
+    let store = match store(ctx, settings, Access::ReadOnly) {
         Err(Error::Repository { source: repo::Error::NoRepository { .. }, .. }) => {
             return Ok(false);
         }
@@ -179,13 +204,17 @@ pub fn exists(settings: &RepositorySettings) -> Result<bool> {
 ///
 /// # Errors
 /// [`Error::Config`], [`Error::NoKey`], [`Error::Repository`].
-pub fn open(settings: &RepositorySettings, access: Access) -> Result<Opened> {
-    open_with(settings, access, None)
+pub fn open(ctx: &Ctx, settings: &RepositorySettings, access: Access) -> Result<Opened> {
+    let store = store(ctx, settings, access)?;
+    open_in(store, settings, None)
 }
 
 /// As [`open`]; what a passphrase opens is kept, where the configuration names a folder for it.
-fn open_with(settings: &RepositorySettings, access: Access, ctx: Option<&Ctx>) -> Result<Opened> {
-    let store = store(settings, access)?;
+fn open_in(
+    store: Arc<dyn ObjectStore>,
+    settings: &RepositorySettings,
+    ctx: Option<&Ctx>,
+) -> Result<Opened> {
     let unlocked = match settings.secret.unlock() {
         Err(missing @ config::Error::MissingKeyFile { .. }) => {
             return Err(without_key(settings, store, missing));
@@ -293,7 +322,8 @@ pub fn destination(
     epoch: Option<u32>,
     access: Access,
 ) -> Result<(Destination, Vec<Warning>)> {
-    let Opened { repository, warnings, .. } = open_with(settings, access, Some(ctx))?;
+    let store = store(ctx, settings, access)?;
+    let Opened { repository, warnings, .. } = open_in(store, settings, Some(ctx))?;
     let (place, registration) = find_cluster(&settings.name, &repository, cluster, system, epoch)?;
     let name = settings.name.clone();
     Ok((Destination { name, repository, place, registration }, warnings))

@@ -115,7 +115,7 @@ fn elsewhere(
     system: u64,
     directory: &Path,
 ) -> Result<Option<String>, Failure> {
-    let opened = wiring::open(settings, Access::ReadOnly)?;
+    let opened = wiring::open(&run.ctx, settings, Access::ReadOnly)?;
     let (cluster, repository) = (&resolved.cluster_name, &opened.repository);
     let (place, _) = wiring::find_cluster(&settings.name, repository, cluster, Some(system), None)?;
     own_place::why_not_own(&run.ctx, repository, &place, &wiring::host(), directory)

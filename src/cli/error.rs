@@ -288,6 +288,16 @@ fn of_repo(error: &repo::Error) -> Advice {
                         pg_resetwal was run (`pgkeep init --new-epoch`, then a full backup).";
             (Exit::Failed, Kind::Corrupt, hint(next))
         }
+        repo::Error::Claimed { .. } => {
+            let next = "Two servers archive as one cluster, or its history forked. Stop the wrong one, \
+                        remove its claim from the repository, and let the right one push again; or \
+                        `pgkeep init --new-epoch`, then a full backup.";
+            (Exit::Failed, Kind::Corrupt, hint(next))
+        }
+        repo::Error::InitRunning { .. } => {
+            let next = "Wait until it ends. If it was interrupted, repeat this in ten minutes.";
+            (Exit::Locked, Kind::Busy, hint(next))
+        }
         repo::Error::Keys(_) => {
             (Exit::Failed, Kind::Key, hint("`pgkeep key list` shows the key slots."))
         }
@@ -313,6 +323,36 @@ fn of_storage(error: &storage::Error) -> Advice {
                         server (`sudo -u postgres pgkeep ...`).";
             (Exit::Failed, Kind::Environment, hint(next))
         }
+        storage::Error::Forbidden { action, resource, .. } => {
+            let next = format!(
+                "A policy must have {{\"Effect\": \"Allow\", \"Action\": \"{action}\", \"Resource\": \
+                 \"{resource}\"}}, and none may deny it (docs/s3.md lists what each task needs); with a \
+                 KMS key, its policy too."
+            );
+            (Exit::Failed, Kind::Environment, Some(next))
+        }
+        storage::Error::Credentials { .. } => {
+            let next = "They come from access_key_file and secret_key_file, or from the AWS chain: \
+                        environment, profile, web identity, container, instance.";
+            (Exit::Failed, Kind::Environment, hint(next))
+        }
+        storage::Error::Clock { .. } => {
+            let next = "Set the clock: requests are signed with the time.";
+            (Exit::Failed, Kind::Environment, hint(next))
+        }
+        storage::Error::Region { .. } => {
+            let next = "The keys region and url must name one place; a bucket never moves.";
+            (Exit::Failed, Kind::Config, hint(next))
+        }
+        storage::Error::Cold { .. } => {
+            let next = "It must be thawed before it can be read.";
+            (Exit::Cold, Kind::Environment, hint(next))
+        }
+        storage::Error::Unsupported { .. } => {
+            let next = "docs/s3.md lists what a server must be able to do.";
+            (Exit::Failed, Kind::Environment, hint(next))
+        }
+        storage::Error::Cancelled { .. } => (Exit::Interrupted, Kind::Interrupted, None),
         _ => (Exit::Failed, Kind::Environment, None),
     }
 }

@@ -72,7 +72,7 @@ fn content(
     settings: &RepositorySettings,
     epoch: Option<u32>,
 ) -> Result<Content, Failure> {
-    let opened = wiring::open(settings, Access::ReadOnly)?;
+    let opened = wiring::open(&run.ctx, settings, Access::ReadOnly)?;
     run.warn_each(&opened.warnings);
     let repository = &opened.repository;
     let (place, registration) =

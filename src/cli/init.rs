@@ -10,16 +10,16 @@ use super::invocation::Invocation;
 use super::output::print;
 use super::server_settings;
 use crate::base::{ByteSize, durable};
-use crate::config::{RepositorySettings, Resolved};
+use crate::config::{Location, RepositorySettings, Resolved};
 use crate::crypt::Unlock;
 use crate::crypt::slot::COST_DEFAULT;
 use crate::pgconn::{ServerFacts, Session};
 use crate::repo::{self, CipherChoice, InitOptions, Place, Registration, Repository};
-use crate::storage;
+use crate::storage::{self, ObjectStore as _};
 use crate::wiring::{self, Access};
 
-/// What a repository's folder may hold before there is a repository: what a killed `init` leaves.
-const OWN_NAMES: [&str; 5] = ["key", "c", "lease", ".tmp", "lost+found"];
+/// What a repository's place may hold before there is a repository: what a killed `init` leaves.
+const OWN_NAMES: [&str; 6] = ["key", "c", "lease", "probe", ".tmp", "lost+found"];
 
 /// Makes or opens the repositories, registers the cluster, says what to set on the server.
 pub fn init(run: &Invocation, args: &InitArgs) -> Result<Exit, Failure> {
@@ -33,7 +33,7 @@ pub fn init(run: &Invocation, args: &InitArgs) -> Result<Exit, Failure> {
     };
     let mut repositories = Vec::new();
     for settings in resolved.repositories.iter().filter(meant) {
-        let repository = match wiring::exists(settings)? {
+        let repository = match wiring::exists(&run.ctx, settings)? {
             true => existing(run, settings)?,
             false => create(run, settings)?,
         };
@@ -55,7 +55,11 @@ pub fn init(run: &Invocation, args: &InitArgs) -> Result<Exit, Failure> {
 }
 
 fn existing(run: &Invocation, settings: &RepositorySettings) -> Result<Repository, Failure> {
-    let opened = wiring::open(settings, Access::ReadWrite)?;
+    if settings.s3.is_some() {
+        let bucket = wiring::bucket(&run.ctx, settings)?;
+        bucket.require_region().map_err(|error| at(settings, error.into()))?;
+    }
+    let opened = wiring::open(&run.ctx, settings, Access::ReadWrite)?;
     run.warn_each(&opened.warnings);
     let cipher = settings.cipher.name();
     print(&format!("repository {}: exists in {}, cipher {cipher}", settings.name, settings.url))?;
@@ -67,30 +71,33 @@ fn existing(run: &Invocation, settings: &RepositorySettings) -> Result<Repositor
 }
 
 fn create(run: &Invocation, settings: &RepositorySettings) -> Result<Repository, Failure> {
-    refuse_foreign_folder(settings.folder()?)?;
+    refuse_foreign(run, settings)?;
     // The key first: a repository never exists without a key that opens it.
     let made = make_key_file(run, settings)?;
     let unlocked = settings.secret.unlock()?;
     run.warn_each(&unlocked.warnings);
-    let store = wiring::create_store(settings)?;
+    let store = wiring::create_store(&run.ctx, settings)?;
     let options = InitOptions {
         cipher: settings.cipher,
         unlock: &unlocked.unlock,
         label: "init",
         cost: COST_DEFAULT,
     };
-    let in_repository = |source| {
-        Failure::from(wiring::Error::Repository { repository: settings.name.clone(), source })
-    };
     let repository = match Repository::init(&run.ctx, store, &options) {
         // Another init was faster.
         Err(repo::Error::Storage(storage::Error::AlreadyExists { .. })) => {
             return existing(run, settings);
         }
-        other => other.map_err(in_repository)?,
+        other => other.map_err(|error| at(settings, error))?,
     };
     let cipher = settings.cipher.name();
     print(&format!("repository {}: made in {}, cipher {cipher}", settings.name, settings.url))?;
+    if !repository.descriptor().conditional_put {
+        print(
+            "  The store does not honour conditional puts: first write wins by claims, three \
+             requests for each segment.",
+        )?;
+    }
     if settings.cipher == CipherChoice::None {
         print(
             "  Backups and WAL lie there in the clear: who can read the place can read all of it.",
@@ -113,25 +120,47 @@ fn create(run: &Invocation, settings: &RepositorySettings) -> Result<Repository,
     Ok(repository)
 }
 
-/// A repository is made in a new or empty folder only: a wrong path should not become one.
-fn refuse_foreign_folder(folder: &Path) -> Result<(), Failure> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Failure::failed(format!("{}: {error}", folder.display()))),
-        Ok(entries) => entries,
+/// A repository is made in a new or empty place only: a wrong path should not become one.
+fn refuse_foreign(run: &Invocation, settings: &RepositorySettings) -> Result<(), Failure> {
+    let names = match &settings.url {
+        Location::File(folder) => names_in(folder)?,
+        Location::S3(_) => {
+            let bucket = wiring::bucket(&run.ctx, settings)?;
+            let listed = bucket.require_region().and_then(|_| bucket.list("", None, 1000));
+            let listed = listed.map_err(|error| at(settings, error.into()))?;
+            let first = |meta: storage::ObjectMeta| {
+                meta.key.as_str().split('/').next().unwrap_or_default().to_owned()
+            };
+            listed.into_iter().map(first).collect()
+        }
     };
-    let names = entries.flatten().map(|entry| entry.file_name());
-    let foreign = names.filter(|name| !OWN_NAMES.iter().any(|own| name == own)).take(3);
-    let foreign: Vec<_> = foreign.map(|name| name.to_string_lossy().into_owned()).collect();
+    let foreign = names.iter().filter(|name| !OWN_NAMES.contains(&name.as_str())).take(3);
+    let foreign: Vec<_> = foreign.cloned().collect();
     if foreign.is_empty() {
         return Ok(());
     }
-    let message = format!(
-        "{} holds other things and no repository: {}",
-        folder.display(),
-        foreign.join(", ")
-    );
-    Err(Failure::failed(message).with_hint("Name an empty folder, or one that does not exist yet."))
+    let message =
+        format!("{} holds other things and no repository: {}", settings.url, foreign.join(", "));
+    let hint = match &settings.url {
+        Location::File(_) => "Name an empty folder, or one that does not exist yet.",
+        Location::S3(_) => "Name a prefix that nothing lies below, such as s3://bucket/pgkeep.",
+    };
+    Err(Failure::failed(message).with_hint(hint))
+}
+
+fn names_in(folder: &Path) -> Result<BTreeSet<String>, Failure> {
+    match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(Failure::failed(format!("{}: {error}", folder.display()))),
+        Ok(entries) => {
+            let names = entries.flatten().map(|entry| entry.file_name());
+            Ok(names.map(|name| name.to_string_lossy().into_owned()).collect())
+        }
+    }
+}
+
+fn at(settings: &RepositorySettings, source: repo::Error) -> Failure {
+    wiring::Error::Repository { repository: settings.name.clone(), source }.into()
 }
 
 fn make_key_file(run: &Invocation, settings: &RepositorySettings) -> Result<bool, Failure> {
@@ -211,7 +240,7 @@ fn newest_epoch(
 ) -> Result<Option<u32>, Failure> {
     let mut newest = None;
     for settings in &resolved.repositories {
-        if !wiring::exists(settings)? {
+        if !wiring::exists(&run.ctx, settings)? {
             run.ctx.warn(format!(
                 "repository {} is not there, and was not asked for its epoch: repeat `pgkeep init` \
                  when it is",
@@ -219,7 +248,7 @@ fn newest_epoch(
             ));
             continue;
         }
-        let repository = wiring::open(settings, Access::ReadOnly)?.repository;
+        let repository = wiring::open(&run.ctx, settings, Access::ReadOnly)?.repository;
         let places = repository.places()?;
         let own = places.iter().filter(|place| {
             place.cluster() == resolved.cluster_name.as_str() && place.system() == system

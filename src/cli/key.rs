@@ -30,7 +30,7 @@ fn open(
     access: Access,
 ) -> Result<(String, Opened), Failure> {
     let settings = resolved.repository()?;
-    let opened = wiring::open(settings, access)?;
+    let opened = wiring::open(&run.ctx, settings, access)?;
     run.warn_each(&opened.warnings);
     Ok((settings.name.clone(), opened))
 }

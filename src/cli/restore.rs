@@ -39,7 +39,7 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
     }
     let resolved = run.resolved()?;
     let settings = resolved.repository()?;
-    let opened = wiring::open(settings, Access::ReadOnly)?;
+    let opened = wiring::open(&run.ctx, settings, Access::ReadOnly)?;
     run.warn_each(&opened.warnings);
     let repository = &opened.repository;
     let (place, registration) =

@@ -96,6 +96,20 @@ pub enum Error {
         /// The master key's id.
         key: String,
     },
+    /// Others claimed the name for other content, and nobody has it: on a store without conditional puts.
+    #[error("{object}: it was claimed for other content as well ({}), so neither is stored", .claims.join(", "))]
+    Claimed {
+        /// The name.
+        object: ObjectKey,
+        /// The others' claims.
+        claims: Vec<String>,
+    },
+    /// Another `init` is at work in a store without conditional puts.
+    #[error("another init is making this repository ({lease})")]
+    InitRunning {
+        /// Its lease.
+        lease: String,
+    },
     /// The cluster is not registered here.
     #[error(
         "cluster {cluster} with system identifier {system} is not registered in this repository"

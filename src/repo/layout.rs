@@ -66,6 +66,43 @@ pub fn slot(slot: &str) -> Option<ObjectKey> {
     ObjectKey::new(format!("{SLOT_PREFIX}{slot}")).ok()
 }
 
+/// A name on which a store is tried; `random` is hexadecimal.
+#[must_use]
+pub fn probe(random: &str) -> ObjectKey {
+    trusted(format!("probe/{random}"))
+}
+
+/// What the names of the leases of `init` begin with.
+pub const INIT_LEASES_PREFIX: &str = "lease/init/";
+
+/// The lease of an `init` that began at `begun`; `random` is hexadecimal.
+#[must_use]
+pub fn init_lease(begun: Timestamp, random: &str) -> ObjectKey {
+    trusted(format!("{INIT_LEASES_PREFIX}{}.{random}", begun.format(ID_TIME)))
+}
+
+/// When the `init` of a lease began.
+#[must_use]
+pub fn init_lease_time(key: &ObjectKey) -> Option<Timestamp> {
+    let (begun, _) = key.last_component().split_once('.')?;
+    NaiveDateTime::parse_from_str(begun, ID_TIME).ok().map(|begun| begun.and_utc())
+}
+
+/// How moments are spelled in names.
+const ID_TIME: &str = "%Y%m%d-%H%M%S";
+
+/// The claim of an object's name for the content that `identity` tells, and what the names of all claims of
+/// that name begin with.
+///
+/// `None` for an object that is of no cluster, and for an identity that no name can hold.
+#[must_use]
+pub fn claim(object: &ObjectKey, identity: &str) -> Option<(ObjectKey, String)> {
+    let place = Place::of_name(object.as_str())?.prefix();
+    let inner = object.as_str().strip_prefix(&place)?.replace('%', "%25").replace('/', "%2F");
+    let prefix = format!("{place}claim/{inner}/");
+    Some((ObjectKey::new(format!("{prefix}{identity}")).ok()?, prefix))
+}
+
 /// What the names of every cluster begin with.
 pub const CLUSTERS_PREFIX: &str = "c/";
 
@@ -346,13 +383,11 @@ pub struct BackupId(String);
 #[error("{0:?} is not the name of a backup; such names look like 20261120-020000F")]
 pub struct InvalidBackupId(pub String);
 
-const STAMP: &str = "%Y%m%d-%H%M%S";
-
 impl BackupId {
     /// The id of a full backup that begins at `time`.
     #[must_use]
     pub fn full(time: Timestamp) -> Self {
-        Self(format!("{}F", time.format(STAMP)))
+        Self(format!("{}F", time.format(ID_TIME)))
     }
 
     /// The name as text.
@@ -383,7 +418,8 @@ fn is_stamp(text: &str, letters: &[BackupType]) -> bool {
         return false;
     };
     // Formatting back refuses what the parser would forgive (signs, missing zeros).
-    NaiveDateTime::parse_from_str(stamp, STAMP).is_ok_and(|t| t.format(STAMP).to_string() == stamp)
+    NaiveDateTime::parse_from_str(stamp, ID_TIME)
+        .is_ok_and(|t| t.format(ID_TIME).to_string() == stamp)
         && letters.iter().any(|t| letter.chars().eq([t.letter()]))
 }
 

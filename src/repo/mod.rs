@@ -7,6 +7,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod catalog;
+mod claim;
 pub mod descriptor;
 mod error;
 pub mod file_table;
@@ -23,6 +24,7 @@ mod pack_writer;
 pub mod records;
 mod repository;
 pub mod sealed;
+mod slots;
 mod text;
 mod wal_object;
 mod window;

@@ -34,6 +34,17 @@ pub struct Registration {
     pub relation_segment_blocks: u32,
 }
 
+impl Registration {
+    /// What it says of the cluster, without when that was said.
+    fn identity(&self) -> String {
+        let Self { major, block_size, wal_block_size, .. } = self;
+        let Self { wal_segment_size, relation_segment_blocks, .. } = self;
+        format!(
+            "{major}.{block_size}.{wal_block_size}.{wal_segment_size}.{relation_segment_blocks}"
+        )
+    }
+}
+
 /// How block hashes of a backup are made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HashScheme {
@@ -79,12 +90,8 @@ impl Repository {
     pub fn register(&self, ctx: &Ctx, registration: &Registration) -> Result<Place> {
         let place = Place::new(&registration.cluster, registration.system, registration.epoch)
             .map_err(|error| Error::Limit(error.to_string()))?;
-        match self.put_line(ctx, Kind::Cluster, &place.registration(), registration) {
-            Err(Error::Storage(error)) if error.is_already_exists() => {}
-            other => {
-                other?;
-            }
-        }
+        let object = place.registration();
+        self.put_same_line(ctx, Kind::Cluster, &object, registration, &registration.identity())?;
         Ok(place)
     }
 
@@ -96,10 +103,8 @@ impl Repository {
     pub fn announce(&self, ctx: &Ctx, registration: &Registration) -> Result<()> {
         let place = Place::new(&registration.cluster, registration.system, registration.epoch)
             .map_err(|error| Error::Limit(error.to_string()))?;
-        match self.put_line(ctx, Kind::Cluster, &place.announcement(), registration) {
-            Err(Error::Storage(error)) if error.is_already_exists() => Ok(()),
-            other => other.map(drop),
-        }
+        let object = place.announcement();
+        self.put_same_line(ctx, Kind::Cluster, &object, registration, &registration.identity())
     }
 
     /// Finds the newest epoch of a cluster that is registered here, and its registration. What this

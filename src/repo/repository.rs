@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use super::claim::{self, InitLease};
 use super::descriptor::{CipherChoice, Descriptor};
-use super::error::{DamagedSlot, Error, Result, SlotSummary, Slots};
+use super::error::{Error, Result};
 use super::frame::{FrameOpener, FrameSealer};
 use super::header::{FRAME_LOG2, HEADER_SIZE, Header};
 use super::key_cache::KeyCache;
 use super::layout::{self, Kind};
 use super::sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
+use super::slots::{open_slots, require_secret, slot_key};
 use crate::base::{Ctx, entropy};
 use crate::crypt::{
-    self, Class, ContentDigest, KeyId, Keyring, MasterKey, ObjectCipher, RepositoryId, Slot,
-    SlotKind, Unlock, Use,
+    Class, ContentDigest, KeyId, Keyring, MasterKey, ObjectCipher, RepositoryId, Slot, Unlock, Use,
 };
 use crate::storage::{self, ObjectKey, ObjectStore, ObjectWriter};
 
@@ -25,9 +26,9 @@ const FIRST_READ: usize = 72 * 1024;
 /// An open, authenticated repository.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    store: Arc<dyn ObjectStore>,
-    descriptor: Descriptor,
-    keyring: Keyring,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) descriptor: Descriptor,
+    pub(super) keyring: Keyring,
 }
 
 /// What `init` is told.
@@ -60,6 +61,19 @@ impl Repository {
             Ok(_) => return Err(storage::Error::AlreadyExists { key }.into()),
             Err(error) => return Err(error.into()),
         }
+        let conditional_put = claim::honours_conditions(ctx, store.as_ref())?;
+        let lease = if conditional_put {
+            None
+        } else {
+            let lease = InitLease::take(ctx, store.as_ref())?;
+            // One that was there before the lease.
+            match store.head(&key) {
+                Err(error) if error.is_not_found() => {}
+                Ok(_) => return Err(storage::Error::AlreadyExists { key }.into()),
+                Err(error) => return Err(error.into()),
+            }
+            Some(lease)
+        };
         let repository = RepositoryId(entropy::random(ctx.entropy.as_ref()));
         let first = MasterKey::generate(ctx.entropy.as_ref(), 1);
         let created = layout::time_text(ctx.clock.now());
@@ -67,7 +81,7 @@ impl Repository {
             repository,
             created: created.clone(),
             cipher: options.cipher,
-            conditional_put: true,
+            conditional_put,
             key: first.id,
         };
         let keyring = Keyring::new(first);
@@ -83,16 +97,23 @@ impl Repository {
             &keyring,
         )?;
         let slot_key = slot_key(&slot.slot)?;
-        store.put_if_absent(&slot_key, &slot.encode())?;
+        let put = |key: &ObjectKey, bytes: &[u8]| match conditional_put {
+            true => store.put_if_absent(key, bytes),
+            false => store.put(key, bytes),
+        };
+        put(&slot_key, &slot.encode())?;
         let bytes = descriptor.encode(keyring.first());
-        match store.put_if_absent(&key, &bytes) {
+        match put(&key, &bytes) {
             // An earlier try of this very call may have taken effect: then the name is ours.
             Err(error) if error.is_already_exists() && store.get(&key)? != bytes => {
                 store.delete(&slot_key)?;
                 Err(error.into())
             }
             Err(error) if !error.is_already_exists() => Err(error.into()),
-            _ => Ok(Self { store, descriptor, keyring }),
+            _ => {
+                drop(lease);
+                Ok(Self { store, descriptor, keyring })
+            }
         }
     }
 
@@ -168,124 +189,6 @@ impl Repository {
     #[must_use]
     pub fn keyring(&self) -> &Keyring {
         &self.keyring
-    }
-
-    /// The slots, and which of them the secret opens (without trying any when there is none).
-    ///
-    /// # Errors
-    /// As the store's list.
-    pub fn slots(&self, unlock: Option<&Unlock>) -> Result<Slots> {
-        let (slots, damaged) = read_slots(self.store.as_ref())?;
-        let mut summaries = Vec::new();
-        for (_, slot) in slots {
-            let opened = unlock
-                .filter(|unlock| unlock.kind() == slot.kind)
-                .map(|unlock| slot.unwrap(self.descriptor.repository, unlock).is_ok());
-            summaries.push(summary(&slot, opened));
-        }
-        let damaged = damaged.iter().map(|(key, error)| DamagedSlot {
-            slot: key.last_component().into(),
-            why: error.to_string(),
-        });
-        Ok(Slots { readable: summaries, damaged: damaged.collect() })
-    }
-
-    /// Adds a slot that holds every key this repository was opened with.
-    ///
-    /// # Errors
-    /// [`Error::Keys`] for a repository without a cipher.
-    pub fn add_slot(&self, ctx: &Ctx, unlock: &Unlock, label: &str, cost: u8) -> Result<String> {
-        self.put_slot(ctx, unlock, label, cost, &self.keyring)
-    }
-
-    fn put_slot(
-        &self,
-        ctx: &Ctx,
-        unlock: &Unlock,
-        label: &str,
-        cost: u8,
-        keyring: &Keyring,
-    ) -> Result<String> {
-        if self.descriptor.cipher == CipherChoice::None {
-            return Err(Error::Keys("a repository with cipher none has no secrets".into()));
-        }
-        require_secret(self.descriptor.cipher, unlock)?;
-        if keyring.keys().len() > 255 {
-            return Err(Error::Limit("a slot holds at most 255 master keys".into()));
-        }
-        let created = layout::time_text(ctx.clock.now());
-        let repository = self.descriptor.repository;
-        let entropy = ctx.entropy.as_ref();
-        let slot = Slot::wrap(entropy, repository, created, label, unlock, cost, keyring)?;
-        self.store.put_if_absent(&slot_key(&slot.slot)?, &slot.encode())?;
-        Ok(slot.slot)
-    }
-
-    /// Removes a slot, never the last one that holds some master key. Slots of other repositories
-    /// (left by an `init` that died) and damaged ones do not count, and can be removed.
-    ///
-    /// # Errors
-    /// [`Error::Keys`] when there is no such slot, or no other that holds all its keys, or when it may
-    /// still open the repository for somebody.
-    pub fn remove_slot(&self, name: &str) -> Result<()> {
-        let (slots, damaged) = read_slots(self.store.as_ref())?;
-        match damaged.iter().find(|(key, _)| key.last_component() == name) {
-            Some((key, Error::Corrupt { .. })) => return Ok(self.store.delete(key)?),
-            Some((_, error)) => {
-                let why = format!("what the slot holds cannot be told: {error}");
-                return Err(Error::Keys(why));
-            }
-            None => {}
-        }
-        let Some((key, slot)) = slots.iter().find(|(_, slot)| slot.slot == name) else {
-            return Err(Error::Keys(format!("there is no key slot {name}")));
-        };
-        let ours = |slot: &Slot| slot.is_of(self.descriptor.repository);
-        if ours(slot) {
-            let others = slots.iter().map(|(_, other)| other);
-            let others: Vec<_> = others.filter(|other| ours(other) && other.slot != name).collect();
-            if others.is_empty() {
-                return Err(Error::Keys(format!(
-                    "{name} is the last key slot: without it nobody can open the backups"
-                )));
-            }
-            let held = |id: &str| others.iter().any(|other| other.key_ids().any(|held| held == id));
-            if let Some(lost) = slot.key_ids().find(|id| !held(id)) {
-                return Err(Error::Keys(format!(
-                    "{name} is the last key slot that holds master key {lost}: without it nobody \
-                     can open what was stored under that key"
-                )));
-            }
-        }
-        Ok(self.store.delete(key)?)
-    }
-
-    /// Makes a new master key for new objects, in a new slot for `unlock`; the slots that `unlock`
-    /// opened until now are removed after the new one is durable. Returns the new slot's name and
-    /// the slots of other secrets, whose holders can read old objects only.
-    ///
-    /// # Errors
-    /// [`Error::Keys`], or as the store's.
-    pub fn rotate(
-        &mut self,
-        ctx: &Ctx,
-        unlock: &Unlock,
-        label: Option<&str>,
-        cost: u8,
-    ) -> Result<(String, Vec<SlotSummary>)> {
-        let (slots, _) = read_slots(self.store.as_ref())?;
-        let opens = |slot: &Slot| {
-            slot.kind == unlock.kind() && slot.unwrap(self.descriptor.repository, unlock).is_ok()
-        };
-        let (own, others): (Vec<_>, Vec<_>) = slots.into_iter().partition(|(_, slot)| opens(slot));
-        let label = label.or(own.last().map(|(_, slot)| slot.label.as_str())).unwrap_or_default();
-        let rotated = self.keyring.clone().rotated(ctx.entropy.as_ref());
-        let name = self.put_slot(ctx, unlock, label, cost, &rotated)?;
-        for (key, _) in &own {
-            self.store.delete(key)?;
-        }
-        self.keyring = rotated;
-        Ok((name, others.iter().map(|(_, slot)| summary(slot, Some(false))).collect()))
     }
 
     /// The digest of a WAL content, the same for every key generation.
@@ -372,15 +275,15 @@ impl Repository {
     /// # Errors
     /// [`storage::Error::AlreadyExists`] when somebody else's object is there.
     pub fn put_if_absent(&self, object: &ObjectKey, bytes: &[u8]) -> Result<()> {
-        match self.store.put_if_absent(object, bytes) {
-            Err(error @ storage::Error::AlreadyExists { .. }) => {
+        match self.put_once(object, bytes, &claim::identity_of(bytes)) {
+            Err(error @ Error::Storage(storage::Error::AlreadyExists { .. })) => {
                 let mut head = [0; HEADER_SIZE];
                 let ours = self.store.read_range(object, 0, &mut head).is_ok()
                     && bytes.starts_with(&head)
                     && self.store.head(object).is_ok_and(|meta| meta.size == bytes.len() as u64);
-                if ours { Ok(()) } else { Err(error.into()) }
+                if ours { Ok(()) } else { Err(error) }
             }
-            other => Ok(other?),
+            other => other,
         }
     }
 
@@ -400,6 +303,28 @@ impl Repository {
         let (bytes, summary) = writer.finish_lines()?;
         self.put_if_absent(object, &bytes)?;
         Ok(summary)
+    }
+
+    /// As [`Repository::put_line`], of a line that says the same as others with this identity: whoever of
+    /// them comes first.
+    ///
+    /// # Errors
+    /// As [`Repository::put_if_absent`].
+    pub(super) fn put_same_line(
+        &self,
+        ctx: &Ctx,
+        kind: Kind,
+        object: &ObjectKey,
+        line: &impl serde::Serialize,
+        identity: &str,
+    ) -> Result<()> {
+        let mut writer = self.buffer(ctx, kind, object)?;
+        writer.line(line)?;
+        let (bytes, _) = writer.finish_lines()?;
+        match self.put_once(object, &bytes, identity) {
+            Err(Error::Storage(storage::Error::AlreadyExists { .. })) => Ok(()),
+            other => other,
+        }
     }
 
     /// Opens an object for reading in order. One request.
@@ -480,114 +405,4 @@ pub(super) fn parse_line<T: serde::de::DeserializeOwned>(
 ) -> Result<T> {
     serde_json::from_slice(line)
         .map_err(|error| Error::corrupt(object, format!("line {number}"), error))
-}
-
-/// With a cipher, the keys are never stored in the clear.
-fn require_secret(cipher: CipherChoice, unlock: &Unlock) -> Result<()> {
-    if cipher == CipherChoice::Aes256Cbc && unlock.kind() == SlotKind::Clear {
-        return Err(Error::Keys("a cipher wants a passphrase or a key file".into()));
-    }
-    Ok(())
-}
-
-fn slot_key(name: &str) -> Result<ObjectKey> {
-    layout::slot(name).ok_or_else(|| Error::Keys(format!("{name:?} is not a slot's name")))
-}
-
-fn summary(slot: &Slot, opened: Option<bool>) -> SlotSummary {
-    SlotSummary {
-        slot: slot.slot.clone(),
-        kind: slot.kind,
-        label: slot.label.clone(),
-        fingerprint: slot.fingerprint.clone(),
-        created: slot.created.clone(),
-        opened,
-    }
-}
-
-type ReadSlots = (Vec<(ObjectKey, Slot)>, Vec<(ObjectKey, Error)>);
-
-/// Every slot, and those that cannot be read: one of them must not stand in the way of the others.
-fn read_slots(store: &dyn ObjectStore) -> Result<ReadSlots> {
-    let (mut slots, mut damaged) = (Vec::new(), Vec::new());
-    for meta in storage::list_all(store, layout::SLOT_PREFIX)? {
-        match read_slot(store, &meta.key) {
-            Ok(slot) => slots.push((meta.key, slot)),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => damaged.push((meta.key, error)),
-        }
-    }
-    slots.sort_by(|(_, a), (_, b)| (&a.created, &a.slot).cmp(&(&b.created, &b.slot)));
-    Ok((slots, damaged))
-}
-
-fn read_slot(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Slot> {
-    let slot = Slot::decode(&store.get(key)?).map_err(|error| match error {
-        crypt::Error::NewerSlot { version } => Error::Newer {
-            object: key.to_string(),
-            what: "format version",
-            found: version.to_string(),
-        },
-        other => Error::corrupt(key, "text", other),
-    })?;
-    if key.last_component() == slot.slot {
-        Ok(slot)
-    } else {
-        Err(Error::corrupt(key, "text", format!("it names itself {}", slot.slot)))
-    }
-}
-
-/// Tries every slot of the right kind; what opens is joined, so that a rotation that stopped half
-/// way costs nothing. A slot that is damaged, or newer, counts only when no other opens.
-fn open_slots(
-    store: &dyn ObjectStore,
-    listed: &[storage::ObjectMeta],
-    descriptor: &Descriptor,
-    unlock: &Unlock,
-) -> Result<(Option<Keyring>, Vec<SlotSummary>)> {
-    let mut keyring: Option<Keyring> = None;
-    let mut summaries = Vec::new();
-    let mut damaged = None;
-    for meta in listed {
-        let slot = match read_slot(store, &meta.key) {
-            Ok(slot) => slot,
-            Err(error @ (Error::Corrupt { .. } | Error::Newer { .. })) => {
-                damaged = Some(error);
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let mut opened = None;
-        let tried = slot.kind == unlock.kind()
-            && (slot.kind != SlotKind::Clear || descriptor.cipher == CipherChoice::None);
-        if tried {
-            match slot.unwrap(descriptor.repository, unlock) {
-                Ok(ring) => {
-                    keyring = Some(match keyring.take() {
-                        Some(before) => before.union(ring),
-                        None => ring,
-                    });
-                    opened = Some(true);
-                }
-                // A key file's own slot that does not open was changed.
-                Err(crypt::Error::Mac)
-                    if slot.kind == SlotKind::KeyFile
-                        && slot.fingerprint == unlock.fingerprint() =>
-                {
-                    damaged = Some(Error::corrupt(&meta.key, "text", "it was changed"));
-                    opened = Some(false);
-                }
-                Err(crypt::Error::Mac | crypt::Error::OtherRepository) => opened = Some(false),
-                Err(error) => {
-                    damaged = Some(Error::corrupt(&meta.key, "text", error));
-                    opened = Some(false);
-                }
-            }
-        }
-        summaries.push(summary(&slot, opened));
-    }
-    match (keyring, damaged) {
-        (None, Some(error)) => Err(error),
-        (keyring, _) => Ok((keyring, summaries)),
-    }
 }

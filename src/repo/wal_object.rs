@@ -161,10 +161,14 @@ impl Repository {
         let (head, frame) = bytes.split_at_mut(FRONT - first.len());
         head.split_at_mut(begin).1.copy_from_slice(&header.encode());
         frame.split_at_mut(first.len()).0.copy_from_slice(first);
-        match self.store().put_if_absent(&key, bytes.get(begin..).unwrap_or_default()) {
+        // The digest without its algorithm: names have no colons.
+        let identity = facts.digest.rsplit(':').next().unwrap_or_default();
+        match self.put_once(&key, bytes.get(begin..).unwrap_or_default(), identity) {
             Ok(()) => Ok(WalPut::Stored),
-            Err(error) if error.is_already_exists() => self.same_or_conflict(kind, &key, facts),
-            Err(error) => Err(error.into()),
+            Err(Error::Storage(error)) if error.is_already_exists() => {
+                self.same_or_conflict(kind, &key, facts)
+            }
+            Err(error) => Err(error),
         }
     }
 

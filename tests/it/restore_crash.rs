@@ -64,12 +64,13 @@ impl Scene {
     ) -> restore::Result<()> {
         let settings = wiring::settings(Some(&self.config)).unwrap();
         let resolved = settings.resolve(None, None).unwrap();
-        let opened = wiring::open(resolved.repository().unwrap(), Access::ReadOnly).unwrap();
+        let noon = Timestamp::from_timestamp(1_795_176_000, 0).unwrap();
+        let ctx = Ctx { observer, ..Ctx::fixed(noon, 7) };
+        let repository = resolved.repository().unwrap();
+        let opened = wiring::open(&ctx, repository, Access::ReadOnly).unwrap();
         let (place, registration) =
             wiring::find_cluster("local", &opened.repository, &resolved.cluster_name, None, None)
                 .unwrap();
-        let noon = Timestamp::from_timestamp(1_795_176_000, 0).unwrap();
-        let ctx = Ctx { observer, ..Ctx::fixed(noon, 7) };
         let mut options = self.options();
         change(&mut options);
         let plan = restore::plan(&ctx, &options, &opened.repository, &place, &registration)?;

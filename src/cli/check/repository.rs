@@ -22,7 +22,7 @@ pub fn look(
     server: Option<&ServerFacts>,
     findings: &mut Findings,
 ) {
-    let opened = match wiring::open(settings, Access::ReadOnly) {
+    let opened = match wiring::open(&run.ctx, settings, Access::ReadOnly) {
         Ok(opened) => opened,
         Err(error) => return findings.failure("repository", error.into()),
     };
