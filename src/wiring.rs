@@ -15,7 +15,7 @@ use crate::repo::{
     self, BackupType, KeyCache, Origin, Place, Registration, Repository, SlotSummary, layout,
 };
 use crate::restore::{ProgramPlaces, ServerNow};
-use crate::storage::{self, LocalStore, ObjectStore, ReadOnlyStore, S3Store};
+use crate::storage::{self, KeptStore, Lasting, LocalStore, ObjectStore, ReadOnlyStore, S3Store};
 use crate::{backup, pg};
 
 /// Why nothing could be assembled.
@@ -98,6 +98,9 @@ pub enum Access {
     ReadOnly,
     /// Objects are added and removed.
     ReadWrite,
+    /// As [`Access::ReadWrite`], for one file: what is read to open the repository may be as old as
+    /// [`storage::KEPT_FOR`].
+    Push,
 }
 
 /// An open repository, and what should be looked at.
@@ -154,7 +157,24 @@ pub fn store(
     Ok(match access {
         Access::ReadOnly => Arc::new(ReadOnlyStore::new(store)),
         Access::ReadWrite => store,
+        Access::Push => match opening_cache(settings) {
+            None => store,
+            Some(path) => {
+                let object = layout::is_read_first;
+                let lasting = Lasting { object, list: layout::is_listed_first };
+                Arc::new(KeptStore::new(store, path, lasting, ctx.clock.now()))
+            }
+        },
     })
+}
+
+fn opening_cache(settings: &RepositorySettings) -> Option<PathBuf> {
+    settings.s3.as_ref().and_then(config::S3Settings::opening_cache)
+}
+
+/// Lets the next archive-push on this host, of this account, read again what opens the repositories.
+pub fn forget_openings(repositories: &[RepositorySettings]) {
+    repositories.iter().filter_map(opening_cache).for_each(|path| storage::kept::forget(&path));
 }
 
 /// The store of a repository that may still have to be made.

@@ -102,6 +102,19 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     replace_as(path, content, mode, None)
 }
 
+/// As [`replace`], but nothing is synced: after a power cut the file may be empty or gone. For what is
+/// worth nothing then.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_unsynced(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let mut temporary = tempfile::NamedTempFile::new_in(parent)?;
+    temporary.write_all(content)?;
+    temporary.as_file().set_permissions(Permissions::from_mode(mode))?;
+    temporary.persist(path).map_err(|error| error.error).map(drop)
+}
+
 /// As [`replace`], and the new file belongs to somebody else before it has its name.
 ///
 /// # Errors

@@ -21,6 +21,9 @@ pub fn push(run: &Invocation, args: &PushArgs) -> Result<Outcome, Failure> {
         wiring::data_directory_of(&args.path, configured).ok_or_else(|| no_directory(&resolved))?;
     let system = wiring::system_of(&data_directory)?;
     let (destinations, failure) = takers(run, &resolved, system);
+    if failure.is_some() {
+        wiring::forget_openings(&resolved.repositories);
+    }
     if destinations.is_empty() {
         return Err(failure.unwrap_or_else(|| archive::Error::NoRepository.into()));
     }
@@ -30,6 +33,9 @@ pub fn push(run: &Invocation, args: &PushArgs) -> Result<Outcome, Failure> {
     let pushed = match archive::push(&run.ctx, &destinations, &options, &args.path) {
         Ok(pushed) => pushed,
         Err(error) => {
+            // The next attempt is not to fail by what this one knew.
+            drop(destinations);
+            wiring::forget_openings(&resolved.repositories);
             if let Some(failure) = failure {
                 run.ctx.warn(failure.message);
             }
@@ -54,7 +60,7 @@ fn takers(
     let mut announced = None;
     for settings in &resolved.repositories {
         let (cluster, system) = (&resolved.cluster_name, Some(system));
-        let access = Access::ReadWrite;
+        let access = Access::Push;
         match wiring::destination(&run.ctx, settings, cluster, system, None, access) {
             Ok((destination, warnings)) => {
                 run.warn_each(&warnings);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use super::args::InitArgs;
 use super::error::Failure;
@@ -50,6 +51,7 @@ pub fn init(run: &Invocation, args: &InitArgs) -> Result<Exit, Failure> {
             register(run, &given, &settings.name, repository)?;
         }
     }
+    wiring::forget_openings(&resolved.repositories);
     print_settings(run, &resolved, &facts)?;
     Ok(Exit::Ok)
 }
@@ -289,6 +291,15 @@ fn new_epoch(
     // In all of them before it begins in any: each then knows by itself whether it has come to it.
     for (_, repository, ..) in &newest {
         repository.announce(&run.ctx, &next)?;
+    }
+    if repositories.iter().any(|(settings, _)| settings.s3.is_some()) {
+        let wait = storage::KEPT_FOR + Duration::from_secs(5);
+        print(&format!(
+            "cluster {}: waiting {} s, until no archive-push goes by what it knew before",
+            given.cluster,
+            wait.as_secs()
+        ))?;
+        run.ctx.clock.sleep(wait);
     }
     for (settings, repository, before, _) in newest {
         repository.register(&run.ctx, &next)?;

@@ -1,7 +1,9 @@
 //! The keys of a repository in a bucket: how to reach it, and who asks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result, Warning};
 use super::layers::Origin;
@@ -9,7 +11,7 @@ use super::location::{Location, S3Location};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::sections::Reader;
 use super::values::{Read, absolute, boolean, jobs, rate, secret_file, some_text, some_time, time};
-use crate::base::ByteSize;
+use crate::base::{ByteSize, hex};
 use crate::storage::RetryPolicy;
 use crate::storage::s3::{Checksums, Credentials, S3Options, ServerEncryption};
 
@@ -34,6 +36,14 @@ struct CredentialFiles {
     token: Option<SecretSource>,
 }
 
+/// Where archive-push keeps what it reads first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum OpeningCache {
+    Auto,
+    Off,
+    Folder(PathBuf),
+}
+
 /// The keys as they were read, before it is known whether they count.
 #[derive(Debug, Clone)]
 pub(super) struct S3Draft {
@@ -54,10 +64,11 @@ pub(super) struct S3Draft {
     connect_timeout: Duration,
     idle_timeout: Duration,
     retry_for: Duration,
+    opening_cache: OpeningCache,
 }
 
 /// Keys that mean nothing for a folder.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "endpoint",
     "region",
     "path_style",
@@ -75,6 +86,7 @@ const KEYS: [&str; 17] = [
     "connect_timeout",
     "idle_timeout",
     "retry_for",
+    "opening_cache",
 ];
 
 /// Reads the keys, whatever the url is.
@@ -105,6 +117,7 @@ pub(super) fn read_s3(section: &Reader<'_>, folders: &SecretFolders<'_>) -> Resu
         connect_timeout: section.get("connect_timeout", some_time)?,
         idle_timeout: section.get("idle_timeout", some_time)?,
         retry_for: section.get("retry_for", time)?,
+        opening_cache: section.get("opening_cache", opening_cache)?,
     })
 }
 
@@ -134,6 +147,16 @@ fn checksums(text: &str) -> Read<Checksums> {
         "when_supported" => Ok(Checksums::WhenSupported),
         "when_required" => Ok(Checksums::WhenRequired),
         _ => Err(format!("{text:?} is neither when_supported nor when_required")),
+    }
+}
+
+fn opening_cache(text: &str) -> Read<OpeningCache> {
+    match text {
+        "auto" => Ok(OpeningCache::Auto),
+        "off" => Ok(OpeningCache::Off),
+        path => absolute(path)
+            .map(OpeningCache::Folder)
+            .map_err(|wrong| format!("{wrong}, or write \"auto\" or \"off\"")),
     }
 }
 
@@ -194,6 +217,24 @@ pub(super) fn require_no_keys(section: &Reader<'_>) -> Result<()> {
 }
 
 impl S3Settings {
+    /// The file that keeps what archive-push reads first. One for each place and way to it, of this account.
+    #[must_use]
+    pub fn opening_cache(&self) -> Option<PathBuf> {
+        let memory = Path::new("/dev/shm");
+        let folder = match &self.draft.opening_cache {
+            OpeningCache::Off => return None,
+            OpeningCache::Folder(folder) => folder.clone(),
+            OpeningCache::Auto if memory.is_dir() => {
+                memory.join(format!("pgkeep-{}", rustix::process::geteuid().as_raw()))
+            }
+            OpeningCache::Auto => return None,
+        };
+        let S3Location { bucket, prefix } = &self.location;
+        let endpoint = self.draft.endpoint.as_deref().unwrap_or_default();
+        let name = Sha256::digest(format!("{endpoint}\n{bucket}\n{prefix}"));
+        Some(folder.join(hex::encode(&name)))
+    }
+
     /// What the store is opened with: reads the files of credentials and certificates.
     ///
     /// # Errors

@@ -113,6 +113,27 @@ pub const CLUSTERS_PREFIX: &str = "c/";
 )]
 pub struct InvalidClusterName(pub String);
 
+/// Whether an object never changes and is read by whoever opens a repository or archives into it:
+/// descriptor, key slots, registrations, timeline histories.
+#[must_use]
+pub fn is_read_first(name: &str) -> bool {
+    let place = Place::of_name(name);
+    let inner = place.and_then(|place| name.strip_prefix(&place.prefix()));
+    match inner {
+        Some(inner) => inner == "cluster" || inner.starts_with("history/"),
+        None => name == descriptor().as_str() || name.starts_with(SLOT_PREFIX),
+    }
+}
+
+/// Whether a list is one that opening a repository asks for: its slots, or the epochs of a cluster.
+#[must_use]
+pub fn is_listed_first(prefix: &str) -> bool {
+    let is_of_epochs = prefix.starts_with(CLUSTERS_PREFIX)
+        && prefix.ends_with('-')
+        && prefix.matches('/').count() == 2;
+    prefix == SLOT_PREFIX || is_of_epochs
+}
+
 /// Where the objects of one history of one cluster lie: configured name, system identifier, epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {

@@ -10,6 +10,7 @@
 pub mod conformance;
 pub mod error;
 pub mod faulty;
+pub mod kept;
 pub mod key;
 pub mod local;
 pub mod memory;
@@ -26,6 +27,7 @@ use crate::base::Timestamp;
 
 pub use error::{Cause, Error, Result};
 pub use faulty::FaultyStore;
+pub use kept::{KEPT_FOR, KeptStore, Lasting};
 pub use key::{InvalidKey, ObjectKey};
 pub use local::LocalStore;
 pub use memory::MemoryStore;

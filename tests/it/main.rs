@@ -35,6 +35,7 @@ mod restore_aside;
 mod restore_crash;
 mod restore_live;
 mod restore_order;
+mod s3_claims;
 mod s3_server;
 mod s3_server_faults;
 mod s3_store;

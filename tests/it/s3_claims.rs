@@ -1,0 +1,190 @@
+//! First write wins in buckets whose server honours conditional puts, and in those that ignore them.
+
+use std::sync::Arc;
+
+use pgkeep::base::{Ctx, Silent};
+use pgkeep::crypt::Unlock;
+use pgkeep::repo::{self, CipherChoice, InitOptions, Kind, Place, Repository, WalFacts, WalPut};
+use pgkeep::storage::S3Store;
+
+use crate::s3_store::options;
+use crate::support::s3::{Fault, TestS3};
+
+fn ctx() -> Ctx {
+    Ctx::system(Arc::new(Silent))
+}
+
+fn store(s3: &TestS3) -> Arc<S3Store> {
+    Arc::new(S3Store::open(&ctx(), options(s3)).unwrap())
+}
+
+fn init(s3: &TestS3) -> repo::Result<Repository> {
+    let unlock = Unlock::Clear;
+    let options = InitOptions { cipher: CipherChoice::None, unlock: &unlock, label: "", cost: 0 };
+    Repository::init(&ctx(), store(s3), &options)
+}
+
+fn ignoring() -> TestS3 {
+    TestS3::builder().ignores_conditions().start()
+}
+
+const SEGMENT: &str = "000000010000000000000007";
+
+fn put(repository: &Repository, content: &[u8]) -> repo::Result<WalPut> {
+    let place = Place::new("main", 7, 1).unwrap();
+    let facts = WalFacts {
+        name: SEGMENT.into(),
+        system: 7,
+        size: content.len() as u64,
+        digest: repository.content_digest(content),
+        timeline: None,
+        address: None,
+        found: None,
+        by: None,
+    };
+    repository.put_wal(&ctx(), Kind::Wal, &place.wal(SEGMENT).unwrap(), &facts, content)
+}
+
+fn stored(repository: &Repository) -> repo::Result<Vec<u8>> {
+    let place = Place::new("main", 7, 1).unwrap();
+    Ok(repository.get_wal(Kind::Wal, &place.wal(SEGMENT).unwrap())?.1)
+}
+
+#[test]
+fn f090_init_finds_out_whether_conditions_are_honoured() {
+    let honest = TestS3::start();
+    assert!(init(&honest).unwrap().descriptor().conditional_put);
+    let lax = ignoring();
+    assert!(!init(&lax).unwrap().descriptor().conditional_put);
+    // A server that knows no conditions at all.
+    let old = TestS3::start();
+    let refusal = Fault::Error { status: 501, code: "NotImplemented" };
+    old.fault(refusal).on("PutObject").when(|seen| seen.has_if_none_match).always();
+    assert!(!init(&old).unwrap().descriptor().conditional_put);
+    for s3 in [&honest, &lax, &old] {
+        let names = s3.keys();
+        let left = names.iter().filter(|name| name.contains("probe/") || name.contains("lease/"));
+        assert_eq!(left.count(), 0, "{names:?}");
+        // And its word is read back.
+        let opened = Repository::open(store(s3), &Unlock::Clear).unwrap();
+        assert_eq!(opened.descriptor().conditional_put, std::ptr::eq(s3, &honest));
+        let again = init(s3).unwrap_err();
+        assert!(matches!(again, repo::Error::Storage(error) if error.is_already_exists()));
+    }
+}
+
+/// Of inits that run at once at most one makes the repository, whatever the server honours.
+#[test]
+fn f097_f100_one_init_of_many_wins() {
+    for s3 in [TestS3::start(), ignoring()] {
+        let made: Vec<repo::Result<Repository>> = std::thread::scope(|scope| {
+            let running: Vec<_> = (0..4).map(|_| scope.spawn(|| init(&s3))).collect();
+            running.into_iter().map(|each| each.join().unwrap()).collect()
+        });
+        let made: Vec<Repository> = made.into_iter().filter_map(Result::ok).collect();
+        assert!(made.len() <= 1, "{} repositories in one place", made.len());
+        if made.is_empty() {
+            // All of them met another; a later one finds the place free.
+            init(&s3).unwrap();
+        }
+        let opened = Repository::open(store(&s3), &Unlock::Clear).unwrap();
+        put(&opened, b"content").unwrap();
+    }
+}
+
+#[test]
+fn f001_f004_f005_f090_the_first_content_stays_with_and_without_conditions() {
+    for s3 in [TestS3::start(), ignoring()] {
+        let repository = init(&s3).unwrap();
+        assert_eq!(put(&repository, b"first").unwrap(), WalPut::Stored);
+        // Killed between the store and the answer: the same content again is success.
+        put(&repository, b"first").unwrap();
+        for other in [&b"other"[..], b"", b"firs"] {
+            let refused = put(&repository, other).unwrap_err();
+            assert!(matches!(refused, repo::Error::Conflict { .. }), "{refused}");
+        }
+        put(&repository, b"first").unwrap();
+        assert_eq!(stored(&repository).unwrap(), b"first");
+    }
+}
+
+/// Without conditions a segment costs three requests, with them one.
+#[test]
+fn f090_claims_cost_three_requests() {
+    for (s3, expected) in [(TestS3::start(), 1), (ignoring(), 3)] {
+        let repository = init(&s3).unwrap();
+        s3.reset_counts();
+        put(&repository, b"first").unwrap();
+        assert_eq!(s3.all_requests().values().sum::<usize>(), expected, "{:?}", s3.log());
+    }
+}
+
+/// Many servers push at once, each its own content: never are two told that theirs is archived.
+#[test]
+fn f001_f002_f090_of_contents_that_race_at_most_one_is_stored() {
+    for s3 in [TestS3::start(), ignoring()] {
+        let repository = init(&s3).unwrap();
+        for round in 0..12 {
+            let names = s3.keys().into_iter().filter(|key| key.contains("/c/"));
+            assert!(names.map(|key| s3.lose(&key)).all(|was_there| was_there));
+            let contents = [&b"one"[..], b"two", b"two", b"three"];
+            let told: Vec<_> = std::thread::scope(|scope| {
+                let pushing: Vec<_> = contents
+                    .iter()
+                    .map(|content| scope.spawn(|| (*content, put(&repository, content))))
+                    .collect();
+                pushing.into_iter().map(|each| each.join().unwrap()).collect()
+            });
+            let mut archived: Vec<_> =
+                told.iter().filter(|(_, put)| put.is_ok()).map(|(content, _)| *content).collect();
+            archived.dedup();
+            assert!(archived.len() <= 1, "round {round}: {told:?}");
+            match archived.first() {
+                Some(content) => assert_eq!(stored(&repository).unwrap(), *content),
+                None => assert!(stored(&repository).unwrap_err().is_not_found()),
+            }
+            for (_, put) in &told {
+                if let Err(error) = put {
+                    use repo::Error::{Claimed, Conflict};
+                    assert!(matches!(error, Conflict { .. } | Claimed { .. }), "{error}");
+                }
+            }
+        }
+    }
+}
+
+/// A pusher died after its claim: its own content may still come, another one may not.
+#[test]
+fn f004_f013_a_claim_without_its_object_lets_the_same_content_in() {
+    let s3 = ignoring();
+    let repository = init(&s3).unwrap();
+    let hole = Fault::Error { status: 400, code: "InvalidArgument" };
+    s3.fault(hole).on("PutObject").when(|seen| seen.key.ends_with(SEGMENT)).next(1);
+    put(&repository, b"first").unwrap_err();
+    let refused = put(&repository, b"other").unwrap_err();
+    assert!(matches!(refused, repo::Error::Claimed { .. }), "{refused}");
+    assert!(refused.to_string().contains("/claim/wal%2F00000001%2F00000000%2F"), "{refused}");
+    assert!(stored(&repository).unwrap_err().is_not_found());
+    // Both have claimed it now: an operator has to say which is right.
+    put(&repository, b"first").unwrap_err();
+    let wrong = repository.content_digest(b"other");
+    let wrong = wrong.rsplit(':').next().unwrap().to_owned();
+    let claim = s3.keys().into_iter().find(|key| key.ends_with(&wrong)).unwrap();
+    assert!(s3.lose(&claim));
+    put(&repository, b"first").unwrap();
+    assert_eq!(stored(&repository).unwrap(), b"first");
+}
+
+/// A list that lags behind may not hide the claim that was just made.
+#[test]
+fn f090_f096_a_store_whose_lists_lag_is_not_relied_on() {
+    let s3 = ignoring();
+    let repository = init(&s3).unwrap();
+    s3.fault(Fault::StaleList { lists: 1 }).on("ListObjectsV2").always();
+    let refused = put(&repository, b"first").unwrap_err();
+    assert!(matches!(refused, repo::Error::Corrupt { .. }), "{refused}");
+    assert!(refused.to_string().contains("cannot be relied on"), "{refused}");
+    s3.clear_faults();
+    put(&repository, b"first").unwrap();
+    assert_eq!(stored(&repository).unwrap(), b"first");
+}
