@@ -84,6 +84,11 @@ fn cpu_of(pid: &str, own: bool) -> f64 {
     fields.get(from..14).map_or(0.0, |times| times.iter().sum::<f64>() / TICKS)
 }
 
+/// User and system time of this process itself.
+pub fn own_cpu() -> f64 {
+    cpu_of("self", true) - cpu_of("self", false)
+}
+
 fn children_cpu() -> f64 {
     cpu_of("self", false)
 }

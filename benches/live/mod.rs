@@ -15,6 +15,7 @@ mod account;
 pub mod cluster;
 pub mod cost;
 pub mod folder;
+pub mod proxy;
 pub mod sides;
 
 use std::path::PathBuf;

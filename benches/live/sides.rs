@@ -24,15 +24,26 @@ impl<'a> Pgkeep<'a> {
         name: &'static str,
         secret: &str,
     ) -> Self {
+        let place = format!("url = \"file://{}\"", folder.join(name).display());
+        Self::at(cluster, folder, name, &place, secret)
+    }
+
+    /// With the lines of `place` as where the repository is.
+    pub fn at(
+        cluster: &Cluster<'_>,
+        folder: &'a Folder,
+        name: &'static str,
+        place: &str,
+        secret: &str,
+    ) -> Self {
         let key = format!("key_file = \"{}\"", folder.join(&format!("{name}.key")).display());
         let secret = if secret.is_empty() { &key } else { secret };
         let text = format!(
             "[cluster.main]\nconnection = \"{}\"\ndata_directory = \"{}\"\njobs = 2\n\n\
-             [repository.local]\nurl = \"file://{}\"\n\n\
+             [repository.local]\n{place}\n\n\
              [repository.local.encryption]\ncipher = \"aes-256-cbc\"\n{secret}\n",
             cluster.conninfo(),
             cluster.data().display(),
-            folder.join(name).display()
         );
         Self { folder, name, config: folder.write(&format!("{name}.toml"), &text) }
     }
@@ -72,17 +83,22 @@ pub struct PgBackRest<'a> {
 impl<'a> PgBackRest<'a> {
     /// `None` when it is not installed.
     pub fn find(cluster: &Cluster<'_>, folder: &'a Folder) -> Option<Self> {
+        let place = format!("repo1-path={}\n", folder.join("rest").display());
+        Self::with(cluster, folder, &place)
+    }
+
+    /// With the lines of `place` as where the repository is.
+    pub fn with(cluster: &Cluster<'_>, folder: &'a Folder, place: &str) -> Option<Self> {
         let binary = installed("pgbackrest")?;
         let version = said(folder.command(&binary).arg("version"));
         let minor: u32 =
             version.rsplit("2.").next()?.split('.').next()?.parse().unwrap_or_default();
         let blocks = if minor >= 46 { "repo1-block=y\n" } else { "" };
         let text = format!(
-            "[global]\nrepo1-path={}\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={}\n\
+            "[global]\n{place}repo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={}\n\
              repo1-bundle=y\n{blocks}repo1-retention-full=9\nprocess-max=2\ncompress-type=lz4\n\
              start-fast=y\nlog-level-console=warn\nlog-level-file=off\nlock-path={}\nspool-path={}\n\n\
              [main]\npg1-path={}\npg1-socket-path={}\npg1-user=postgres\n",
-            folder.join("rest").display(),
             "0123456789abcdef".repeat(4),
             folder.join("rest-lock").display(),
             folder.join("rest-spool").display(),

@@ -19,7 +19,7 @@ pub async fn list_objects_v2(
     let stale_by = request.extensions.get::<StaleBy>().map_or(0, |stale| stale.0);
     let input = request.input;
     if input.delimiter.is_some() {
-        return Err(s3_error!(NotImplemented, "lists by delimiter"));
+        return folded(service, input);
     }
     let asked = input.max_keys.unwrap_or(KEYS_MAX).clamp(0, KEYS_MAX);
     let prefix = input.prefix.clone().unwrap_or_default();
@@ -54,6 +54,53 @@ pub async fn list_objects_v2(
         is_truncated: Some(page.is_truncated),
         next_continuation_token: last.filter(|_| page.is_truncated),
         contents: Some(contents),
+        ..Default::default()
+    }))
+}
+
+/// A list by delimiter: names that go on after it are told by what they have in common.
+fn folded(
+    service: &Service,
+    input: ListObjectsV2Input,
+) -> S3Result<S3Response<ListObjectsV2Output>> {
+    let prefix = input.prefix.clone().unwrap_or_default();
+    let delimiter = input.delimiter.clone().unwrap_or_default();
+    let token = input.continuation_token.as_deref().map(key_of_token).transpose()?;
+    let mut after = token.or(input.start_after.clone()).unwrap_or_default();
+    let asked = input.max_keys.unwrap_or(KEYS_MAX).clamp(0, KEYS_MAX);
+    let keys_max = usize::try_from(asked).unwrap_or(0);
+    let (mut contents, mut prefixes) = (Vec::new(), Vec::new());
+    let mut bucket = service.bucket();
+    let is_truncated = loop {
+        let page = bucket.list(&prefix, &after, 1, 0);
+        let Some((key, listed)) = page.objects.first() else { break false };
+        if contents.len() + prefixes.len() >= keys_max {
+            break true;
+        }
+        let inner = key.get(prefix.len()..).unwrap_or_default();
+        match inner.find(&delimiter) {
+            None => {
+                contents.push(object_of(key, listed));
+                after = key.clone();
+            }
+            Some(at) => {
+                let common = &key[..prefix.len() + at + delimiter.len()];
+                prefixes.push(CommonPrefix { prefix: Some(common.to_owned()) });
+                // Behind everything that begins so.
+                after = format!("{common}{}", char::MAX);
+            }
+        }
+    };
+    Ok(S3Response::new(ListObjectsV2Output {
+        name: Some(input.bucket),
+        prefix: Some(prefix),
+        delimiter: Some(delimiter),
+        max_keys: Some(asked),
+        key_count: i32::try_from(contents.len() + prefixes.len()).ok(),
+        is_truncated: Some(is_truncated),
+        next_continuation_token: is_truncated.then(|| token_of_key(&after)),
+        contents: Some(contents),
+        common_prefixes: Some(prefixes),
         ..Default::default()
     }))
 }
