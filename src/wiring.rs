@@ -101,6 +101,10 @@ pub enum Access {
     /// As [`Access::ReadWrite`], for one file: what is read to open the repository may be as old as
     /// [`storage::KEPT_FOR`].
     Push,
+    /// As [`Access::ReadOnly`], likewise: enough to deliver a file, not to call one absent.
+    Fetch,
+    /// As [`Access::ReadOnly`]; what is read is kept for others.
+    FetchAnew,
 }
 
 /// An open repository, and what should be looked at.
@@ -154,18 +158,28 @@ pub fn store(
         },
         Location::S3(_) => Arc::new(bucket(ctx, settings)?),
     };
+    let may_be_kept = matches!(access, Access::Push | Access::Fetch | Access::FetchAnew);
+    let store: Arc<dyn ObjectStore> = match opening_cache(settings).filter(|_| may_be_kept) {
+        None => store,
+        Some(path) => {
+            let lasting = Lasting { object: layout::is_read_first, list: layout::is_listed_first };
+            let now = ctx.clock.now();
+            Arc::new(match access {
+                Access::FetchAnew => KeptStore::anew(store, path, lasting, now),
+                _ => KeptStore::new(store, path, lasting, now),
+            })
+        }
+    };
     Ok(match access {
-        Access::ReadOnly => Arc::new(ReadOnlyStore::new(store)),
-        Access::ReadWrite => store,
-        Access::Push => match opening_cache(settings) {
-            None => store,
-            Some(path) => {
-                let object = layout::is_read_first;
-                let lasting = Lasting { object, list: layout::is_listed_first };
-                Arc::new(KeptStore::new(store, path, lasting, ctx.clock.now()))
-            }
-        },
+        Access::ReadWrite | Access::Push => store,
+        _ => Arc::new(ReadOnlyStore::new(store)),
     })
+}
+
+/// Whether something is kept that opens one of the repositories, young or old.
+#[must_use]
+pub fn has_openings(repositories: &[RepositorySettings]) -> bool {
+    repositories.iter().filter_map(opening_cache).any(|path| path.exists())
 }
 
 fn opening_cache(settings: &RepositorySettings) -> Option<PathBuf> {

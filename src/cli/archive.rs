@@ -147,8 +147,15 @@ pub fn get(run: &Invocation, args: &GetArgs) -> Result<Outcome, Failure> {
     let clock = &run.ctx.clock;
     // What happened just before the question is old when the waiting is over.
     let (asked, begun, mut pause) = (clock.now(), clock.monotonic(), FIRST_PAUSE);
+    // By what an earlier call read a file can be delivered. Anything else is for this one to find out.
+    if wiring::has_openings(&resolved.repositories)
+        && let Ok(Outcome::Done) =
+            attempt(run, &resolved, args, directory.as_deref(), Access::Fetch)
+    {
+        return Ok(Outcome::Done);
+    }
     loop {
-        let doubt = match attempt(run, &resolved, args, directory.as_deref()) {
+        let doubt = match attempt(run, &resolved, args, directory.as_deref(), Access::FetchAnew) {
             Ok(outcome) => return Ok(outcome),
             Err(doubt) => doubt,
         };
@@ -174,9 +181,10 @@ fn attempt(
     resolved: &Resolved,
     args: &GetArgs,
     directory: Option<&Path>,
+    access: Access,
 ) -> Result<Outcome, Doubt> {
     let system = directory.map(|directory| known_system(run, directory)).transpose()?.flatten();
-    let Sources { destinations, doubt } = sources(run, resolved, args, system)?;
+    let Sources { destinations, doubt } = sources(run, resolved, args, system, access)?;
     let data_directory = directory.map(Path::to_owned);
     let unasked = doubt.is_some();
     let only = run.global.repository.clone();
@@ -246,13 +254,13 @@ fn sources(
     resolved: &Resolved,
     args: &GetArgs,
     system: Option<u64>,
+    access: Access,
 ) -> Result<Sources, Doubt> {
     let mut destinations = Vec::new();
     let (mut doubt, mut unregistered, mut announced) = (None, None, None);
     for settings in &resolved.repositories {
         let cluster = &resolved.cluster_name;
-        match wiring::destination(&run.ctx, settings, cluster, system, args.epoch, Access::ReadOnly)
-        {
+        match wiring::destination(&run.ctx, settings, cluster, system, args.epoch, access) {
             Ok((destination, warnings)) => {
                 run.warn_each(&warnings);
                 destinations.push(destination);

@@ -58,11 +58,22 @@ struct Kept {
 impl<S: ObjectStore> KeptStore<S> {
     /// Takes what is kept at `path`, where it is young enough and the account's own.
     pub fn new(inner: S, path: PathBuf, lasting: Lasting, now: Timestamp) -> Self {
+        let mut store = Self::anew(inner, path, lasting, now);
+        let own = store.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = read(&store.path)
+            && kept.location == own.location
+            && is_young(&kept, now)
+        {
+            *own = kept;
+        }
+        store
+    }
+
+    /// Takes nothing of what is kept at `path`, and keeps there what it reads.
+    pub fn anew(inner: S, path: PathBuf, lasting: Lasting, now: Timestamp) -> Self {
         let location = inner.location();
-        let kept = read(&path).filter(|kept| kept.location == location && is_young(kept, now));
-        let fresh = || Kept { location, born: now.timestamp_millis(), ..Kept::default() };
-        let kept = Mutex::new(kept.unwrap_or_else(fresh));
-        Self { inner, path, lasting, kept }
+        let kept = Kept { location, born: now.timestamp_millis(), ..Kept::default() };
+        Self { inner, path, lasting, kept: Mutex::new(kept) }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
