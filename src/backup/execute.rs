@@ -328,7 +328,17 @@ impl Taking<'_> {
         };
         // The commit: until here nothing is visible.
         self.repository.commit(self.ctx, self.place, &mut manifest)?;
+        self.summarise();
         Ok(Finished { summary: manifest.summary, damage: manifest.damage, warnings })
+    }
+
+    /// Keeps the summaries up to date, which make listing quick. The backup exists without them, and
+    /// whoever reads does without them.
+    fn summarise(&self) {
+        if let Err(error) = self.repository.summarise(self.ctx, self.place) {
+            self.ctx
+                .note(format!("summaries were not written, the next backup tries again: {error}"));
+        }
     }
 
     fn file_table(

@@ -13,6 +13,7 @@ pub mod event;
 pub mod hex;
 pub mod host;
 pub mod secret;
+pub mod side_by_side;
 
 pub use byte_size::ByteSize;
 pub use cancel::{Cancel, Cancelled};
@@ -22,3 +23,4 @@ pub use entropy::{Entropy, OsEntropy, SeededEntropy};
 pub use event::{Event, Observer, Silent, Stage};
 pub use host::Host;
 pub use secret::Secret;
+pub use side_by_side::{AT_ONCE, ahead, side_by_side};

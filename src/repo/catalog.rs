@@ -1,12 +1,13 @@
 //! What a cluster's place holds: backups and ranges of WAL.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::catalogue::Catalogue;
 use super::error::{Error, Result};
 use super::layout::{BackupId, Kind, Place};
 use super::manifest::Summary;
 use super::repository::Repository;
-use crate::base::Ctx;
+use crate::base::{Ctx, side_by_side};
 use crate::storage;
 
 /// The backups of a place.
@@ -22,45 +23,87 @@ pub struct Backups {
     pub abandoned: Vec<BackupId>,
 }
 
+/// What a backup's entry came to.
+enum Entry {
+    Complete(Box<Summary>),
+    Abandoned,
+    Unreadable(Error),
+    /// Removed since the list was made.
+    Gone,
+}
+
+impl Entry {
+    fn of(summary: Result<Summary>) -> Result<Self> {
+        Ok(match summary {
+            Ok(summary) => Self::Complete(Box::new(summary)),
+            Err(Error::Abandoned { .. }) => Self::Abandoned,
+            Err(Error::NoBackup { .. }) => Self::Gone,
+            Err(
+                error @ (Error::Corrupt { .. } | Error::Newer { .. } | Error::UnknownKey { .. }),
+            ) => Self::Unreadable(error),
+            Err(error) => return Err(error),
+        })
+    }
+}
+
 impl Repository {
-    /// Reads the summary of every backup. One request for each, and two lists.
+    /// The summary of every backup that is listed: from the catalogue what it covers, the rest from the
+    /// manifests. A few requests, and two lists.
     ///
     /// # Errors
     /// As the store's; a manifest that is damaged is reported in the result, not hidden.
     pub fn backups(&self, ctx: &Ctx, place: &Place) -> Result<Backups> {
+        let catalogue = self.catalogue(ctx, place)?;
+        self.backups_with(ctx, place, &catalogue)
+    }
+
+    /// As [`Repository::backups`], from the manifests only: what they say is the truth.
+    ///
+    /// # Errors
+    /// As [`Repository::backups`].
+    pub fn backups_by_manifest(&self, ctx: &Ctx, place: &Place) -> Result<Backups> {
+        self.backups_with(ctx, place, &Catalogue::default())
+    }
+
+    fn backups_with(&self, ctx: &Ctx, place: &Place, catalogue: &Catalogue) -> Result<Backups> {
         let mut found = Backups::default();
-        let mut known = std::collections::BTreeSet::new();
-        for meta in storage::list_all(self.store().as_ref(), &place.manifests_prefix())? {
-            ctx.cancel.check()?;
+        let prefixes = [place.manifests_prefix(), place.begins_prefix()];
+        let list = |prefix: &String| storage::list_all(self.store().as_ref(), prefix);
+        let mut lists = side_by_side(&prefixes, list)?.into_iter();
+        let (manifests, begins) =
+            (lists.next().unwrap_or_default(), lists.next().unwrap_or_default());
+        let mut listed = Vec::with_capacity(manifests.len());
+        for meta in manifests {
             let name = meta.key.last_component().to_owned();
-            let Ok(id) = name.parse::<BackupId>() else {
-                let why = "it is not the name of a backup";
-                found.unreadable.push((name, Error::corrupt(&meta.key, "name", why)));
-                continue;
-            };
-            known.insert(id.clone());
-            match self.summary(place, &id) {
-                Ok(summary) => found.complete.push(summary),
-                Err(Error::Abandoned { .. }) => found.abandoned.push(id),
-                // Removed since the list was made.
-                Err(Error::NoBackup { .. }) => {}
-                Err(
-                    error
-                    @ (Error::Corrupt { .. } | Error::Newer { .. } | Error::UnknownKey { .. }),
-                ) => {
-                    found.unreadable.push((name, error));
+            match name.parse::<BackupId>() {
+                Ok(id) => listed.push((id, meta)),
+                Err(_) => {
+                    let why = "it is not the name of a backup";
+                    found.unreadable.push((name, Error::corrupt(&meta.key, "name", why)));
                 }
-                Err(error) => return Err(error),
+            }
+        }
+        let entries = side_by_side(&listed, |(id, meta)| {
+            ctx.cancel.check()?;
+            match catalogue.find(id, meta) {
+                Some(known) => Entry::of(known),
+                None => Entry::of(self.summary(place, id)),
+            }
+        })?;
+        for ((id, meta), entry) in listed.iter().zip(entries) {
+            match entry {
+                Entry::Complete(summary) => found.complete.push(*summary),
+                Entry::Abandoned => found.abandoned.push(id.clone()),
+                Entry::Gone => {}
+                Entry::Unreadable(error) => {
+                    found.unreadable.push((meta.key.last_component().to_owned(), error));
+                }
             }
         }
         found.complete.sort_by(|a, b| (a.finished, &a.id).cmp(&(b.finished, &b.id)));
-        for meta in storage::list_all(self.store().as_ref(), &place.begins_prefix())? {
-            if let Ok(id) = meta.key.last_component().parse::<BackupId>()
-                && !known.contains(&id)
-            {
-                found.unfinished.push(id);
-            }
-        }
+        let known: BTreeSet<&BackupId> = listed.iter().map(|(id, _)| id).collect();
+        let begun = begins.iter().filter_map(|meta| meta.key.last_component().parse().ok());
+        found.unfinished = begun.filter(|id| !known.contains(id)).collect();
         Ok(found)
     }
 
@@ -113,15 +156,18 @@ impl Repository {
     /// # Errors
     /// As the store's; [`Error::Corrupt`].
     pub fn histories(&self, place: &Place) -> Result<BTreeMap<u32, Vec<u8>>> {
-        let mut histories = BTreeMap::new();
+        let mut listed = Vec::new();
         for meta in storage::list_all(self.store().as_ref(), &place.histories_prefix())? {
             let hex = meta.key.last_component();
             if let Ok(timeline) = u32::from_str_radix(hex, 16)
                 && place.history(timeline) == meta.key
             {
-                histories.insert(timeline, self.get_wal(Kind::History, &meta.key)?.1);
+                listed.push((timeline, meta.key));
             }
         }
-        Ok(histories)
+        let histories = side_by_side(&listed, |(timeline, key)| {
+            Ok::<_, Error>((*timeline, self.get_wal(Kind::History, key)?.1))
+        })?;
+        Ok(histories.into_iter().collect())
     }
 }

@@ -344,6 +344,25 @@ impl Place {
         format!("{}sum/minimal/", self.prefix())
     }
 
+    /// The catalogue of backups that was written then.
+    #[must_use]
+    pub fn catalogue(&self, written: Timestamp) -> ObjectKey {
+        self.name(format_args!("sum/backups/{}", written.format(STAMP)))
+    }
+
+    /// When a catalogue was written, by its name.
+    #[must_use]
+    pub fn catalogue_time(&self, key: &ObjectKey) -> Option<Timestamp> {
+        let time = NaiveDateTime::parse_from_str(key.last_component(), STAMP).ok()?.and_utc();
+        (self.catalogue(time) == *key).then_some(time)
+    }
+
+    /// What the names of all catalogues begin with.
+    #[must_use]
+    pub fn catalogues_prefix(&self) -> String {
+        format!("{}sum/backups/", self.prefix())
+    }
+
     /// What the names of a segment's partial versions begin with.
     #[must_use]
     pub fn partials_prefix(&self, segment: &str) -> String {

@@ -404,16 +404,23 @@ impl Repository {
     /// # Errors
     /// [`Error::NoBackup`], [`Error::Abandoned`], [`Error::Corrupt`].
     pub fn summary(&self, place: &Place, id: &BackupId) -> Result<Summary> {
-        let key = place.manifest(id);
+        complete(&place.manifest(id), id, &self.state_line(place, id)?)
+    }
+
+    /// The first line of what lies under a manifest's name. One request.
+    ///
+    /// # Errors
+    /// [`Error::NoBackup`], [`Error::Corrupt`].
+    pub(super) fn state_line(&self, place: &Place, id: &BackupId) -> Result<Vec<u8>> {
         let mut frame = Vec::new();
-        let mut reader = match self.read(Kind::Manifest, &key) {
+        let mut reader = match self.read(Kind::Manifest, &place.manifest(id)) {
             Err(error) if error.is_not_found() => {
                 return Err(Error::NoBackup { id: id.to_string() });
             }
             other => other?,
         };
         reader.next_frame(&mut frame)?;
-        complete(&key, id, &frame)
+        Ok(frame)
     }
 
     /// A whole manifest.
@@ -483,7 +490,8 @@ impl Manifest {
     }
 }
 
-fn complete(key: &ObjectKey, id: &BackupId, frame: &[u8]) -> Result<Summary> {
+/// The summary in a manifest's first line.
+pub(super) fn complete(key: &ObjectKey, id: &BackupId, frame: &[u8]) -> Result<Summary> {
     match parse_line::<State>(key, 0, frame)? {
         State::Complete(summary) if summary.id == *id => Ok(*summary),
         State::Complete(summary) => {

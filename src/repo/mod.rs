@@ -7,6 +7,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod catalog;
+mod catalogue;
 mod claim;
 pub mod descriptor;
 mod error;

@@ -30,7 +30,7 @@ use crate::pg::control_file::{ControlFile, Settings};
 use crate::pg::recovery::TargetAction;
 use crate::pg::{History, Lsn, MajorVersion};
 use crate::repo::{
-    BackupId, Backups, OpenedBackup, Place, Registration, Repository, Summary, Window,
+    self, BackupId, Backups, OpenedBackup, Place, Registration, Repository, Summary, Window,
 };
 
 /// What a restore will do.
@@ -151,15 +151,29 @@ pub fn plan(
     registration: &Registration,
 ) -> Result<Plan> {
     let choices = Choices::new(options, repository, place);
-    let backups = repository.backups(ctx, place)?;
-    let options = &continued(options, &choices, &backups.complete)?;
     let mut archive = Archive::read(ctx, repository, place, registration)?;
-    let mut warnings = about_unreadable(&backups);
-    let all: Vec<&Summary> = backups.complete.iter().collect();
-    let reached = reached(ctx, options, (repository, place), &mut archive, &all)?;
+    let chosen = |archive: &mut Archive<'_>, backups: &Backups| {
+        let options = continued(options, &choices, &backups.complete)?;
+        let all: Vec<&Summary> = backups.complete.iter().collect();
+        let reached = reached(ctx, &options, (repository, place), archive, &all)?;
+        Ok::<_, Error>((options, reached))
+    };
+    let mut backups = repository.backups(ctx, place)?;
+    let (mut options, mut reached) = chosen(&mut archive, &backups)?;
+    let opened = match repository.open_backup(place, &reached.way.backup.id) {
+        Ok(opened) if opened.manifest().summary == reached.way.backup => opened,
+        Err(repo::Error::Storage(error)) => return Err(repo::Error::from(error).into()),
+        // The catalogue was believed, and the backup is another one, or of no use.
+        Ok(_) | Err(_) => {
+            backups = repository.backups_by_manifest(ctx, place)?;
+            (options, reached) = chosen(&mut archive, &backups)?;
+            repository.open_backup(place, &reached.way.backup.id)?
+        }
+    };
+    let options = &options;
     let Reached { history, way, replayed, windows, holes, lost, warnings: told } = reached;
+    let mut warnings = about_unreadable(&backups);
     warnings.extend(told);
-    let opened = repository.open_backup(place, &way.backup.id)?;
     warnings.extend(way.notes.iter().cloned().chain(replayed.warning()));
     warnings.extend(about_the_archive(&archive, &history, &way));
     let tablespaces = tablespaces(options, &opened)?;

@@ -1,5 +1,6 @@
 //! The repository on a store in memory, with a fixed clock and seeded randomness.
 
+mod catalogue;
 mod file_table;
 mod keys;
 mod manifest;

@@ -1,0 +1,158 @@
+//! The catalogue of backups: what it saves, and that the manifests win.
+
+use super::manifest::summary;
+use super::*;
+use crate::repo::{BackupId, Backups, Kind, Manifest};
+use crate::storage::MeteredStore;
+
+fn id(number: i64) -> BackupId {
+    BackupId::full(now() + chrono::TimeDelta::hours(number))
+}
+
+/// Puts a manifest without objects.
+fn put(repository: &Repository, ctx: &Ctx, number: i64, tool: &str) {
+    let (id, finished) = (id(number), now() + chrono::TimeDelta::hours(number));
+    let key = place().manifest(&id);
+    let mut manifest = Manifest {
+        summary: crate::repo::Summary { id, finished, tool: tool.into(), ..summary() },
+        objects: vec![],
+        bases: vec![],
+        tablespaces: vec![],
+        damage: vec![],
+        index: vec![],
+    };
+    // The file table must be there while the manifest is put.
+    let files = place().files(&manifest.summary.id);
+    let mut writer = repository.buffer(ctx, Kind::Files, &files).unwrap();
+    writer.content(b"", true, true).unwrap();
+    let (bytes, sealed) = writer.into_parts();
+    repository.store().put(&files, &bytes).unwrap();
+    manifest.objects.push(crate::repo::ObjectRecord::new("files", &sealed));
+    repository.store().delete(&key).unwrap();
+    repository.commit(ctx, &place(), &mut manifest).unwrap();
+}
+
+fn ids(backups: &Backups) -> Vec<BackupId> {
+    backups.complete.iter().map(|summary| summary.id.clone()).collect()
+}
+
+struct Made {
+    ctx: Ctx,
+    repository: Repository,
+    metered: MeteredStore<MemoryStore>,
+    store: MemoryStore,
+}
+
+fn made(count: i64) -> Made {
+    let ctx = ctx();
+    let (made, store) = fresh(&ctx, CipherChoice::Aes256Cbc);
+    (0..count).for_each(|number| put(&made, &ctx, number, "pgkeep 0.1.0"));
+    made.abandon(&ctx, &place(), &id(count), "died").unwrap();
+    let metered = MeteredStore::new(store.clone());
+    let repository = Repository::open(Arc::new(metered.clone()), &key_file(1)).unwrap();
+    metered.reset();
+    Made { ctx, repository, metered, store }
+}
+
+impl Made {
+    fn catalogues(&self) -> Vec<ObjectKey> {
+        let prefix = place().catalogues_prefix();
+        let listed = crate::storage::list_all(&self.store, &prefix).unwrap();
+        listed.into_iter().map(|meta| meta.key).collect()
+    }
+
+    /// What listing says, and how many objects it read.
+    fn read(&self) -> (Backups, u64) {
+        self.metered.reset();
+        let found = self.repository.backups(&self.ctx, &place()).unwrap();
+        let requests = self.metered.reset();
+        (found, requests.reads() - requests.list)
+    }
+
+    fn update(&self) -> bool {
+        self.repository.update_catalogue(&self.ctx, &place()).unwrap()
+    }
+}
+
+#[test]
+fn what_the_catalogue_covers_is_not_read_again() {
+    let made = made(40);
+    let (before, cost) = made.read();
+    assert_eq!((before.complete.len(), before.abandoned.len(), cost), (40, 1, 41));
+    assert!(made.update());
+    assert!(!made.update(), "nothing is left out");
+    let (after, cost) = made.read();
+    assert_eq!((ids(&after), &after.abandoned), (ids(&before), &before.abandoned));
+    assert_eq!(after.complete, before.complete);
+    assert_eq!(cost, 1, "the catalogue");
+    // What came since is read beside it, until there is much of it.
+    for number in 50..67 {
+        put(&made.repository, &made.ctx, number, "pgkeep 0.1.0");
+        assert!(!made.update(), "{number}");
+    }
+    assert_eq!(made.read().1, 1 + 17);
+    put(&made.repository, &made.ctx, 67, "pgkeep 0.1.0");
+    assert!(made.update());
+    let (all, cost) = made.read();
+    assert_eq!((all.complete.len(), cost), (58, 1));
+    assert_eq!(made.catalogues().len(), 2, "the older one stays as it is");
+    assert_eq!(made.repository.catalogue_complaints(&made.ctx, &place(), &all).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_lost_or_damaged_catalogue_costs_time_and_is_written_again() {
+    let made = made(40);
+    let (truth, _) = made.read();
+    assert!(made.update());
+    let first = made.catalogues().remove(0);
+    made.store.delete(&first).unwrap();
+    let (found, cost) = made.read();
+    assert_eq!((found.complete == truth.complete, cost), (true, 41));
+    assert!(made.update());
+    let second = made.catalogues().remove(0);
+    // Every byte of it, and cut off anywhere.
+    let bytes = made.store.get(&second).unwrap();
+    for at in (0..bytes.len()).step_by(97) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        for damaged in [&changed[..], &bytes[..at]] {
+            replace(&made.store, &second, damaged);
+            let (found, _) = made.read();
+            assert_eq!(found.complete, truth.complete, "byte {at}");
+        }
+    }
+    let complaints = made.repository.catalogue_complaints(&made.ctx, &place(), &truth).unwrap();
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(made.update(), "a new one, of another name");
+    assert_eq!(made.read().1, 1);
+    // An older one still counts when the newest cannot be read.
+    replace(&made.store, &second, &bytes);
+    let third = made.catalogues().remove(1);
+    replace(&made.store, &third, b"damaged");
+    assert_eq!(made.read().1, 2);
+}
+
+#[test]
+fn backups_win_over_a_stale_catalogue() {
+    let made = made(40);
+    assert!(made.update());
+    // Removed since.
+    made.store.delete(&place().manifest(&id(3))).unwrap();
+    // Replaced by another of another size, which nobody may do, and expiry of a cluster's name might.
+    put(&made.repository, &made.ctx, 4, "another pgkeep, of a longer name");
+    let (found, cost) = made.read();
+    assert_eq!((found.complete.len(), cost), (39, 2));
+    assert!(!ids(&found).contains(&id(3)));
+    let fourth = found.complete.iter().find(|summary| summary.id == id(4)).unwrap();
+    assert_eq!(fourth.tool, "another pgkeep, of a longer name");
+    // Damaged since, at the same size: only who reads the manifests knows.
+    let key = place().manifest(&id(5));
+    let mut bytes = made.store.get(&key).unwrap();
+    bytes[200] ^= 1;
+    replace(&made.store, &key, &bytes);
+    assert_eq!(made.read().0.complete.len(), 39);
+    let truth = made.repository.backups_by_manifest(&made.ctx, &place()).unwrap();
+    assert_eq!((truth.complete.len(), truth.unreadable.len()), (38, 1));
+    let complaints = made.repository.catalogue_complaints(&made.ctx, &place(), &truth).unwrap();
+    assert!(complaints.len() == 1 && complaints[0].contains(id(5).as_str()), "{complaints:?}");
+}
