@@ -23,7 +23,7 @@ use super::read::Uncached;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event, Stage, Timestamp, entropy};
 use crate::crypt::BlockHasher;
-use crate::pg::{ControlFile, Layout, Lsn};
+use crate::pg::{ControlFile, Layout, Lsn, SegmentSize};
 use crate::pgconn::{BackupSession, Known, ServerFacts, Session, StartOptions, StoppedBackup};
 use crate::repo::file_table::RowSpill;
 use crate::repo::manifest::{Configuration, Counts, ServerRecord, Totals};
@@ -335,7 +335,8 @@ impl Taking<'_> {
     /// Keeps the summaries up to date, which make listing quick. The backup exists without them, and
     /// whoever reads does without them.
     fn summarise(&self) {
-        if let Err(error) = self.repository.summarise(self.ctx, self.place) {
+        let Ok(size) = SegmentSize::new(self.facts.wal_segment_size.into()) else { return };
+        if let Err(error) = self.repository.summarise(self.ctx, self.place, size) {
             self.ctx
                 .note(format!("summaries were not written, the next backup tries again: {error}"));
         }

@@ -28,7 +28,7 @@ pub type Start = (TimelineId, SegmentNo);
 #[derive(Debug, Clone)]
 pub struct ArchivedWal {
     size: SegmentSize,
-    timelines: BTreeMap<TimelineId, Vec<RangeInclusive<u64>>>,
+    pub(super) timelines: BTreeMap<TimelineId, Vec<RangeInclusive<u64>>>,
     histories: BTreeMap<TimelineId, History>,
     /// Segments that are there, and of no use.
     damaged: BTreeSet<(TimelineId, SegmentNo)>,
@@ -296,7 +296,8 @@ impl ArchivedWal {
     #[must_use]
     pub fn has(&self, timeline: TimelineId, number: SegmentNo) -> bool {
         let ranges = self.timelines.get(&timeline).map_or(&[][..], Vec::as_slice);
-        ranges.iter().any(|range| range.contains(&number.0))
+        let at = ranges.partition_point(|range| *range.end() < number.0);
+        ranges.get(at).is_some_and(|range| range.contains(&number.0))
     }
 
     /// The last segment of a timeline, damaged or not.
@@ -370,7 +371,9 @@ impl ArchivedWal {
         each.flatten().collect()
     }
 
-    fn missing(&self, wanted: Stretch) -> Vec<Stretch> {
+    /// What is missing of a stretch, in order.
+    #[must_use]
+    pub fn missing(&self, wanted: Stretch) -> Vec<Stretch> {
         let timeline = wanted.timeline;
         let mut missing = Vec::new();
         let mut next = wanted.first.0;

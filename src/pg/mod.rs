@@ -9,6 +9,7 @@
 
 #![warn(clippy::indexing_slicing)]
 
+mod archived_ranges;
 pub mod archived_wal;
 pub mod auth_file;
 pub mod backup_label;

@@ -22,6 +22,19 @@ pub(super) fn insert(ranges: &mut Vec<RangeInclusive<u64>>, number: u64) {
     }
 }
 
+/// Adds a range of numbers to sorted ranges that neither touch nor overlap.
+pub(super) fn insert_all(ranges: &mut Vec<RangeInclusive<u64>>, new: RangeInclusive<u64>) {
+    if new.is_empty() {
+        return;
+    }
+    let begin = ranges.partition_point(|range| range.end().saturating_add(1) < *new.start());
+    let end = ranges.partition_point(|range| *range.start() <= new.end().saturating_add(1));
+    let joined = ranges.get(begin..end.max(begin)).unwrap_or_default();
+    let first = joined.first().map_or(*new.start(), |range| *range.start().min(new.start()));
+    let last = joined.last().map_or(*new.end(), |range| *range.end().max(new.end()));
+    ranges.splice(begin..end.max(begin), [first..=last]);
+}
+
 /// Takes a number out of sorted ranges.
 pub(super) fn remove(ranges: &mut Vec<RangeInclusive<u64>>, number: u64) {
     let Some(at) = ranges.iter().position(|range| range.contains(&number)) else { return };
@@ -47,6 +60,27 @@ mod tests {
         insert(&mut ranges, 6);
         insert(&mut ranges, u64::MAX);
         assert_eq!(ranges, [0..=9, u64::MAX..=u64::MAX]);
+    }
+
+    #[test]
+    fn a_range_is_joined_with_what_it_touches() {
+        for (new, expected) in [
+            (0..=1, vec![0..=1, 3..=5, 9..=9, 20..=30]),
+            (1..=2, vec![1..=5, 9..=9, 20..=30]),
+            (4..=4, vec![3..=5, 9..=9, 20..=30]),
+            (6..=8, vec![3..=9, 20..=30]),
+            (7..=7, vec![3..=5, 7..=7, 9..=9, 20..=30]),
+            (0..=u64::MAX, vec![0..=u64::MAX]),
+            (5..=25, vec![3..=30]),
+            (40..=50, vec![3..=5, 9..=9, 20..=30, 40..=50]),
+        ] {
+            let mut ranges = vec![3..=5, 9..=9, 20..=30];
+            insert_all(&mut ranges, new.clone());
+            assert_eq!(ranges, expected, "{new:?}");
+        }
+        let mut ranges = Vec::new();
+        insert_all(&mut ranges, 7..=9);
+        assert_eq!(ranges, vec![7..=9]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::manifest::{Summary, complete};
 use super::repository::{Repository, parse_line};
 use super::text::u64_text;
 use crate::base::{Ctx, Timestamp, side_by_side};
+use crate::pg::SegmentSize;
 use crate::storage::{self, ObjectKey, ObjectMeta};
 
 /// A new one is written when more than this many backups, and one in so many, are in none.
@@ -138,8 +139,11 @@ impl Repository {
     ///
     /// # Errors
     /// As the store's; nothing depends on them.
-    pub fn summarise(&self, ctx: &Ctx, place: &Place) -> Result<()> {
-        self.update_catalogue(ctx, place).map(drop)
+    pub fn summarise(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<()> {
+        let catalogue = self.update_catalogue(ctx, place);
+        let ranges = self.update_ranges(ctx, place, size);
+        catalogue?;
+        ranges.map(drop)
     }
 
     /// Writes a new catalogue where the newest one leaves out many backups; whether it did. For whoever

@@ -363,6 +363,21 @@ impl Place {
         format!("{}sum/backups/", self.prefix())
     }
 
+    /// The summary of a timeline's segments up to this one.
+    ///
+    /// `None` when the text is not the name of a segment.
+    #[must_use]
+    pub fn ranges(&self, last: &str) -> Option<ObjectKey> {
+        let timeline = last.get(..8).filter(|_| is_upper_hex(last, 24))?;
+        Some(self.name(format_args!("sum/wal/{timeline}/{last}")))
+    }
+
+    /// What the names of all these summaries begin with.
+    #[must_use]
+    pub fn ranges_prefix(&self) -> String {
+        format!("{}sum/wal/", self.prefix())
+    }
+
     /// What the names of a segment's partial versions begin with.
     #[must_use]
     pub fn partials_prefix(&self, segment: &str) -> String {

@@ -22,6 +22,7 @@ pub mod manifest;
 mod minimal;
 mod opened;
 mod pack_writer;
+mod ranges;
 pub mod records;
 mod repository;
 pub mod sealed;

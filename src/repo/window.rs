@@ -12,10 +12,13 @@ use super::error::{Error, Result};
 use super::found::{Found, NewestMoment};
 use super::layout::{BackupId, Kind, Place};
 use super::manifest::Summary;
+use super::ranges::correct;
 use super::records::Registration;
 use super::repository::Repository;
 use crate::base::{Ctx, Timestamp};
-use crate::pg::{ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, Start, TimelineId};
+use crate::pg::{
+    ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, Start, Stretch, TimelineId,
+};
 
 /// How many segments are asked for their newest moment, from the last one back.
 const WALK_BACK_MAX: usize = 256;
@@ -52,6 +55,10 @@ pub struct Survey {
     pub wal: ArchivedWal,
     /// Histories and summaries that cannot be read, in words.
     pub unreadable: Vec<String>,
+    /// Segments that were not listed: a summary says that they are there.
+    pub claimed: Vec<Stretch>,
+    /// What is wrong with the summaries of ranges, in words; what they say was found out otherwise.
+    pub complaints: Vec<String>,
 }
 
 impl Summary {
@@ -93,15 +100,16 @@ impl Backups {
 }
 
 impl Repository {
-    /// Lists what is archived. One request for a thousand segments, one for each history.
+    /// Finds what is archived. One request for a thousand segments that no summary covers, one for each
+    /// history.
     ///
     /// # Errors
     /// As the store's.
     pub fn survey(&self, ctx: &Ctx, place: &Place, registration: &Registration) -> Result<Survey> {
         let size = SegmentSize::new(registration.wal_segment_size.into())
             .map_err(|error| Error::Limit(error.to_string()))?;
-        let mut wal = ArchivedWal::new(size);
-        self.each_segment(ctx, place, |_, name| wal.add(name))?;
+        let listed = self.list_wal(ctx, place, size)?;
+        let (mut wal, claimed, complaints) = (listed.wal, listed.claimed, listed.unreadable);
         let mut unreadable = Vec::new();
         for (number, content) in self.histories(place)? {
             let Some(timeline) = TimelineId::new(number) else { continue };
@@ -111,7 +119,29 @@ impl Repository {
             }
         }
         unreadable.extend(self.add_minimals(place, &mut wal)?);
-        Ok(Survey { wal, unreadable })
+        Ok(Survey { wal, unreadable, claimed, complaints })
+    }
+
+    /// As [`Repository::survey`], but lists every segment, whatever summaries say of it.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn survey_by_list(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        registration: &Registration,
+    ) -> Result<Survey> {
+        let mut survey = self.survey(ctx, place, registration)?;
+        let claimed = std::mem::take(&mut survey.claimed);
+        let truth = self.list_stretches(ctx, place, survey.wal.segment_size(), &claimed)?;
+        for missing in correct(&mut survey.wal, &claimed, &truth) {
+            let what = survey.wal.describe(&missing);
+            survey
+                .complaints
+                .push(format!("a summary says that {what} is archived, and it is not"));
+        }
+        Ok(survey)
     }
 
     /// The histories of every end that the archive has, ascending: of timelines that no other one left,

@@ -11,6 +11,7 @@ mod aside;
 mod asked;
 mod beside;
 mod choose;
+mod chosen;
 mod conf_file;
 mod configured;
 mod control;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::address::Address;
 use super::beside;
 use super::choose::Way;
+use super::chosen::{Chosen, chosen};
 use super::conf_file::{CONF, configuration};
 use super::configured::ServerFiles;
 use super::control::control_file;
@@ -20,17 +21,17 @@ use super::next::{Account, Server, steps};
 use super::options::{Archiving, Options};
 use super::raised::{Raised, raised};
 use super::reach::Archive;
-use super::reached::{Reached, minimal_text, reached};
+use super::reached::{Reached, minimal_text};
 use super::replayed::Replayed;
 use super::space::{self, Space};
-use super::survey::{Ground, Places, as_found, continued, ground};
+use super::survey::{Ground, Places, as_found, ground};
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::control_file::{ControlFile, Settings};
 use crate::pg::recovery::TargetAction;
 use crate::pg::{History, Lsn, MajorVersion};
 use crate::repo::{
-    self, BackupId, Backups, OpenedBackup, Place, Registration, Repository, Summary, Window,
+    BackupId, Backups, OpenedBackup, Place, Registration, Repository, Summary, Window,
 };
 
 /// What a restore will do.
@@ -151,25 +152,8 @@ pub fn plan(
     registration: &Registration,
 ) -> Result<Plan> {
     let choices = Choices::new(options, repository, place);
-    let mut archive = Archive::read(ctx, repository, place, registration)?;
-    let chosen = |archive: &mut Archive<'_>, backups: &Backups| {
-        let options = continued(options, &choices, &backups.complete)?;
-        let all: Vec<&Summary> = backups.complete.iter().collect();
-        let reached = reached(ctx, &options, (repository, place), archive, &all)?;
-        Ok::<_, Error>((options, reached))
-    };
-    let mut backups = repository.backups(ctx, place)?;
-    let (mut options, mut reached) = chosen(&mut archive, &backups)?;
-    let opened = match repository.open_backup(place, &reached.way.backup.id) {
-        Ok(opened) if opened.manifest().summary == reached.way.backup => opened,
-        Err(repo::Error::Storage(error)) => return Err(repo::Error::from(error).into()),
-        // The catalogue was believed, and the backup is another one, or of no use.
-        Ok(_) | Err(_) => {
-            backups = repository.backups_by_manifest(ctx, place)?;
-            (options, reached) = chosen(&mut archive, &backups)?;
-            repository.open_backup(place, &reached.way.backup.id)?
-        }
-    };
+    let chosen = chosen(ctx, options, &choices, (repository, place), registration)?;
+    let Chosen { options, archive, backups, reached, opened } = chosen;
     let options = &options;
     let Reached { history, way, replayed, windows, holes, lost, warnings: told } = reached;
     let mut warnings = about_unreadable(&backups);

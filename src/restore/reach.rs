@@ -3,7 +3,7 @@
 //! Facts come from `archive-push`, which looked when the segment was in its hands: one small request
 //! each. Only the segment in which a target lies is read itself, to know exactly what comes after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use super::error::{Error, Result};
@@ -28,6 +28,12 @@ pub struct Archive<'a> {
     repository: &'a Repository,
     place: &'a Place,
     wal: ArchivedWal,
+    /// Segments that summaries say are there.
+    claimed: Vec<Stretch>,
+    /// Those of them that were listed since, there or not.
+    proven: Mutex<ArchivedWal>,
+    /// Segments that turned out not to be there.
+    vanished: Mutex<BTreeSet<(TimelineId, SegmentNo)>>,
     /// What could not be read, in words, and which segment it is.
     damaged: Mutex<BTreeMap<String, Option<(TimelineId, SegmentNo)>>>,
 }
@@ -114,7 +120,33 @@ impl<'a> Archive<'a> {
         let survey = repository.survey(ctx, place, registration)?;
         let unreadable = survey.unreadable.into_iter().map(|what| (what, None));
         let damaged = Mutex::new(unreadable.collect());
-        Ok(Self { repository, place, wal: survey.wal, damaged })
+        let proven = Mutex::new(ArchivedWal::new(survey.wal.segment_size()));
+        let (wal, claimed, vanished) = (survey.wal, survey.claimed, Mutex::default());
+        Ok(Self { repository, place, wal, claimed, proven, vanished, damaged })
+    }
+
+    /// Lists the segments of a run of which only a summary says that they are there. False when some are
+    /// not.
+    ///
+    /// # Errors
+    /// As the repository's.
+    pub(super) fn prove(&self, ctx: &Ctx, run: &Run) -> Result<bool> {
+        let mut proven = self.proven.lock().expect("no holder of this lock panics");
+        let pairs = run.stretches.iter().flat_map(|needed| {
+            self.claimed.iter().filter_map(|claim| {
+                let (first, last) = (needed.first.max(claim.first), needed.last.min(claim.last));
+                let is_common = needed.timeline == claim.timeline && first <= last;
+                is_common.then_some(Stretch { first, last, ..*claim })
+            })
+        });
+        let asked: Vec<Stretch> = pairs.flat_map(|common| proven.missing(common)).collect();
+        let truth = self.repository.list_stretches(ctx, self.place, self.segment_size(), &asked)?;
+        asked.iter().for_each(|stretch| proven.add_stretch(*stretch));
+        let missing = asked.iter().flat_map(|stretch| truth.missing(*stretch));
+        let missing: Vec<Stretch> = missing.collect();
+        let mut vanished = self.vanished.lock().expect("no holder of this lock panics");
+        vanished.extend(missing.iter().flat_map(Stretch::segments));
+        Ok(missing.is_empty())
     }
 
     /// What is archived.
@@ -213,17 +245,22 @@ impl<'a> Archive<'a> {
         Ok(is_known.then_some(found))
     }
 
-    /// One damaged object must not stand in the way of targets that do not need it; recovery stops at
-    /// it if it does.
+    /// One damaged or vanished object must not stand in the way of targets that do not need it; recovery
+    /// stops at it if it does.
     fn unless_damaged<T>(&self, error: repo::Error, name: &str) -> Result<Option<T>> {
+        let segment = || {
+            let name = SegmentName::parse(name.as_bytes()).ok()?;
+            Some((name.timeline(), name.number(self.segment_size()).ok()?))
+        };
         match error {
+            error if error.is_not_found() => {
+                let mut vanished = self.vanished.lock().expect("no holder of this lock panics");
+                vanished.extend(segment());
+                Ok(None)
+            }
             error @ (repo::Error::Corrupt { .. } | repo::Error::UnknownKey { .. }) => {
-                let name = SegmentName::parse(name.as_bytes()).ok();
-                let segment = name.and_then(|name| {
-                    Some((name.timeline(), name.number(self.segment_size()).ok()?))
-                });
                 let mut damaged = self.damaged.lock().expect("no holder of this lock panics");
-                damaged.insert(error.to_string(), segment);
+                damaged.insert(error.to_string(), segment());
                 Ok(None)
             }
             error => Err(error.into()),
@@ -304,10 +341,15 @@ impl<'a> Archive<'a> {
         Ok(newest.moment())
     }
 
-    /// Takes what was found damaged for missing from here on; whether that changes anything.
+    /// Takes what was found damaged or vanished for missing from here on; whether that changes anything.
     pub(super) fn set_aside(&mut self) -> bool {
-        let damaged = self.damaged.get_mut().expect("no holder of this lock panics");
+        let vanished = self.vanished.get_mut().expect("no holder of this lock panics");
         let mut is_new = false;
+        for (timeline, number) in std::mem::take(vanished) {
+            is_new |= self.wal.has(timeline, number);
+            self.wal.set_missing(timeline, number);
+        }
+        let damaged = self.damaged.get_mut().expect("no holder of this lock panics");
         for (timeline, number) in damaged.values().flatten() {
             if self.wal.has(*timeline, *number) {
                 self.wal.set_damaged(*timeline, *number);

@@ -46,13 +46,18 @@ pub(super) fn reached(
         let reached = reach(&asked, all);
         // Such a record may have no summary: then the facts show it. It lies on the run, so that the
         // next one is shorter.
-        let barrier = reached.as_ref().ok().and_then(|reached| reached.replayed.minimal);
+        let barrier = match &reached {
+            Ok(Some(reached)) => reached.replayed.minimal,
+            _ => None,
+        };
         if let Some((timeline, lsn)) = barrier {
             archive.add_barrier(timeline, lsn);
         }
         let is_shorter = archive.set_aside() || barrier.is_some();
-        if !is_shorter {
-            return reached;
+        match reached {
+            Ok(Some(reached)) if !is_shorter => return Ok(reached),
+            Err(error) if !is_shorter => return Err(error),
+            _ => {}
         }
     }
 }
@@ -66,15 +71,19 @@ fn usable<'b>(options: &Options, backups: &[&'b Summary]) -> Result<Vec<&'b Summ
     Ok(vec![*named])
 }
 
-fn reach(asked: &Asked<'_>, all: &[&Summary]) -> Result<Reached> {
+/// Nothing when segments on the way turn out not to be there.
+fn reach(asked: &Asked<'_>, all: &[&Summary]) -> Result<Option<Reached>> {
     let (history, way) = route(asked)?;
     let Asked { ctx, archive, .. } = *asked;
+    if !archive.prove(ctx, &way.run)? {
+        return Ok(None);
+    }
     let replayed = Replayed::of(ctx, archive, &way)?;
     let (windows, holes) = all_windows(asked, &history, all)?;
     let archived = archive.wal().run_to_hole(&history, way.backup.start_lsn);
     let mut lost = lost::count(ctx, archive, &history, &archived, way.stop, way.at)?;
     let warnings = elsewhere(asked, &history, &way, all.last().copied(), &mut lost)?;
-    Ok(Reached { history, way, replayed, windows, holes, lost, warnings })
+    Ok(Some(Reached { history, way, replayed, windows, holes, lost, warnings }))
 }
 
 /// The history that recovery follows, and the way along it.

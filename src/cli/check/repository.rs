@@ -145,9 +145,10 @@ fn contents(
         findings.fail("backup", format!("{name}: {error}"), todo);
     }
     last_backup(run, &backups, findings);
-    let complaints = repository.catalogue_complaints(&run.ctx, place, &backups)?;
+    let mut complaints = repository.catalogue_complaints(&run.ctx, place, &backups)?;
+    let survey = repository.survey_by_list(&run.ctx, place, registration)?;
+    complaints.extend(survey.complaints);
     summaries(complaints, findings);
-    let survey = repository.survey(&run.ctx, place, registration)?;
     holes(&backups, &survey.wal, findings);
     Ok(())
 }

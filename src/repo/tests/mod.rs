@@ -5,6 +5,7 @@ mod file_table;
 mod keys;
 mod manifest;
 mod packs;
+mod ranges;
 mod sealed;
 mod wal;
 mod window;
