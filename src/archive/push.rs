@@ -280,9 +280,13 @@ impl Pushing<'_> {
         let facts = WalFacts {
             timeline: Some(header.timeline),
             address: Some(Lsn(header.address)),
-            found: Some(found.clone()),
+            found: Some(found),
             ..facts(destination, &self.options.origin, &self.name, size, digest)
         };
+        if !partial {
+            let place = &destination.place;
+            at(destination, destination.repository.put_note(self.ctx, place, &facts))?;
+        }
         let put = match destination.repository.put_sealed_wal(sealed, &facts) {
             Err(repo::Error::Conflict { .. })
                 if partial && self.is_same_so_far(destination, &object, &findings)? =>
@@ -291,11 +295,6 @@ impl Pushing<'_> {
             }
             put => at(destination, put)?,
         };
-        if !partial {
-            let (place, name) = (&destination.place, self.name.to_string());
-            let put = destination.repository.summarise_minimal(self.ctx, place, &name, &found);
-            at(destination, put)?;
-        }
         Ok(Stored { repository: destination.name.clone(), object, put })
     }
 

@@ -330,18 +330,26 @@ impl Place {
         is_upper_hex(segment, 24).then(|| self.name(format_args!("partial/{segment}.{end:016X}")))
     }
 
-    /// The summary that a segment holds a change to `wal_level = minimal`.
+    /// The note of what is rare in a segment with this content: letters, and digits of its digest.
     ///
     /// `None` when the text is not the name of a segment.
     #[must_use]
-    pub fn minimal(&self, segment: &str) -> Option<ObjectKey> {
-        is_upper_hex(segment, 24).then(|| self.name(format_args!("sum/minimal/{segment}")))
+    pub fn note(&self, segment: &str, what: &str, digest: &str) -> Option<ObjectKey> {
+        is_upper_hex(segment, 24)
+            .then(|| ObjectKey::new(format!("{}{segment}.{what}.{digest}", self.notes_prefix())))?
+            .ok()
     }
 
-    /// What the names of all these summaries begin with.
+    /// What the names of all notes begin with.
     #[must_use]
-    pub fn minimals_prefix(&self) -> String {
-        format!("{}sum/minimal/", self.prefix())
+    pub fn notes_prefix(&self) -> String {
+        format!("{}sum/found/", self.prefix())
+    }
+
+    /// The mark that every segment was put after its note.
+    #[must_use]
+    pub fn notes_mark(&self) -> ObjectKey {
+        self.name(format_args!("sum/found-first"))
     }
 
     /// The catalogue of backups that was written then.

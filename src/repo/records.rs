@@ -92,6 +92,7 @@ impl Repository {
             .map_err(|error| Error::Limit(error.to_string()))?;
         let object = place.registration();
         self.put_same_line(ctx, Kind::Cluster, &object, registration, &registration.identity())?;
+        self.promise_notes(ctx, &place)?;
         Ok(place)
     }
 

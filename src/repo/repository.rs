@@ -332,9 +332,19 @@ impl Repository {
     /// # Errors
     /// [`storage::Error::NotFound`], [`Error::Corrupt`], [`Error::Newer`], [`Error::UnknownKey`].
     pub fn read(&self, kind: Kind, object: &ObjectKey) -> Result<SealedReader> {
-        let window = self.store.read_up_to(object, 0, FIRST_READ)?;
+        self.read_from(kind, object, FIRST_READ)
+    }
+
+    /// As [`Repository::read`], asking for so many bytes first.
+    pub(super) fn read_from(
+        &self,
+        kind: Kind,
+        object: &ObjectKey,
+        first: usize,
+    ) -> Result<SealedReader> {
+        let window = self.store.read_up_to(object, 0, first)?;
         // A short answer is the whole object.
-        let whole = window.len() < FIRST_READ;
+        let whole = window.len() < first;
         self.reader(kind, object, window, whole)
     }
 

@@ -84,6 +84,9 @@ pub enum WalPut {
 /// Contents of archived files are no longer than this: the greatest segment.
 const CONTENT_MAX: usize = 1 << 30;
 
+/// The facts of nearly every segment are shorter. Many are read for a plan.
+const FACTS_READ: usize = 8 * 1024;
+
 /// A good length for pieces of a content that is sealed: one batch of frames, which stays in the
 /// processor's cache.
 pub const WAL_PIECE: usize = BATCH * FRAME_SIZE;
@@ -190,7 +193,7 @@ impl Repository {
     /// [`crate::storage::Error::NotFound`], [`Error::Corrupt`].
     pub fn wal_facts(&self, kind: Kind, key: &ObjectKey) -> Result<WalFacts> {
         let mut frame = Vec::new();
-        self.read(kind, key)?.next_frame(&mut frame)?;
+        self.read_from(kind, key, FACTS_READ)?.next_frame(&mut frame)?;
         parse_line(key, 0, &frame)
     }
 

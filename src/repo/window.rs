@@ -6,22 +6,27 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::Backups;
 use super::error::{Error, Result};
 use super::found::{Found, NewestMoment};
 use super::layout::{BackupId, Kind, Place};
 use super::manifest::Summary;
+use super::notes::Notes;
 use super::ranges::correct;
 use super::records::Registration;
 use super::repository::Repository;
-use crate::base::{Ctx, Timestamp};
+use crate::base::{Ctx, Timestamp, ahead, side_by_side};
 use crate::pg::{
     ArchivedWal, History, Lsn, Run, SegmentNo, SegmentSize, Start, Stretch, TimelineId,
 };
 
 /// How many segments are asked for their newest moment, from the last one back.
 const WALK_BACK_MAX: usize = 256;
+
+/// Of how many runs the last segment is asked for side by side.
+const KNOWN_MAX: usize = 1024;
 
 /// How many damaged segments are met on the way of one backup, from the end back.
 const DAMAGED_MAX: usize = 64;
@@ -55,6 +60,8 @@ pub struct Survey {
     pub wal: ArchivedWal,
     /// Histories and summaries that cannot be read, in words.
     pub unreadable: Vec<String>,
+    /// Which segments hold what is rare.
+    pub notes: Notes,
     /// Segments that were not listed: a summary says that they are there.
     pub claimed: Vec<Stretch>,
     /// What is wrong with the summaries of ranges, in words; what they say was found out otherwise.
@@ -118,8 +125,9 @@ impl Repository {
                 Err(error) => unreadable.push(format!("history of timeline {number}: {error}")),
             }
         }
-        unreadable.extend(self.add_minimals(place, &mut wal)?);
-        Ok(Survey { wal, unreadable, claimed, complaints })
+        let notes = self.notes(ctx, place, size)?;
+        unreadable.extend(self.add_minimals(ctx, place, &notes, &mut wal)?);
+        Ok(Survey { wal, unreadable, claimed, complaints, notes })
     }
 
     /// As [`Repository::survey`], but lists every segment, whatever summaries say of it.
@@ -150,13 +158,10 @@ impl Repository {
     /// # Errors
     /// As the store's.
     pub fn tips(&self, place: &Place, wal: &ArchivedWal) -> Result<Vec<History>> {
-        let mut tips = Vec::new();
-        for timeline in wal.timelines() {
-            if self.goes_on(place, wal, timeline)? {
-                tips.extend(wal.history(timeline));
-            }
-        }
-        Ok(tips)
+        let timelines = wal.timelines();
+        let go_on = side_by_side(&timelines, |timeline| self.goes_on(place, wal, *timeline))?;
+        let tips = timelines.into_iter().zip(go_on).filter(|(_, goes_on)| *goes_on);
+        Ok(tips.filter_map(|(timeline, _)| wal.history(timeline)).collect())
     }
 
     /// Whether a timeline has WAL that is on the way to no other one.
@@ -186,6 +191,7 @@ impl Repository {
         wal: &ArchivedWal,
         history: &History,
     ) -> Result<Vec<Window>> {
+        let known = self.last_segments(ctx, place, backups, wal, history)?;
         let mut wal = Cow::Borrowed(wal);
         let mut windows: Vec<Window> = Vec::new();
         let mut last_end = None;
@@ -200,10 +206,14 @@ impl Repository {
             if windows.last().is_some_and(is_same) {
                 continue;
             }
-            let sound = self.sound_run(ctx, place, &mut wal, history, summary.start_lsn)?;
+            let sound =
+                self.sound_run(ctx, (place, &known), &mut wal, history, summary.start_lsn)?;
             let Some((run, newest)) = sound else { continue };
             let Some(last_segment) = run.names().next_back() else { continue };
-            let end = self.end_of(place, &run)?;
+            let end = match known.get(&last_segment).cloned() {
+                Some(proven) => end_by(&run, proven),
+                None => self.end_of(place, &run)?,
+            };
             if end < summary.stop_lsn {
                 continue;
             }
@@ -230,8 +240,27 @@ impl Repository {
     /// As the store's.
     pub fn end_of(&self, place: &Place, run: &Run) -> Result<Lsn> {
         let Some(last) = run.names().next_back() else { return Ok(run.end) };
-        let found = self.proven(place, &last)?.found().filter(|found| found.ending == "partial");
-        Ok(found.and_then(|found| found.end).map_or(run.end, |end| end.min(run.end)))
+        Ok(end_by(run, self.proven(place, &last)?))
+    }
+
+    /// What is known of the last segments of the backups' runs. Each is one small request.
+    fn last_segments(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        backups: &[&Summary],
+        wal: &ArchivedWal,
+        history: &History,
+    ) -> Result<Known> {
+        let on_it = backups.iter().filter(|backup| backup.is_on(history));
+        let last = |backup: &&Summary| wal.run(history, backup.start_lsn).names().next_back();
+        let names: BTreeSet<String> = on_it.copied().filter_map(|backup| last(&backup)).collect();
+        let names: Vec<String> = names.into_iter().take(KNOWN_MAX).collect();
+        let proven = side_by_side(&names, |name| {
+            ctx.cancel.check()?;
+            self.proven(place, name)
+        })?;
+        Ok(names.into_iter().zip(proven).collect())
     }
 
     /// What recovery finds without a hole, and the newest moment that it proves. A damaged segment on the
@@ -239,7 +268,7 @@ impl Repository {
     fn sound_run(
         &self,
         ctx: &Ctx,
-        place: &Place,
+        (place, known): (&Place, &Known),
         wal: &mut Cow<'_, ArchivedWal>,
         history: &History,
         start: Lsn,
@@ -247,7 +276,7 @@ impl Repository {
         for _ in 0..DAMAGED_MAX {
             let run = wal.run(history, start);
             let mut damaged = None;
-            let newest = self.newest_moment(ctx, place, wal, &run, &mut damaged)?;
+            let newest = self.newest_moment(ctx, (place, known), wal, &run, &mut damaged)?;
             match damaged {
                 None => return Ok(Some((run, newest))),
                 Some((timeline, number)) => wal.to_mut().set_damaged(timeline, number),
@@ -275,15 +304,20 @@ impl Repository {
     fn newest_moment(
         &self,
         ctx: &Ctx,
-        place: &Place,
+        (place, known): (&Place, &Known),
         wal: &ArchivedWal,
         run: &Run,
         damaged: &mut Option<(TimelineId, SegmentNo)>,
     ) -> Result<Option<Timestamp>> {
         let mut newest = NewestMoment::default();
-        for segment in run.segments().rev().take(WALK_BACK_MAX) {
+        let last = run.segments().rev().take(WALK_BACK_MAX);
+        let ask = |segment: &(TimelineId, SegmentNo)| {
+            let name = wal.name(segment.0, segment.1);
+            known.get(&name).cloned().map_or_else(|| self.proven(place, &name), Ok)
+        };
+        for (segment, asked) in ahead(last, ask) {
             ctx.cancel.check()?;
-            let found = match self.proven(place, &wal.name(segment.0, segment.1))? {
+            let found = match asked? {
                 Proven::Found(found) => found,
                 Proven::Nothing => continue,
                 Proven::Damaged => {
@@ -302,7 +336,17 @@ impl Repository {
     }
 }
 
+/// What is known of some segments, by their names.
+type Known = BTreeMap<String, Proven>;
+
+/// Where the valid records of a run end, by what is known of its last segment.
+fn end_by(run: &Run, last: Proven) -> Lsn {
+    let found = last.found().filter(|found| found.ending == "partial");
+    found.and_then(|found| found.end).map_or(run.end, |end| end.min(run.end))
+}
+
 /// What is known of a segment.
+#[derive(Clone)]
 enum Proven {
     Found(Box<Found>),
     /// Its records were not read, or it is gone.

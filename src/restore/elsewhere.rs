@@ -115,7 +115,8 @@ impl Elsewhere<'_> {
         let mut counted = Commits { at_least: 0, at_most: Some(0) };
         let mut read = 0;
         let stretches = self.archived(history, from);
-        for (asked, segment) in stretches.iter().flat_map(Stretch::segments).enumerate() {
+        let segments = stretches.iter().flat_map(Stretch::segments).take(SEGMENTS_MAX + 1);
+        for (asked, segment) in self.archive.ahead(segments).enumerate() {
             self.ctx.cancel.check()?;
             let found = self.archive.found(&self.archive.wal().name(segment.0, segment.1))?;
             let Some(found) = found.filter(|_| asked < SEGMENTS_MAX) else {
@@ -164,7 +165,7 @@ impl Elsewhere<'_> {
         let size = self.archive.segment_size();
         let stretches = self.archived(history, from);
         let segments = stretches.iter().flat_map(Stretch::segments);
-        for segment in segments.rev().take(LATEST_SEGMENTS_MAX) {
+        for segment in self.archive.ahead(segments.rev().take(LATEST_SEGMENTS_MAX)) {
             self.ctx.cancel.check()?;
             let found = self.archive.found(&self.archive.wal().name(segment.0, segment.1))?;
             let Some(found) = found.filter(|found| found.commits > 0) else { continue };

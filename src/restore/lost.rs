@@ -120,6 +120,7 @@ impl<'a> Counting<'a> {
         segments: impl Iterator<Item = (TimelineId, SegmentNo)>,
     ) -> Result<()> {
         let size = self.archive.segment_size();
+        let segments = self.archive.ahead(segments.take(SEGMENTS_MAX + 1));
         for (asked, (timeline, number)) in segments.enumerate() {
             ctx.cancel.check()?;
             if asked >= SEGMENTS_MAX {
@@ -230,7 +231,7 @@ fn place(found: &Found, (begin, end): (Lsn, Lsn), stop: Stop) -> Place {
 fn last_before(ctx: &Ctx, archive: &Archive<'_>, run: &Run, lsn: Lsn) -> Result<Option<Timestamp>> {
     let holding = SegmentNo::of(lsn, archive.segment_size());
     let before = run.segments().rev().skip_while(|(_, number)| *number >= holding);
-    for (timeline, number) in before.take(BEFORE_SEGMENTS_MAX) {
+    for (timeline, number) in archive.ahead(before.take(BEFORE_SEGMENTS_MAX)) {
         ctx.cancel.check()?;
         let found = archive.found(&archive.wal().name(timeline, number))?;
         if let Some(latest) = found.and_then(|found| found.latest) {

@@ -178,7 +178,7 @@ impl Choosing<'_> {
         let is_after = |at: Timestamp| is_after(at, time, self.options.inclusive);
         let mut ends = LastEnds::default();
         let mut behind = None;
-        for segment in way.run.segments().rev().take(LAST_SEGMENTS_MAX) {
+        for segment in self.archive.ahead(way.run.segments().rev().take(LAST_SEGMENTS_MAX)) {
             self.ctx.cancel.check()?;
             ends.asked += 1;
             let found = self.archive.found_in(&way.run, segment)?;
@@ -247,7 +247,8 @@ impl Choosing<'_> {
             Ok::<_, Error>(first)
         };
         let mut oldest = None;
-        for segment in way.run.segments().rev().skip(skip).take(SET_BACK_SEGMENTS_MAX) {
+        let before = way.run.segments().rev().skip(skip).take(SET_BACK_SEGMENTS_MAX);
+        for segment in self.archive.ahead(before) {
             self.ctx.cancel.check()?;
             let (begin, end) = segment.1.begin(size).zip(segment.1.end(size)).unwrap_or_default();
             if end <= consistent {

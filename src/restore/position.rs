@@ -7,20 +7,18 @@
 use super::error::{Error, Result};
 use super::options::Options;
 use super::reach::{Archive, Crossing, Mark, What};
+use super::replayed::ALL_ASKED_MAX;
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::wal::{RM_XACT, RM_XLOG};
-use crate::pg::{History, Lsn, SegmentNo, TimelineId};
-use crate::repo::{Cut, Found, Summary};
+use crate::pg::{History, Lsn, Run, SegmentNo, TimelineId};
+use crate::repo::{Cut, Found, RESTORE_POINT_BYTES, Summary};
 
 /// How many segments are asked at most whether they hold what is looked for.
 pub(super) const SEARCH_SEGMENTS_MAX: usize = 20_000;
 
 /// How many segments are read at most to see which of them holds a transaction's end.
 const READ_SEGMENTS_MAX: usize = 64;
-
-/// `SizeOfXLogRecord`, the header of its data, and `xl_restore_point`.
-const RESTORE_POINT_BYTES: u64 = 24 + 2 + 72;
 
 /// A record at which recovery stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +94,16 @@ fn search_in(
         let part = Part { from: backup.start_lsn, until: walked.min(run.end) };
         let size = archive.segment_size();
         let is_in = |number: SegmentNo| number.begin(size).is_some_and(|begin| begin < part.until);
-        let mut segments = run.segments().peekable();
-        while let Some(segment) = segments.next_if(|(_, number)| is_in(*number)) {
+        // Of a name, a long archive's notes tell where it cannot be.
+        let points = archive.notes().points();
+        let points =
+            points.filter(|_| matches!(target, Target::Name(_)) && run.count() > ALL_ASKED_MAX);
+        let segments = run.segments().take_while(|(_, number)| is_in(*number));
+        let wanted =
+            segments.filter(|segment| points.is_none_or(|points| points.has(segment.0, segment.1)));
+        for segment in archive.ahead(wanted) {
             ctx.cancel.check()?;
-            match looking.in_segment(segment, &part, segments.peek().copied())? {
+            match looking.in_segment(segment, &part, next_in(&run, segment))? {
                 Looked::There(spot) => {
                     first = Some(spot);
                     break;
@@ -119,6 +123,20 @@ fn search_in(
         None if looking.is_skipped => Search::GaveUp,
         None => Search::Nowhere,
     })
+}
+
+/// The segment behind one, in a run.
+fn next_in(
+    run: &Run,
+    (timeline, number): (TimelineId, SegmentNo),
+) -> Option<(TimelineId, SegmentNo)> {
+    let own = run.stretches.iter().position(|stretch| {
+        stretch.timeline == timeline && (stretch.first..=stretch.last).contains(&number)
+    })?;
+    if run.stretches.get(own)?.last > number {
+        return Some((timeline, number.next()?));
+    }
+    run.stretches.get(own + 1).map(|next| (next.timeline, next.first))
 }
 
 /// A part of the WAL: records that begin in it.

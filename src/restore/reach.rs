@@ -4,20 +4,23 @@
 //! each. Only the segment in which a target lies is read itself, to know exactly what comes after it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use super::error::{Error, Result};
-use crate::base::{Ctx, Timestamp};
+use crate::base::{Ctx, Timestamp, ahead};
 use crate::pg::wal::{
     Format, Joined, Outcome, Reader, Record, SegmentHeader, Xact, XlogEvent, joined,
 };
 use crate::pg::{
     ArchivedWal, History, Lsn, Run, SegmentName, SegmentNo, SegmentSize, Stretch, TimelineId,
 };
-use crate::repo::{self, Found, Kind, NewestMoment, Place, Registration, Repository};
+use crate::repo::{self, Found, Kind, NewestMoment, Notes, Place, Registration, Repository};
 
 /// Segments up to this size are read whole; of larger ones the facts must do.
 const READ_BYTES_MAX: u32 = 64 << 20;
+
+/// The facts of how many segments are kept: those of all that a plan asks, as a rule.
+const FACTS_KEPT: usize = 32_768;
 
 /// How many segments at the end of a run are asked for the last moment that they prove.
 const MOMENT_SEGMENTS_MAX: usize = 4096;
@@ -30,7 +33,11 @@ pub struct Archive<'a> {
     wal: ArchivedWal,
     /// Segments that summaries say are there.
     claimed: Vec<Stretch>,
-    /// Those of them that were listed since, there or not.
+    /// Which segments hold what is rare.
+    notes: Notes,
+    /// What was found in segments, by their names.
+    facts: Mutex<BTreeMap<String, Option<Found>>>,
+    /// Those of the claimed segments that were listed since, there or not.
     proven: Mutex<ArchivedWal>,
     /// Segments that turned out not to be there.
     vanished: Mutex<BTreeSet<(TimelineId, SegmentNo)>>,
@@ -121,8 +128,45 @@ impl<'a> Archive<'a> {
         let unreadable = survey.unreadable.into_iter().map(|what| (what, None));
         let damaged = Mutex::new(unreadable.collect());
         let proven = Mutex::new(ArchivedWal::new(survey.wal.segment_size()));
-        let (wal, claimed, vanished) = (survey.wal, survey.claimed, Mutex::default());
-        Ok(Self { repository, place, wal, claimed, proven, vanished, damaged })
+        let (wal, claimed, notes) = (survey.wal, survey.claimed, survey.notes);
+        let (facts, vanished) = (Mutex::default(), Mutex::default());
+        Ok(Self { repository, place, wal, claimed, notes, facts, proven, vanished, damaged })
+    }
+
+    /// Which segments hold what is rare.
+    #[must_use]
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// Hands on segments whose facts will be asked for, and reads those of a few ahead, side by side.
+    pub(super) fn ahead<'s>(
+        &'s self,
+        segments: impl Iterator<Item = (TimelineId, SegmentNo)> + 's,
+    ) -> impl Iterator<Item = (TimelineId, SegmentNo)> + 's {
+        // What cannot be read is asked for again by whoever comes to it, and told then.
+        let read = |(timeline, number): &(TimelineId, SegmentNo)| {
+            let name = self.wal.name(*timeline, *number);
+            if !self.facts().contains_key(&name)
+                && let Some(key) = self.place.wal(&name)
+                && let Ok(facts) = self.repository.wal_facts(Kind::Wal, &key)
+            {
+                self.keep(name, facts.found);
+            }
+        };
+        ahead(segments, read).map(|(segment, ())| segment)
+    }
+
+    fn facts(&self) -> MutexGuard<'_, BTreeMap<String, Option<Found>>> {
+        self.facts.lock().expect("no holder of this lock panics")
+    }
+
+    fn keep(&self, name: String, found: Option<Found>) {
+        let mut facts = self.facts();
+        if facts.len() >= FACTS_KEPT {
+            facts.clear();
+        }
+        facts.insert(name, found);
     }
 
     /// Lists the segments of a run of which only a summary says that they are there. False when some are
@@ -193,16 +237,22 @@ impl<'a> Archive<'a> {
         Ok(self.repository.end_of(self.place, run)?)
     }
 
-    /// What `archive-push` found in a segment. One small request.
+    /// What `archive-push` found in a segment. One small request, once.
     ///
     /// # Errors
     /// As the repository's.
     pub fn found(&self, name: &str) -> Result<Option<Found>> {
+        if let Some(found) = self.facts().get(name) {
+            return Ok(found.clone());
+        }
         let key = self.place.wal(name).ok_or_else(|| Error::Refused {
             what: format!("{name} is not the name of a segment"),
         })?;
         match self.repository.wal_facts(Kind::Wal, &key) {
-            Ok(facts) => Ok(facts.found),
+            Ok(facts) => {
+                self.keep(name.into(), facts.found.clone());
+                Ok(facts.found)
+            }
             Err(error) => self.unless_damaged(error, name),
         }
     }
@@ -331,7 +381,7 @@ impl<'a> Archive<'a> {
     /// As the repository's.
     pub fn last_moment(&self, ctx: &Ctx, run: &Run) -> Result<Option<Timestamp>> {
         let mut newest = NewestMoment::default();
-        for segment in run.segments().rev().take(MOMENT_SEGMENTS_MAX) {
+        for segment in self.ahead(run.segments().rev().take(MOMENT_SEGMENTS_MAX)) {
             ctx.cancel.check()?;
             let Some(found) = self.found_in(run, segment)? else { continue };
             if !newest.goes_on_before(&found) {

@@ -1,8 +1,9 @@
 //! What replay up to the target does beside replaying data: settings that it asks for, tablespaces that
 //! it makes, records that it does not pass.
 //!
-//! `archive-push` noted them; the facts of each segment from the backup's start to the target are one
-//! small request. What lies behind the target in its own segment is told apart by reading that one.
+//! `archive-push` noted which segments have any. On a short way the facts of each are asked all the same; on
+//! a long one of those that are noted, and of all up to the last of them where only the facts tell whether
+//! recovery gets there. What lies behind the target in its own segment is told apart by reading that one.
 
 use super::choose::Way;
 use super::error::Result;
@@ -15,6 +16,9 @@ use crate::repo::{Found, FoundParameters, FoundTablespace};
 
 /// How many segments are asked at most.
 const SEGMENTS_MAX: usize = 20_000;
+
+/// Up to as many segments, each is asked whatever the notes say of it: a note may be lost.
+pub(super) const ALL_ASKED_MAX: u64 = 1_024;
 
 /// What is replayed up to the target, in the log's order.
 #[derive(Debug, Default)]
@@ -40,12 +44,26 @@ impl Replayed {
     pub(super) fn of(ctx: &Ctx, archive: &Archive<'_>, way: &Way) -> Result<Self> {
         let mut replayed = Self::default();
         let (size, until) = (archive.segment_size(), until(way));
+        let noted = archive.notes().effects().filter(|_| way.run.count() > ALL_ASKED_MAX);
+        let is_noted = |segment: &(TimelineId, SegmentNo)| {
+            noted.is_none_or(|noted| noted.has(segment.0, segment.1))
+        };
+        // Behind the last that is noted, there is nothing to find.
+        let count = way.run.segments().rev().position(|segment| is_noted(&segment));
+        let count = count.map_or(0, |behind| way.run.count().saturating_sub(behind as u64));
+        // Only facts tell which segment recovery to a moment does not pass.
+        let is_asked = |segment: &(TimelineId, SegmentNo)| {
+            let is_behind = segment.1.begin(size).is_some_and(|begin| begin >= until);
+            is_noted(segment) || is_moment(way) || is_behind
+        };
+        let first = way.run.segments().take(usize::try_from(count).unwrap_or(usize::MAX));
+        let asked = archive.ahead(first.filter(is_asked).take(SEGMENTS_MAX + 1));
         let mut is_behind = false;
-        for (asked, segment) in way.run.segments().enumerate() {
+        for (i, segment) in asked.enumerate() {
             ctx.cancel.check()?;
             is_behind |= segment.1.begin(size).is_some_and(|begin| begin >= until);
-            if asked >= SEGMENTS_MAX {
-                replayed.unknown += way.run.count().saturating_sub(asked as u64);
+            if i >= SEGMENTS_MAX {
+                replayed.unknown += count.saturating_sub(i as u64);
                 break;
             }
             let found = archive.found(&archive.wal().name(segment.0, segment.1))?;
@@ -111,6 +129,10 @@ fn until(way: &Way) -> Lsn {
         (_, Stop::Time { .. }) => way.run.end,
     };
     until.min(way.run.end)
+}
+
+fn is_moment(way: &Way) -> bool {
+    matches!((&way.effective, way.stop), (Target::Time(_), Stop::Time { .. }))
 }
 
 /// Where recovery to a moment stops, if it does in this segment.

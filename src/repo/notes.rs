@@ -1,0 +1,206 @@
+//! Notes of segments that hold what is rare and matters to plans: which these are is told by one list.
+//!
+//! `archive-push` puts a segment's note before the segment. The note's name says what there is; what exactly,
+//! the segment's own facts say, so that a note without its segment, or of another content that was refused,
+//! misleads nobody. Where the mark is missing that every segment's note was put, facts are asked instead
+//! (FORMAT.md, section 7).
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::found::Found;
+use super::layout::{Kind, Place};
+use super::repository::Repository;
+use super::text::time_text;
+use super::wal_object::WalFacts;
+use crate::base::{Ctx, Timestamp, side_by_side};
+use crate::pg::wal::RM_XLOG;
+use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentSize};
+
+/// `SizeOfXLogRecord`, the header of its data, and `xl_restore_point`.
+pub const RESTORE_POINT_BYTES: u64 = 24 + 2 + 72;
+
+/// A change to `wal_level = minimal`.
+const MINIMAL: char = 'm';
+/// What replay does beside replaying data, or nobody knows what.
+const EFFECTS: char = 'e';
+/// Restore points.
+const POINTS: char = 'p';
+
+/// What the object says; the name says it all.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note<'a> {
+    segment: &'a str,
+    digest: &'a str,
+}
+
+/// The mark that every segment of a place was put after its note.
+#[derive(Debug, Serialize, Deserialize)]
+struct Mark {
+    #[serde(with = "time_text")]
+    since: Timestamp,
+}
+
+/// Which segments have what is noted. Facts tell what exactly, and whether the segment is there.
+#[derive(Debug, Clone)]
+pub struct Notes {
+    is_complete: bool,
+    minimal: ArchivedWal,
+    effects: ArchivedWal,
+    points: ArchivedWal,
+}
+
+impl Notes {
+    fn new(size: SegmentSize) -> Self {
+        let [minimal, effects, points] = [(), (), ()].map(|()| ArchivedWal::new(size));
+        Self { is_complete: false, minimal, effects, points }
+    }
+
+    /// Segments with tablespaces or changes of settings, or of which that is not known. `None` where
+    /// others may have some, too.
+    #[must_use]
+    pub fn effects(&self) -> Option<&ArchivedWal> {
+        self.is_complete.then_some(&self.effects)
+    }
+
+    /// Segments with restore points, also one that goes on in the next. `None` where others may have some.
+    #[must_use]
+    pub fn points(&self) -> Option<&ArchivedWal> {
+        self.is_complete.then_some(&self.points)
+    }
+
+    fn add(&mut self, name: &str) {
+        let mut parts = name.split('.');
+        let (Some(segment), Some(what)) = (parts.next(), parts.next()) else { return };
+        if SegmentName::parse(segment.as_bytes()).is_err() {
+            return;
+        }
+        let sorts = [
+            (MINIMAL, &mut self.minimal),
+            (EFFECTS, &mut self.effects),
+            (POINTS, &mut self.points),
+        ];
+        for (_, noted) in sorts.into_iter().filter(|(letter, _)| what.contains(*letter)) {
+            noted.add(segment);
+        }
+    }
+}
+
+impl Found {
+    /// Where records begin at which archive recovery stops.
+    pub fn minimals(&self) -> impl Iterator<Item = Lsn> + '_ {
+        self.parameters.iter().filter(|change| change.is_minimal()).map(|change| change.lsn)
+    }
+
+    /// What is worth a note, for a segment of this size; nothing of most.
+    fn noted(&self, size: u64) -> String {
+        let has_effects = !self.read
+            || !self.parameters.is_empty()
+            || self.parameters_more > 0
+            || !self.tablespaces.is_empty()
+            || self.untold_tablespace().is_some();
+        let may_cut_a_point = self.cut.as_ref().is_some_and(|cut| {
+            let held = size.saturating_sub(cut.lsn.0.checked_rem(size).unwrap_or(0));
+            cut.rmgr.is_none_or(|id| id == RM_XLOG) && held < RESTORE_POINT_BYTES
+        });
+        let has_points =
+            !self.restore_points.is_empty() || self.restore_points_more > 0 || may_cut_a_point;
+        let sorts = [
+            (MINIMAL, self.minimals().next().is_some()),
+            (EFFECTS, has_effects),
+            (POINTS, has_points),
+        ];
+        sorts.into_iter().filter(|(_, there)| *there).map(|(letter, _)| letter).collect()
+    }
+}
+
+impl Repository {
+    /// Says that every segment of a place will be put after its note, where none is there yet.
+    pub(super) fn promise_notes(&self, ctx: &Ctx, place: &Place) -> Result<()> {
+        if !self.store().list(&place.all_wal_prefix(), None, 1)?.is_empty() {
+            return Ok(());
+        }
+        let mark = Mark { since: ctx.clock.now() };
+        match self.put_line(ctx, Kind::Summary, &place.notes_mark(), &mark) {
+            Err(Error::Storage(error)) if error.is_already_exists() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Puts a segment's note, where its facts ask for one. To be durable before the segment is.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn put_note(&self, ctx: &Ctx, place: &Place, facts: &WalFacts) -> Result<()> {
+        let noted = facts.found.as_ref().map(|found| found.noted(facts.size)).unwrap_or_default();
+        // Another content under the same name is refused later; its note must not stand in the way.
+        let digest = facts.digest.rsplit(':').next().and_then(|hex| hex.get(..16));
+        let key = digest.and_then(|digest| place.note(&facts.name, &noted, digest));
+        let Some(key) = key.filter(|_| !noted.is_empty()) else { return Ok(()) };
+        let note = Note { segment: &facts.name, digest: &facts.digest };
+        match self.put_line(ctx, Kind::Summary, &key, &note) {
+            Err(Error::Storage(error)) if error.is_already_exists() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Lists the notes of a place. One request for a thousand, and one for the mark.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn notes(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<Notes> {
+        let mut notes = Notes::new(size);
+        match self.read_line::<Mark>(Kind::Summary, &place.notes_mark()) {
+            Ok(_) => notes.is_complete = true,
+            Err(Error::Storage(error)) if !error.is_not_found() => return Err(error.into()),
+            Err(_) => {}
+        }
+        let mut after: Option<String> = None;
+        loop {
+            const PAGE: usize = 1000;
+            ctx.cancel.check()?;
+            let page = self.store().list(&place.notes_prefix(), after.as_deref(), PAGE)?;
+            page.iter().for_each(|meta| notes.add(meta.key.last_component()));
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = Some(last.key.to_string()),
+                _ => return Ok(notes),
+            }
+        }
+    }
+
+    /// Tells `wal` which positions recovery does not pass, by the facts of the segments that are noted; what
+    /// cannot be read, in words.
+    pub(super) fn add_minimals(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        notes: &Notes,
+        wal: &mut ArchivedWal,
+    ) -> Result<Vec<String>> {
+        let stretches: Vec<_> = notes.minimal.stretches().collect();
+        let segments: Vec<_> = stretches.iter().flat_map(|each| each.segments()).collect();
+        let asked = side_by_side(&segments, |(timeline, number)| {
+            ctx.cancel.check()?;
+            let Some(key) = place.wal(&wal.name(*timeline, *number)) else { return Ok(Ok(None)) };
+            match self.wal_facts(Kind::Wal, &key) {
+                Ok(facts) => Ok(Ok(facts.found)),
+                Err(error) if error.is_not_found() => Ok(Ok(None)),
+                Err(error @ (Error::Corrupt { .. } | Error::UnknownKey { .. })) => {
+                    Ok(Err(error.to_string()))
+                }
+                Err(error) => Err(error),
+            }
+        })?;
+        let mut unreadable = Vec::new();
+        for ((timeline, _), found) in segments.into_iter().zip(asked) {
+            match found {
+                Ok(found) => found
+                    .iter()
+                    .flat_map(Found::minimals)
+                    .for_each(|lsn| wal.add_barrier(timeline, lsn)),
+                Err(why) => unreadable.push(why),
+            }
+        }
+        Ok(unreadable)
+    }
+}
