@@ -3,7 +3,7 @@
 //!
 //! Salts come from the manifest: an object of another attempt, or an older one, fails its MAC.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -36,7 +36,20 @@ pub struct OpenedBackup {
     packs: Mutex<Recent<PackReader>>,
     /// The row that [`OpenedBackup::block`] used last: neighbours ask for the same file.
     last_row: Mutex<Option<Arc<Row>>>,
+    /// Small files that were read whole: a plan asks for the same configuration several times.
+    small: Mutex<BTreeMap<Vec<u8>, Arc<Small>>>,
 }
+
+/// A small file.
+#[derive(Debug)]
+struct Small {
+    row: Row,
+    content: Vec<u8>,
+}
+
+/// How long a small file is at most, and how many are kept.
+const SMALL_BYTES_MAX: u64 = 256 << 10;
+const SMALL_KEPT: usize = 64;
 
 impl Repository {
     /// Opens a backup: reads its manifest.
@@ -45,9 +58,9 @@ impl Repository {
     /// [`Error::NoBackup`], [`Error::Abandoned`], [`Error::Corrupt`].
     pub fn open_backup(&self, place: &Place, id: &BackupId) -> Result<OpenedBackup> {
         let manifest = self.manifest(place, id)?;
-        let (packs, last_row) = (Mutex::default(), Mutex::default());
+        let (packs, last_row, small) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (repository, place) = (self.clone(), place.clone());
-        Ok(OpenedBackup { repository, place, manifest, packs, last_row })
+        Ok(OpenedBackup { repository, place, manifest, packs, last_row, small })
     }
 }
 
@@ -86,11 +99,20 @@ impl OpenedBackup {
         Ok(FileTableReader::new(key, reader))
     }
 
-    /// The row of a path. One ranged read where the row lies in one frame of the table.
+    /// A small file that was read before.
+    fn small(&self, path: &[u8]) -> Option<Arc<Small>> {
+        self.small.lock().expect("no holder of this lock panics").get(path).cloned()
+    }
+
+    /// The row of a path. One ranged read where the row lies in one frame of the table, and none for a
+    /// small file that was read whole.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Storage`].
     pub fn find_row(&self, path: &[u8]) -> Result<Option<Row>> {
+        if let Some(known) = self.small(path) {
+            return Ok(Some(known.row.clone()));
+        }
         let table = self.random(Kind::Files, "files")?;
         let mut parser = RowParser::new(table.opener().object().clone());
         let Some(first) = file_table::search(&self.manifest.index, path) else {
@@ -148,6 +170,9 @@ impl OpenedBackup {
         if row.size > bytes_max {
             return Err(Error::Limit(format!("{path} is longer than {bytes_max} bytes")));
         }
+        if let Some(known) = self.small(&row.path).filter(|known| known.row == *row) {
+            return Ok(known.content.clone());
+        }
         let mut content = Vec::new();
         let block_size = u64::from(self.manifest.summary.server.block_size);
         for block in 0..u32::try_from(row.size.div_ceil(block_size)).unwrap_or(u32::MAX) {
@@ -157,6 +182,11 @@ impl OpenedBackup {
             let key = self.place.files(&self.manifest.summary.id);
             let why = "the content does not have the row's checksum";
             return Err(Error::corrupt(&key, format!("row {path}"), why));
+        }
+        let mut small = self.small.lock().expect("no holder of this lock panics");
+        if row.size <= SMALL_BYTES_MAX && small.len() < SMALL_KEPT {
+            let known = Small { row: row.clone(), content: content.clone() };
+            small.insert(row.path.clone(), Arc::new(known));
         }
         Ok(content)
     }

@@ -332,19 +332,9 @@ impl Repository {
     /// # Errors
     /// [`storage::Error::NotFound`], [`Error::Corrupt`], [`Error::Newer`], [`Error::UnknownKey`].
     pub fn read(&self, kind: Kind, object: &ObjectKey) -> Result<SealedReader> {
-        self.read_from(kind, object, FIRST_READ)
-    }
-
-    /// As [`Repository::read`], asking for so many bytes first.
-    pub(super) fn read_from(
-        &self,
-        kind: Kind,
-        object: &ObjectKey,
-        first: usize,
-    ) -> Result<SealedReader> {
-        let window = self.store.read_up_to(object, 0, first)?;
+        let window = self.store.read_up_to(object, 0, FIRST_READ)?;
         // A short answer is the whole object.
-        let whole = window.len() < first;
+        let whole = window.len() < FIRST_READ;
         self.reader(kind, object, window, whole)
     }
 
@@ -357,7 +347,7 @@ impl Repository {
         self.reader(kind, object, window, true)
     }
 
-    fn reader(
+    pub(super) fn reader(
         &self,
         kind: Kind,
         object: &ObjectKey,

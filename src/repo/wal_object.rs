@@ -193,7 +193,9 @@ impl Repository {
     /// [`crate::storage::Error::NotFound`], [`Error::Corrupt`].
     pub fn wal_facts(&self, kind: Kind, key: &ObjectKey) -> Result<WalFacts> {
         let mut frame = Vec::new();
-        self.read_from(kind, key, FACTS_READ)?.next_frame(&mut frame)?;
+        let window = self.store().read_up_to(key, 0, FACTS_READ)?;
+        let is_whole = window.len() < FACTS_READ;
+        self.reader(kind, key, window, is_whole)?.next_frame(&mut frame)?;
         parse_line(key, 0, &frame)
     }
 

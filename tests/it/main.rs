@@ -40,4 +40,5 @@ mod s3_server;
 mod s3_server_faults;
 mod s3_store;
 mod standby_live;
+mod summaries;
 mod support;
