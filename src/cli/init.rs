@@ -321,8 +321,8 @@ fn new_epoch(
 
 /// Whether a place holds nothing but what makes it one.
 fn is_empty(repository: &Repository, place: &Place) -> Result<bool, Failure> {
-    let objects = repository.store().list(&place.prefix(), None, 3);
-    let own = [place.registration(), place.announcement()];
+    let objects = repository.store().list(&place.prefix(), None, 4);
+    let own = [place.registration(), place.announcement(), place.notes_mark()];
     let objects = objects.map_err(repo::Error::from)?;
     Ok(objects.iter().all(|object| own.contains(&object.key)))
 }

@@ -23,7 +23,15 @@ pub fn why_not_own(
     to: &Path,
 ) -> Result<Option<String>, Failure> {
     let name = host.to_string();
-    let backups = repository.backups(ctx, place)?;
+    let mut backups = repository.backups(ctx, place)?;
+    // A catalogue is not enough to archive by: the last manifest itself, or all of them.
+    let told = backups.complete.last();
+    let is_true = told.is_some_and(|told| {
+        repository.summary(place, &told.id).is_ok_and(|summary| summary == *told)
+    });
+    if !is_true {
+        backups = repository.backups_by_manifest(ctx, place)?;
+    }
     let Some(last) = backups.complete.last() else { return Ok(Some("there is no backup".into())) };
     if let Some(why) = lives_elsewhere((&last.server.host, &last.server.data_directory), &name, to)
     {

@@ -170,9 +170,15 @@ impl Repository {
         match self.read_line::<Registration>(Kind::Cluster, &object) {
             Err(error) if error.is_not_found() => {
                 let (cluster, system) = (place.cluster().into(), place.system());
-                Err(match self.store().list(&place.prefix(), None, 2)?.as_slice() {
+                let mut listed = self.store().list(&place.prefix(), None, 3)?;
+                let announcement = place.announcement();
+                // The mark of notes speaks of nothing that is stored.
+                if listed.iter().any(|meta| meta.key == announcement) {
+                    listed.retain(|meta| meta.key != place.notes_mark());
+                }
+                Err(match listed.as_slice() {
                     [] => Error::NoCluster { cluster, system },
-                    [only] if only.key == place.announcement() => {
+                    [only] if only.key == announcement => {
                         Error::EpochAnnounced { cluster, epoch: place.epoch() }
                     }
                     _ => Error::NoRegistration { object },

@@ -3,7 +3,8 @@
 use super::manifest::summary;
 use super::*;
 use crate::repo::{BackupId, Backups, Kind, Manifest};
-use crate::storage::MeteredStore;
+use crate::storage::faulty::Effect;
+use crate::storage::{FaultyStore, MeteredStore};
 
 fn id(number: i64) -> BackupId {
     BackupId::full(now() + chrono::TimeDelta::hours(number))
@@ -130,6 +131,42 @@ fn a_lost_or_damaged_catalogue_costs_time_and_is_written_again() {
     let third = made.catalogues().remove(1);
     replace(&made.store, &third, b"damaged");
     assert_eq!(made.read().1, 2);
+}
+
+/// Whoever writes summaries may die at any request: what is read is the same, and the next one writes them.
+#[test]
+fn who_dies_while_writing_summaries_changes_nothing() {
+    let size = crate::pg::SegmentSize::DEFAULT;
+    for k in 1.. {
+        for effect in [Effect::None, Effect::Full] {
+            let made = made(20);
+            for number in 1..2_500 {
+                let key = place().wal(&super::window::name(number)).unwrap();
+                made.store.put(&key, b"never read").unwrap();
+            }
+            let faulty = FaultyStore::new(made.store.clone());
+            let dying = Repository::open(Arc::new(faulty.clone()), &key_file(1)).unwrap();
+            faulty.die_at(faulty.operations() + k, effect);
+            let died = dying.summarise(&made.ctx, &place(), size).is_err();
+            let survey = || {
+                let registration = super::window::registration();
+                made.repository.survey(&made.ctx, &place(), &registration).unwrap()
+            };
+            let check = || {
+                assert_eq!(made.read().0.complete.len(), 20, "operation {k}, {effect:?}");
+                let survey = survey();
+                let runs: Vec<_> = survey.wal.stretches().map(|run| run.count()).collect();
+                assert_eq!((runs, survey.complaints.len()), (vec![2_499], 0), "operation {k}");
+            };
+            check();
+            made.repository.summarise(&made.ctx, &place(), size).unwrap();
+            check();
+            assert_eq!((made.read().1, survey().claimed.len()), (1, 1), "operation {k}");
+            if !died {
+                return;
+            }
+        }
+    }
 }
 
 #[test]
