@@ -10,7 +10,6 @@
 
 mod live;
 #[path = "../tests/it/support/s3/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "a bench uses a part")]
 mod s3;
 
 use std::process::Command;

@@ -355,13 +355,13 @@ impl Place {
     /// The catalogue of backups that was written then.
     #[must_use]
     pub fn catalogue(&self, written: Timestamp) -> ObjectKey {
-        self.name(format_args!("sum/backups/{}", written.format(STAMP)))
+        self.name(format_args!("sum/backups/{}", written.format(ID_TIME)))
     }
 
     /// When a catalogue was written, by its name.
     #[must_use]
     pub fn catalogue_time(&self, key: &ObjectKey) -> Option<Timestamp> {
-        let time = NaiveDateTime::parse_from_str(key.last_component(), STAMP).ok()?.and_utc();
+        let time = NaiveDateTime::parse_from_str(key.last_component(), ID_TIME).ok()?.and_utc();
         (self.catalogue(time) == *key).then_some(time)
     }
 

@@ -121,10 +121,7 @@ impl Repository {
             return Ok(());
         }
         let mark = Mark { since: ctx.clock.now() };
-        match self.put_line(ctx, Kind::Summary, &place.notes_mark(), &mark) {
-            Err(Error::Storage(error)) if error.is_already_exists() => Ok(()),
-            other => other.map(drop),
-        }
+        self.put_same_line(ctx, Kind::Summary, &place.notes_mark(), &mark, "mark")
     }
 
     /// Puts a segment's note, where its facts ask for one. To be durable before the segment is.
@@ -138,10 +135,8 @@ impl Repository {
         let key = digest.and_then(|digest| place.note(&facts.name, &noted, digest));
         let Some(key) = key.filter(|_| !noted.is_empty()) else { return Ok(()) };
         let note = Note { segment: &facts.name, digest: &facts.digest };
-        match self.put_line(ctx, Kind::Summary, &key, &note) {
-            Err(Error::Storage(error)) if error.is_already_exists() => Ok(()),
-            other => other.map(drop),
-        }
+        // Its name tells its content.
+        self.put_same_line(ctx, Kind::Summary, &key, &note, "note")
     }
 
     /// Lists the notes of a place. One request for a thousand, and one for the mark.

@@ -126,7 +126,7 @@ fn f001_f002_f090_of_contents_that_race_at_most_one_is_stored() {
         let repository = init(&s3).unwrap();
         for round in 0..12 {
             let names = s3.keys().into_iter().filter(|key| key.contains("/c/"));
-            assert!(names.map(|key| s3.lose(&key)).all(|was_there| was_there));
+            names.for_each(|key| assert!(s3.lose(&key)));
             let contents = [&b"one"[..], b"two", b"two", b"three"];
             let told: Vec<_> = std::thread::scope(|scope| {
                 let pushing: Vec<_> = contents
