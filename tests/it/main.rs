@@ -36,6 +36,7 @@ mod restore_crash;
 mod restore_live;
 mod restore_order;
 mod s3_claims;
+mod s3_second_opinion;
 mod s3_server;
 mod s3_server_faults;
 mod s3_store;

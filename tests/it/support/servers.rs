@@ -69,6 +69,15 @@ pub fn tool(name: &str) -> PathBuf {
     debian_bin(TOOLS_MAJOR).join(name)
 }
 
+/// An S3 server that others wrote, beside the servers of PostgreSQL.
+pub fn moto() -> Option<PathBuf> {
+    if is_set("PGKEEP_SKIP_LIVE") {
+        return skip("PGKEEP_SKIP_LIVE=1");
+    }
+    let programs = unpacked_dirs().into_iter().map(|dir| dir.join("moto/bin/moto_server"));
+    programs.into_iter().find(|path| path.is_file()).or_else(|| skip("moto is not installed"))
+}
+
 /// Says that this test is skipped and why, past the capture of output; fails where skips are not
 /// allowed. Always nothing, so that callers can return it.
 #[allow(clippy::explicit_write, reason = "eprintln is captured in a test that passes")]

@@ -1,0 +1,110 @@
+//! The store against a server that somebody else wrote: moto, in Python, which shares no line and no library
+//! with the tests' own server.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgkeep::base::{Ctx, Secret, Silent};
+use pgkeep::crypt::Unlock;
+use pgkeep::repo::{CipherChoice, InitOptions, Repository};
+use pgkeep::storage::s3::{Availability, Credentials, S3Options, Thaw, ThawSpeed};
+use pgkeep::storage::{Error, ObjectKey, ObjectStore as _, S3Store, conformance};
+
+use crate::support::servers;
+
+/// Its process, which ends with the test.
+struct Moto {
+    child: Child,
+    port: u16,
+}
+
+impl Moto {
+    /// Nothing when it is not installed, which has then been said.
+    fn start() -> Option<Self> {
+        let program = servers::moto()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let moto = Self { child, port };
+        let begun = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "moto does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(moto)
+    }
+
+    fn store(&self, bucket: &str) -> S3Store {
+        // Any request is accepted, but for one that makes a bucket none is made by the store.
+        let made = Command::new("python3")
+            .args(["-c", MAKE_BUCKET])
+            .arg(format!("http://127.0.0.1:{}/{bucket}", self.port))
+            .status();
+        assert!(made.unwrap().success());
+        let key = || Secret::new("testing".to_owned());
+        let credentials =
+            Credentials::Fixed { access_key: key(), secret_key: key(), session_token: None };
+        let options = S3Options {
+            bucket: bucket.to_owned(),
+            prefix: "some/where".to_owned(),
+            endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
+            region: Some("us-east-1".to_owned()),
+            path_style: true,
+            credentials,
+            // The least that S3 takes, and moto keeps to it.
+            part_bytes: 5 << 20,
+            ..S3Options::default()
+        };
+        S3Store::open(&Ctx::system(Arc::new(Silent)), options).unwrap()
+    }
+}
+
+const MAKE_BUCKET: &str = "import sys, urllib.request as u\n\
+    u.urlopen(u.Request(sys.argv[1], method='PUT', data=b''))";
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new(name).unwrap()
+}
+
+#[test]
+fn the_store_conforms_on_a_server_of_others() {
+    let Some(moto) = Moto::start() else { return };
+    let store = moto.store("conform");
+    conformance::run_all(&|| Box::new(store.clone()));
+    let body: Vec<u8> = (0..12_000_000_u32).map(|i| (i / 7 % 251) as u8).collect();
+    let mut writer = store.put_stream(&key("parts/whole")).unwrap();
+    body.chunks(1 << 20).for_each(|piece| writer.write(piece).unwrap());
+    assert_eq!(store.unfinished().unwrap().len(), 1);
+    writer.finish().unwrap();
+    assert!(store.get(&key("parts/whole")).unwrap() == body);
+    assert_eq!(store.require_region().unwrap().as_deref(), Some("us-east-1"));
+}
+
+#[test]
+fn conditions_classes_and_thaws_are_the_same_on_a_server_of_others() {
+    let Some(moto) = Moto::start() else { return };
+    let store = moto.store("classes");
+    let unlock = Unlock::Clear;
+    let options = InitOptions { cipher: CipherChoice::None, unlock: &unlock, label: "", cost: 0 };
+    let ctx = Ctx::system(Arc::new(Silent));
+    let repository = Repository::init(&ctx, Arc::new(store.clone()), &options).unwrap();
+    assert!(repository.descriptor().conditional_put);
+    store.put(&key("pack"), b"content").unwrap();
+    store.set_class(&key("pack"), "GLACIER").unwrap();
+    assert_eq!(store.class(&key("pack")).unwrap().availability, Availability::Cold);
+    assert!(matches!(store.get(&key("pack")).unwrap_err(), Error::Cold { .. }));
+    let thawing = store.thaw(&key("pack"), Thaw { days: 1, speed: ThawSpeed::Bulk }).unwrap();
+    assert!(matches!(thawing, Availability::Thawing | Availability::ThawedUntil(_)), "{thawing:?}");
+    let tags = [("a".to_owned(), "b".to_owned())].into_iter().collect();
+    store.set_tags(&key("pack"), &tags).unwrap();
+    assert_eq!(store.tags(&key("pack")).unwrap(), tags);
+}
