@@ -1,4 +1,4 @@
-//! A pgkeep configuration for a scratch cluster, and repositories in scratch folders.
+//! A pgkeep configuration for a scratch cluster, and repositories in scratch folders and buckets.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::process::Command;
 use super::account;
 use super::cluster::TestCluster;
 use super::run::{Ran, run};
+use super::s3::TestS3;
 use super::scratch::ScratchDir;
 
 /// A folder for one repository, empty until `pgkeep init`.
@@ -81,10 +82,44 @@ impl TestConfig {
     pub fn repository(mut self, name: &str, repo: &TestRepo, cipher: Cipher) -> Self {
         let url = quoted(&repo.url());
         write!(self.text, "\n[repository.{name}]\nurl = {url}\n").unwrap();
+        let key_file = repo.key_file();
+        self.encrypted(name, &key_file, cipher)
+    }
+
+    /// Adds a repository in a bucket, below the prefix `pgkeep`, by the keys of its owner.
+    pub fn bucket(self, name: &str, s3: &TestS3, cipher: Cipher) -> Self {
+        self.bucket_below(name, s3, "pgkeep", cipher)
+    }
+
+    /// Below any prefix. A dead peer is given up after two seconds, and all attempts after ten.
+    pub fn bucket_below(mut self, name: &str, s3: &TestS3, prefix: &str, cipher: Cipher) -> Self {
+        let url = quoted(&format!("s3://{}/{prefix}", s3.bucket()));
+        let (endpoint, region) = (quoted(&s3.endpoint()), quoted(s3.region()));
+        let access = self.scratch.write(&format!("{name}.access"), s3.access_key());
+        let secret = self.scratch.write(&format!("{name}.secret"), s3.secret_key());
+        let (access, secret) = (access.display(), secret.display());
+        writeln!(
+            self.text,
+            "\n[repository.{name}]\nurl = {url}\nendpoint = {endpoint}\nregion = {region}\n\
+             path_style = true\naccess_key_file = \"{access}\"\nsecret_key_file = \"{secret}\"\n\
+             idle_timeout = \"2s\"\nretry_for = \"10s\""
+        )
+        .unwrap();
+        let key_file = self.scratch.join(&format!("{name}.key"));
+        self.encrypted(name, &key_file, cipher)
+    }
+
+    /// Tries each request to a bucket once.
+    pub fn impatient(mut self) -> Self {
+        self.text = self.text.replace("retry_for = \"10s\"", "retry_for = \"0s\"");
+        self.written()
+    }
+
+    fn encrypted(mut self, name: &str, key_file: &Path, cipher: Cipher) -> Self {
         writeln!(self.text, "\n[repository.{name}.encryption]").unwrap();
         match cipher {
             Cipher::Aes => {
-                let key_file = quoted(&repo.key_file().display().to_string());
+                let key_file = quoted(&key_file.display().to_string());
                 writeln!(self.text, "cipher = \"aes-256-cbc\"\nkey_file = {key_file}").unwrap();
             }
             Cipher::None => writeln!(self.text, "cipher = \"none\"").unwrap(),
@@ -111,6 +146,11 @@ impl TestConfig {
     /// The file.
     pub fn path(&self) -> PathBuf {
         self.scratch.join("pgkeep.toml")
+    }
+
+    /// Replaces a file beside it, such as `bucket.secret`.
+    pub fn write(&self, name: &str, content: &str) {
+        self.scratch.write(name, content);
     }
 
     /// The binary under test with this configuration and these arguments, as the server's account.

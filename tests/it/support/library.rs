@@ -1,5 +1,5 @@
-//! A live cluster whose WAL goes into a repository in memory, through the library: for tests that
-//! put a store between pgkeep and the repository that dies or lies.
+//! A live cluster whose WAL goes into a repository in memory, or in any other store, through the
+//! library: for tests that put a store between pgkeep and the repository that dies or lies.
 //!
 //! `archive_command` copies to a folder; a thread of the test pushes what it finds there.
 
@@ -24,10 +24,10 @@ use super::run::{DEADLINE, wait_until};
 use super::servers::Server;
 use super::{ScratchDir, TestCluster};
 
-/// A live cluster and a repository in memory that its WAL reaches.
-pub struct LibraryCluster {
+/// A live cluster and a repository, in memory as a rule, that its WAL reaches.
+pub struct LibraryCluster<S = MemoryStore> {
     pub cluster: TestCluster,
-    pub store: MemoryStore,
+    pub store: S,
     pub ctx: Ctx,
     pub place: Place,
     pub registration: Registration,
@@ -40,6 +40,13 @@ pub struct LibraryCluster {
 impl LibraryCluster {
     /// Starts a small cluster with segments of 1 MiB and checksums.
     pub fn start(server: &Server) -> Self {
+        Self::start_in(server, MemoryStore::new())
+    }
+}
+
+impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
+    /// The same, with its repository in an empty store.
+    pub fn start_in(server: &Server, store: S) -> Self {
         let archive = ScratchDir::new("spool");
         super::account::unprivileged().own(archive.path());
         let command = format!("cp %p {0}/%f.tmp && mv {0}/%f.tmp {0}/%f", archive.path().display());
@@ -50,7 +57,6 @@ impl LibraryCluster {
             .start();
         let ctx = Ctx::system(Arc::new(Silent));
         let (unlock, _) = Unlock::generate_key_file(ctx.entropy.as_ref());
-        let store = MemoryStore::new();
         let options =
             InitOptions { cipher: CipherChoice::Aes256Cbc, unlock: &unlock, label: "", cost: 14 };
         let repository = Repository::init(&ctx, Arc::new(store.clone()), &options).unwrap();
@@ -165,7 +171,7 @@ impl Observer for Gate {
     }
 }
 
-impl Drop for LibraryCluster {
+impl<S> Drop for LibraryCluster<S> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         if let Some(pusher) = self.pusher.take() {
@@ -194,8 +200,11 @@ fn spawn_pusher(pusher: Pusher) -> JoinHandle<()> {
                 if is_new && !done.contains(&path) {
                     let options = push_options(&pusher.data_directory);
                     let to = std::slice::from_ref(&pusher.destination);
-                    archive::push(&pusher.ctx, to, &options, &path).unwrap();
-                    done.insert(path);
+                    match archive::push(&pusher.ctx, to, &options, &path) {
+                        Ok(_) => _ = done.insert(path),
+                        // A backup that waits for it names it.
+                        Err(error) => eprintln!("{}: {error}", path.display()),
+                    }
                 }
             }
             std::thread::sleep(Duration::from_millis(20));

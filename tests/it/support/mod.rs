@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "support is wider than what the tests of one day use")]
 
 pub mod account;
+pub mod bucket_site;
 pub mod cluster;
 pub mod config;
 pub mod launch;
@@ -21,6 +22,7 @@ pub mod servers;
 pub mod site;
 pub mod tools;
 
+pub use bucket_site::BucketSite;
 pub use cluster::{Stop, TestCluster};
 pub use config::{Cipher, TestConfig, TestRepo};
 pub use launch::Launch;

@@ -1,0 +1,80 @@
+//! Processes that are killed while parts of an object are on their way to a bucket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgkeep::base::{Ctx, Silent};
+use pgkeep::storage::{S3Options, S3Store, sweep_unfinished};
+use rustix::process::Signal;
+
+use crate::s3_live::{LARGE_TABLE, digest_of_large};
+use crate::s3_store;
+use crate::support::bucket_site::BucketSite;
+use crate::support::run::{DEADLINE, start, wait_until};
+use crate::support::{Cipher, Fault, Server, TestCluster, TestS3};
+
+/// What the command line's store lists and removes.
+fn store(s3: &TestS3) -> S3Store {
+    let options = S3Options { prefix: "pgkeep".into(), ..s3_store::options(s3) };
+    S3Store::open(&Ctx::system(Arc::new(Silent)), options).unwrap()
+}
+
+#[test]
+fn f080_f092_a_backup_killed_with_parts_in_flight_leaves_an_upload_and_nothing_else() {
+    let Some(server) = Server::main() else { return };
+    let launch = TestCluster::create(&server).checksums();
+    let site = BucketSite::from_launch(&server, launch, TestS3::start(), Cipher::Aes).archiving();
+    let s3 = &site.s3;
+    site.cluster.psql(LARGE_TABLE);
+    site.cluster.archive_now();
+    // With the first parts in place, with all but the last, and with the completion on its way.
+    for (operation, after) in [("UploadPart", 0), ("UploadPart", 2), ("CompleteMultipartUpload", 0)]
+    {
+        let uploads = s3.unfinished_uploads().len();
+        let held = s3.fault(Fault::Hang).on(operation).after(after).always();
+        let dying = start(&mut site.config.pgkeep(["backup"]));
+        let is_in_flight = || held.hits() > 0 && s3.unfinished_uploads().len() > uploads;
+        wait_until(DEADLINE, is_in_flight, || format!("{operation} {after}"));
+        dying.signal(Signal::KILL);
+        assert!(!dying.wait().is_ok());
+        s3.clear_faults();
+        assert!(site.backups().is_empty(), "{operation} {after}");
+    }
+    let left = s3.unfinished_uploads();
+    assert!(left.len() >= 3, "{left:?}");
+
+    let id = site.backup();
+    assert_eq!(site.backups(), [id]);
+    assert_eq!(s3.unfinished_uploads(), left, "nobody touches what may be another's");
+    let store = store(s3);
+    let now = Ctx::system(Arc::new(Silent)).clock.now();
+    let day = chrono::TimeDelta::days(1);
+    assert_eq!(sweep_unfinished(&store, now - day).unwrap(), 0, "they are young");
+    s3.age_uploads(Duration::from_hours(25));
+    let running = start(&mut site.config.pgkeep(["backup", "--max-rate", "8MiB"]));
+    wait_until(DEADLINE, || s3.unfinished_uploads().len() > left.len(), || running.stderr_so_far());
+    assert_eq!(sweep_unfinished(&store, now - day).unwrap(), left.len());
+    running.wait().assert_ok();
+    assert!(s3.unfinished_uploads().is_empty());
+    assert_eq!(site.backups().len(), 2, "the one at work was left alone");
+    let copy = site.restored("copy", &[]);
+    assert_eq!(digest_of_large(&copy), digest_of_large(&site.cluster));
+}
+
+/// A backup that is interrupted has the time to abort what it began.
+#[test]
+fn a_backup_that_is_interrupted_leaves_no_upload() {
+    let Some(server) = Server::main() else { return };
+    let launch = TestCluster::create(&server).checksums();
+    let site = BucketSite::from_launch(&server, launch, TestS3::start(), Cipher::Aes).archiving();
+    site.cluster.psql(LARGE_TABLE);
+    site.cluster.archive_now();
+    let held = site.s3.fault(Fault::Hang).on("UploadPart").always();
+    let running = start(&mut site.config.pgkeep(["backup"]));
+    let is_in_flight = || held.hits() > 0 && !site.s3.unfinished_uploads().is_empty();
+    wait_until(DEADLINE, is_in_flight, || running.stderr_so_far());
+    running.signal(Signal::TERM);
+    running.wait().assert_code(130);
+    assert!(site.s3.unfinished_uploads().is_empty());
+    assert!(site.backups().is_empty());
+}
