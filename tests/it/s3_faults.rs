@@ -73,7 +73,10 @@ fn rows(cluster: &TestCluster) -> String {
 
 /// One cluster's life while one in some requests goes wrong.
 fn live_through(server: &Server, seed: u64) {
-    let site = BucketSite::new(server, TestS3::start(), Cipher::Aes);
+    // Every other one with claims.
+    let builder = TestS3::builder();
+    let builder = if seed.is_multiple_of(2) { builder.ignores_conditions() } else { builder };
+    let site = BucketSite::new(server, builder.start(), Cipher::Aes);
     let (cluster, s3) = (&site.cluster, &site.s3);
     cluster.psql("create table u as select md5(n::text) x from generate_series(1, 5000) n");
     let spoilt = s3.faults(all_faults()).one_in(9, seed);
@@ -87,7 +90,7 @@ fn live_through(server: &Server, seed: u64) {
     cluster.set_archive_command(&site.config.archive_command());
     let taken = site.config.run(["backup", "--json"]);
     let id = assert_told(&taken).then(|| json(&taken.stdout)["id"].as_str().unwrap().to_owned());
-    for _ in 0..4 {
+    for _ in 0..8 {
         site.segment();
     }
     promised.extend(archived(cluster));
@@ -204,7 +207,7 @@ fn work_through(live: &Live, s3: &TestS3, healthy: &Repository, scratch: &Path, 
     if let (Some(taken), Ok(repository)) = (&taken, open()) {
         read_all(&repository, live, &taken.summary.id).ok();
     }
-    assert!(spoilt.hits() > 5, "{} faults of {:?}", spoilt.hits(), s3.all_requests());
+    assert!(spoilt.hits() > 0, "no faults at all: {:?}", s3.all_requests());
 
     s3.clear_faults();
     for segment in &promised {
@@ -227,7 +230,7 @@ fn f006_f073_f092_seeded_faults_in_small_parts_are_survived_or_told() {
     live.cluster.psql("create table t (n int)");
     let healthy = live.open(Arc::new(open_store(&s3))).unwrap();
     let scratch = ScratchDir::new("fetched");
-    for (seed, n) in seeds(&[11, 12, 13, 14]).into_iter().zip([40, 20, 60, 10]) {
+    for (seed, n) in seeds(&[11, 12, 13, 14, 15, 16]).into_iter().zip([15, 30, 8, 20, 50, 12]) {
         eprintln!("PGKEEP_SEED={seed}");
         work_through(&live, &s3, &healthy, scratch.path(), seed, n);
     }
@@ -246,7 +249,7 @@ fn f072_f073_wrong_bytes_under_a_right_header_are_never_delivered() {
         let name = site.segment();
         let content = site.content(&name);
         site.cluster.archive_now();
-        for shift in [1, 16, 4096, 65_536] {
+        for shift in [1, 4096] {
             let wrong = site.s3.fault(Fault::WrongRange { shift }).on("GetObject");
             let wrong = wrong.when(|seen| seen.has_range).always();
             // A whole object has no other bytes to be given; a part of it has.
@@ -261,7 +264,7 @@ fn f072_f073_wrong_bytes_under_a_right_header_are_never_delivered() {
 
             // Of the packs alone, and once only: a restore that says so is right.
             let wrong = site.s3.fault(Fault::WrongRange { shift }).on("GetObject");
-            let wrong = wrong.when(|seen| seen.has_range && seen.key.contains("/pack/"));
+            let wrong = wrong.when(|seen| seen.has_range && seen.key.contains("/data/"));
             let wrong = wrong.next(1);
             let to = format!("once{shift}");
             if assert_told(&site.restore(&to, &["--target-immediate"])) {
