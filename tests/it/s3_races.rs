@@ -85,7 +85,7 @@ fn f090_of_two_that_claim_before_they_look_neither_is_stored() {
     let site = BucketSite::new(&server, lax().start(), Cipher::Aes);
     let name = site.segment();
     let (content, other) = (site.content(&name), site.other_content(&name));
-    let held = site.s3.fault(Fault::Hang).on("ListObjectsV2").key_contains("/claim/").next(1);
+    let held = site.s3.fault(Fault::Hang).on("ListObjectsV2").key_contains("/claim/wal%2F").next(1);
     let first = site.pushing(&site.wal(&name));
     wait_for(&held, &site.s3);
     site.push_bytes(&name, &other).assert_code(1).assert_says(CLAIMED);
@@ -96,7 +96,7 @@ fn f090_of_two_that_claim_before_they_look_neither_is_stored() {
         site.push_bytes(&name, &other).assert_code(1).assert_says(CLAIMED);
     }
     // The refusal names the claims of others.
-    let mut keys = site.s3.keys().into_iter().filter(|key| key.contains("/claim/"));
+    let mut keys = site.s3.keys().into_iter().filter(|key| key.contains("/claim/wal%2F"));
     let theirs = keys.find(|key| refused.stderr.contains(key.trim_start_matches("pgkeep/")));
     site.s3.lose(&theirs.unwrap());
     site.push(&name).assert_ok();
@@ -134,21 +134,22 @@ fn f004_f013_a_push_killed_between_claim_and_object_can_be_repeated() {
     let site = BucketSite::new(&server, lax().start(), Cipher::Aes);
     // Before its claim took effect, with it, and with the object.
     for (operation, key, fault) in [
-        ("PutObject", "/claim/", Fault::Hang),
-        ("PutObject", "/claim/", Fault::HangAfterActing),
-        ("ListObjectsV2", "/claim/", Fault::Hang),
+        ("PutObject", "/claim/wal%2F", Fault::Hang),
+        ("PutObject", "/claim/wal%2F", Fault::HangAfterActing),
+        ("ListObjectsV2", "/claim/wal%2F", Fault::Hang),
         ("PutObject", "/wal/", Fault::Hang),
         ("PutObject", "/wal/", Fault::HangAfterActing),
     ] {
         let name = site.segment();
         let (content, why) = (site.content(&name), format!("{operation} {key} {fault:?}"));
-        let has_claim =
-            operation != "PutObject" || key != "/claim/" || !matches!(fault, Fault::Hang);
+        let has_claim = operation != "PutObject"
+            || !key.starts_with("/claim/")
+            || !matches!(fault, Fault::Hang);
         let has_object = key == "/wal/" && matches!(fault, Fault::HangAfterActing);
         let held = site.s3.fault(fault).on(operation).key_contains(key).always();
         let dying = site.pushing(&site.wal(&name));
         wait_for(&held, &site.s3);
-        let claims = || site.s3.keys().into_iter().filter(|key| key.contains("/claim/"));
+        let claims = || site.s3.keys().into_iter().filter(|key| key.contains("/claim/wal%2F"));
         let is_claimed = || claims().any(|key| key.contains(&name));
         let has_acted = || is_claimed() == has_claim && site.object(&name).is_some() == has_object;
         wait_until(DEADLINE, has_acted, || why.clone());
@@ -168,7 +169,7 @@ fn f004_f013_a_push_killed_between_claim_and_object_can_be_repeated() {
         site.assert_gives(&name, &content);
     }
     // With nobody in between, the retry of the same content goes through from every state.
-    for (operation, key) in [("ListObjectsV2", "/claim/"), ("PutObject", "/wal/")] {
+    for (operation, key) in [("ListObjectsV2", "/claim/wal%2F"), ("PutObject", "/wal/")] {
         let name = site.segment();
         let held = site.s3.fault(Fault::Hang).on(operation).key_contains(key).always();
         let dying = site.pushing(&site.wal(&name));
