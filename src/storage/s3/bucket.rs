@@ -116,12 +116,22 @@ impl Connection {
     }
 
     async fn is_versioned(&self) -> std::result::Result<Option<bool>, Failure> {
+        Ok(self.versioning().await?.map(|status| status.as_deref() == Some("Enabled")))
+    }
+
+    /// Whether no deletion leaves a marker; versioning that was suspended goes on to leave some.
+    pub(super) async fn never_had_versions(&self) -> std::result::Result<Option<bool>, Failure> {
+        Ok(self.versioning().await?.map(|status| status.is_none()))
+    }
+
+    /// `Enabled`, `Suspended`, or nothing in a bucket that never had versions.
+    async fn versioning(&self) -> std::result::Result<Option<Option<String>>, Failure> {
         let attempt = async |_| {
             let request = self.client.get_bucket_versioning().bucket(&self.options.bucket);
             request.send().await.map_err(Failure::of)
         };
         let answer = told(self.call(Operation::Versioning, 0, attempt).await)?;
-        Ok(answer.map(|answer| answer.status().is_some_and(|status| status.as_str() == "Enabled")))
+        Ok(answer.map(|answer| answer.status().map(|status| status.as_str().to_owned())))
     }
 
     async fn has_locks(&self) -> std::result::Result<Option<bool>, Failure> {

@@ -15,7 +15,7 @@ use super::client;
 use super::failure::{Failure, Meaning};
 use super::operation::Operation;
 use super::options::S3Options;
-use crate::base::{Ctx, entropy};
+use crate::base::{Ctx, Entropy, entropy};
 use crate::storage::pace::Pace;
 use crate::storage::{Error, ObjectKey, Result};
 
@@ -134,7 +134,7 @@ impl Connection {
         Duration::from_mins(5).saturating_add(Duration::from_secs(bytes / rate))
     }
 
-    fn check_cancelled(&self) -> Outcome<()> {
+    pub(super) fn check_cancelled(&self) -> Outcome<()> {
         match self.ctx.cancel.is_cancelled() {
             true => Err(Failure::new(Meaning::Cancelled, "interrupted")),
             false => Ok(()),
@@ -165,10 +165,18 @@ impl Connection {
         if failure.meaning != Meaning::Skew {
             return None;
         }
-        let date = failure.date.as_deref()?;
-        let theirs = chrono::DateTime::parse_from_rfc2822(date).ok()?;
-        let ahead = (self.ctx.clock.now() - theirs.to_utc()).num_seconds();
+        let ahead = self.ahead_of(failure.date.as_deref()?)?;
         (ahead.unsigned_abs() > SKEW_ALLOWED.as_secs()).then_some(ahead)
+    }
+
+    /// How far this host's clock is ahead of the service's, by the `Date` of an answer.
+    pub(super) fn ahead_of(&self, date: &str) -> Option<i64> {
+        let theirs = chrono::DateTime::parse_from_rfc2822(date).ok()?;
+        Some((self.ctx.clock.now() - theirs.to_utc()).num_seconds())
+    }
+
+    pub(super) fn entropy(&self) -> &dyn Entropy {
+        self.ctx.entropy.as_ref()
     }
 
     /// The failure as the interface of stores tells it.

@@ -97,6 +97,11 @@ impl Failure {
             }
             _ => Meaning::Permanent,
         };
+        // An answer to HEAD has no body; that it names the bucket's region says what is wrong with a 400.
+        let meaning = match (meaning, &code, status, &region) {
+            (Meaning::Permanent, None, Some(400), Some(_)) => Meaning::OtherRegion,
+            _ => meaning,
+        };
         let text = match (code, message, status) {
             (Some(code), Some(message), _) => format!("{code}: {message}"),
             (Some(code), None, _) => code,

@@ -15,11 +15,13 @@ mod list;
 mod multipart;
 mod operation;
 mod options;
+mod rights;
 mod store;
 mod tiers;
 mod uploads;
 
 pub use bucket::{BucketFacts, LockMode};
 pub use options::{Checksums, Credentials, S3Options, ServerEncryption};
+pub use rights::Rights;
 pub use store::S3Store;
 pub use tiers::{Availability, ObjectClass, Thaw, ThawSpeed};

@@ -31,7 +31,7 @@ impl Connection {
         }
     }
 
-    async fn uploads_page(
+    pub(super) async fn uploads_page(
         &self,
         key_marker: Option<&str>,
         id_marker: Option<&str>,
