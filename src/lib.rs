@@ -15,6 +15,7 @@ pub mod repo;
 pub mod archive;
 pub mod backup;
 pub mod restore;
+pub mod retention;
 
 pub mod config;
 

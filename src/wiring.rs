@@ -62,6 +62,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// What one repository said.
+    #[must_use]
+    pub fn of_repository(name: &str, source: repo::Error) -> Self {
+        at(name)(source)
+    }
+
     /// Whether the same may succeed a moment later.
     #[must_use]
     pub fn may_pass(&self) -> bool {

@@ -136,6 +136,14 @@ pub enum Command {
     /// Show what can be restored: window, holes, backups, sizes
     #[command(after_help = "Example:\n  pgkeep info --json | jq -r '.repositories[].verdict'")]
     Info(InfoArgs),
+    /// Remove what interrupted uploads left; backups and WAL are not removed yet
+    #[command(
+        after_help = "What was begun more than 24 hours ago and never finished: uploads in a bucket, \
+                            temporary files in a folder. Retention is not carried out by this version: \
+                            no backup and no WAL is removed, whatever it says.\n\nExamples:\n  pgkeep \
+                            expire --dry-run\n  pgkeep --repository offsite expire"
+    )]
+    Expire(ExpireArgs),
     /// Manage the key slots of a repository
     #[command(subcommand)]
     Key(KeyCommand),
@@ -346,6 +354,17 @@ pub struct InfoArgs {
     #[arg(long, value_name = "N")]
     pub epoch: Option<u32>,
     /// Print everything as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `expire`.
+#[derive(Debug, Args)]
+pub struct ExpireArgs {
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the result (or the plan) as JSON
     #[arg(long)]
     pub json: bool,
 }

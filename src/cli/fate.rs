@@ -44,8 +44,8 @@ pub enum Outcome {
 const GET: &str = "archive-get";
 const PUSH: &str = "archive-push";
 /// The subcommands; a test holds this to what the parser knows.
-pub const COMMANDS: [&str; 10] =
-    ["init", "check", "backup", PUSH, GET, "restore", "adopt", "info", "key", "help"];
+pub const COMMANDS: [&str; 11] =
+    ["init", "check", "backup", PUSH, GET, "restore", "adopt", "info", "expire", "key", "help"];
 /// Global flags that take a value as the next argument; held to the parser likewise.
 pub const FLAGS_WITH_VALUE: [&str; 6] =
     ["--config", "--cluster", "--repository", "--log-level", "--log-format", "--color"];

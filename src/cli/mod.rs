@@ -11,6 +11,7 @@ mod backup;
 mod check;
 mod error;
 mod exit;
+mod expire;
 mod fate;
 mod info;
 mod init;
@@ -102,6 +103,7 @@ fn dispatch(run: &Invocation, command: Command) -> Result<Exit, Failure> {
         Command::Key(args) => key::key(run, &args),
         Command::Restore(args) => restore::restore(run, &args),
         Command::Adopt(args) => adopt::adopt(run, &args),
+        Command::Expire(args) => expire::expire(run, &args),
         Command::ArchivePush(_) | Command::ArchiveGet(_) => {
             Err(Failure::usage("PostgreSQL's commands have rules of their own"))
         }
