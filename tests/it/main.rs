@@ -41,6 +41,7 @@ mod s3_faults;
 mod s3_kill;
 mod s3_live;
 mod s3_races;
+mod s3_roles;
 mod s3_server;
 mod s3_server_faults;
 mod s3_store;

@@ -3,6 +3,7 @@
 //! Each look gives [`Finding`]s, values first; then they are printed. Only a failure changes the
 //! exit code (14): warnings are for reading. Nothing is changed anywhere.
 
+mod bucket;
 mod findings;
 mod repository;
 mod server;
@@ -47,8 +48,8 @@ fn look(run: &Invocation, findings: &mut Findings) -> Result<(), Failure> {
         findings.warn("configuration", warning.to_string(), "Change it there.");
     }
     if let Some(found) = not_carried_out(settings.layered()) {
-        let todo =
-            "Nothing is removed or moved by itself; run `pgkeep backup` from cron or a timer.";
+        let todo = "No backup and no WAL is removed or moved; run `pgkeep backup`, and now and then \
+             `pgkeep expire`, from cron or a timer.";
         findings.warn("configuration", found, todo);
     }
     let (cluster, repository) = (run.global.cluster.as_deref(), run.global.repository.as_deref());

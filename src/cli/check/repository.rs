@@ -1,5 +1,6 @@
 //! What `check` looks at in each repository.
 
+use super::bucket;
 use super::findings::Findings;
 use crate::cli::error::Failure;
 use crate::cli::invocation::Invocation;
@@ -22,6 +23,13 @@ pub fn look(
     server: Option<&ServerFacts>,
     findings: &mut Findings,
 ) {
+    let rights = match settings.s3 {
+        None => None,
+        Some(_) => match bucket::look(run, settings, server, findings) {
+            None => return,
+            rights => rights,
+        },
+    };
     let opened = match wiring::open(&run.ctx, settings, Access::ReadOnly) {
         Ok(opened) => opened,
         Err(error) => return findings.failure("repository", error.into()),
@@ -31,6 +39,10 @@ pub fn look(
     findings.ok("repository", format!("{location} opens and is authentic, cipher {cipher}"));
     secret(&opened, findings);
     let repository = &opened.repository;
+    if let Some(rights) = &rights {
+        bucket::conditions(repository.descriptor().conditional_put, rights, findings);
+    }
+    bucket::leftovers(run, repository.store().as_ref(), findings);
     let cluster = &resolved.cluster_name;
     let system = server.map(|facts| facts.system_identifier).or_else(|| {
         let directory = resolved.cluster.data_directory.as_deref()?;
