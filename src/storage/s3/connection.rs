@@ -206,11 +206,14 @@ impl Connection {
             Meaning::NoSuchBucket => {
                 Error::NoStore { location, source: std::io::Error::other(source) }
             }
-            Meaning::OtherRegion => Error::Region {
-                location,
-                wanted: self.region.clone(),
-                found: failure.region.unwrap_or_else(|| format!("another region ({source})")),
-            },
+            // A HEAD that is wrong in another way names the right region too.
+            Meaning::OtherRegion if failure.region.as_ref() != Some(&self.region) => {
+                Error::Region {
+                    location,
+                    wanted: self.region.clone(),
+                    found: failure.region.unwrap_or_else(|| format!("another region ({source})")),
+                }
+            }
             Meaning::Unsupported => Error::Unsupported { operation: name, key: text, source },
             Meaning::Cancelled => Error::Cancelled { operation: name, key: text },
             _ => {
