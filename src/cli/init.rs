@@ -119,6 +119,9 @@ fn create(run: &Invocation, settings: &RepositorySettings) -> Result<Repository,
              then costs the time of one scrypt; `pgkeep key add --key-file` makes that go away.",
         )?;
     }
+    if settings.s3.is_some() {
+        wait_for_openings(run)?;
+    }
     Ok(repository)
 }
 
@@ -163,6 +166,16 @@ fn names_in(folder: &Path) -> Result<BTreeSet<String>, Failure> {
 
 fn at(settings: &RepositorySettings, source: repo::Error) -> Failure {
     wiring::Error::Repository { repository: settings.name.clone(), source }.into()
+}
+
+/// For as long as an archive-push or archive-get may go by what it read of the place before: what has just
+/// been made there must not be met by them.
+fn wait_for_openings(run: &Invocation) -> Result<(), Failure> {
+    let wait = storage::KEPT_FOR + Duration::from_secs(2);
+    let seconds = wait.as_secs();
+    print(&format!("waiting {seconds} s, until nobody goes by what the bucket held before"))?;
+    run.ctx.clock.sleep(wait);
+    Ok(())
 }
 
 fn make_key_file(run: &Invocation, settings: &RepositorySettings) -> Result<bool, Failure> {
@@ -293,13 +306,7 @@ fn new_epoch(
         repository.announce(&run.ctx, &next)?;
     }
     if repositories.iter().any(|(settings, _)| settings.s3.is_some()) {
-        let wait = storage::KEPT_FOR + Duration::from_secs(5);
-        print(&format!(
-            "cluster {}: waiting {} s, until no archive-push goes by what it knew before",
-            given.cluster,
-            wait.as_secs()
-        ))?;
-        run.ctx.clock.sleep(wait);
+        wait_for_openings(run)?;
     }
     for (settings, repository, before, _) in newest {
         repository.register(&run.ctx, &next)?;

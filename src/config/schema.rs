@@ -204,7 +204,7 @@ pub const KEYS: &[Key] = &[
     key(Repository, "retry_for", Duration, Some("2m"),
         "s3 only: how long a request is tried again when the service is busy or away"),
     key(Repository, "opening_cache", Text, Some("auto"),
-        "s3 only: folder that keeps for 15 s what every archive-push reads first, so that it is one request; auto is /dev/shm/pgkeep-UID, off is none"),
+        "s3 only: folder that keeps for 5 s what every archive-push reads first, so that it is one request; auto is /dev/shm/pgkeep-UID, off is none"),
     key(Repository, "encryption.cipher", Text, None,
         "aes-256-cbc or none; must be written out"),
     key(Repository, "encryption.key_file", SecretPath, None,

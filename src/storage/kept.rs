@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use super::{ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
 use crate::base::{Timestamp, durable, hex};
 
-/// For how long it is kept.
-pub const KEPT_FOR: Duration = Duration::from_secs(15);
+/// For how long it is kept. Short: a server that archives less often than this does not need it.
+pub const KEPT_FOR: Duration = Duration::from_secs(5);
 
 /// More than any opening reads; the rest is not kept.
 const KEPT_BYTES_MAX: usize = 1 << 20;
@@ -268,11 +268,11 @@ mod tests {
         assert_eq!(requests(&store, &path, at(100)), 3);
         // Absence is asked for each time.
         assert_eq!(requests(&store, &path, at(101)), 1);
-        assert_eq!(requests(&store, &path, at(114)), 1, "counted from the first read");
-        assert_eq!(requests(&store, &path, at(115)), 3);
-        assert_eq!(requests(&store, &path, at(110)), 3, "the clock was set back");
+        assert_eq!(requests(&store, &path, at(104)), 1, "counted from the first read");
+        assert_eq!(requests(&store, &path, at(105)), 3);
+        assert_eq!(requests(&store, &path, at(101)), 3, "the clock was set back");
         forget(&path);
-        assert_eq!(requests(&store, &path, at(111)), 3);
+        assert_eq!(requests(&store, &path, at(102)), 3);
     }
 
     #[test]
