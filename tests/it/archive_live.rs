@@ -125,7 +125,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn f005_the_first_file_under_a_name_stays() {
+pub(crate) fn f005_the_first_file_under_a_name_stays() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     let name = site.segment();
@@ -277,7 +277,7 @@ fn d20261124_a_control_file_that_cannot_be_read_is_a_doubt() {
 }
 
 #[test]
-fn f002_two_promotions_to_one_timeline_are_told_apart() {
+pub(crate) fn f002_two_promotions_to_one_timeline_are_told_apart() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     let (first, second) = (
@@ -411,7 +411,7 @@ fn f031_a_label_is_stored_under_its_own_name() {
 }
 
 #[test]
-fn f016_every_segment_size_goes_there_and_back() {
+pub(crate) fn f016_every_segment_size_goes_there_and_back() {
     let Some(server) = Server::main() else { return };
     for mib in [1, 16, 64] {
         let site = Site::new(&server, mib);
@@ -527,7 +527,7 @@ fn d20261120_an_abandoned_end_of_a_timeline_is_not_given_to_its_descendant() {
 /// At the destination is the whole file or nothing, whenever the call is killed, and what it leaves
 /// beside is in nobody's way.
 #[test]
-fn f017_a_fetch_killed_at_any_moment_leaves_the_whole_file_or_none() {
+pub(crate) fn f017_a_fetch_killed_at_any_moment_leaves_the_whole_file_or_none() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 16);
     let name = site.segment();

@@ -131,7 +131,7 @@ fn assert_nothing_visible(live: &LibraryCluster) {
 }
 
 #[test]
-fn f062_a_backup_ends_with_its_server_or_session() {
+pub(crate) fn f062_a_backup_ends_with_its_server_or_session() {
     let Some(server) = Server::main() else { return };
     let live = LibraryCluster::start(&server);
     let killed = disturbed(&live, || {
@@ -164,7 +164,7 @@ fn f062_a_backup_ends_with_its_server_or_session() {
 }
 
 #[test]
-fn f060_no_backup_without_its_wal() {
+pub(crate) fn f060_no_backup_without_its_wal() {
     let Some(server) = Server::main() else { return };
     let live = LibraryCluster::start(&server);
     let repository = live.open(Arc::new(live.store.clone())).unwrap();

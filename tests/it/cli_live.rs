@@ -192,7 +192,7 @@ fn archive_get_leaves_with_143_on_sigterm() {
 }
 
 #[test]
-fn a_dropped_table_comes_back_in_a_copy() {
+pub(crate) fn a_dropped_table_comes_back_in_a_copy() {
     let Some(server) = Server::main() else { return };
     let site = archiving(&server);
     let (cluster, config) = (&site.cluster, &site.config);

@@ -37,6 +37,7 @@ mod restore_live;
 mod restore_order;
 mod s3_claims;
 mod s3_faults;
+mod s3_foundation;
 mod s3_kill;
 mod s3_live;
 mod s3_races;

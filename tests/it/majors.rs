@@ -46,7 +46,7 @@ fn assert_version(copy: &TestCluster, server: &Server) {
 }
 
 #[test]
-fn every_major_is_backed_up_under_load_and_idle_and_restored_to_any_time() {
+pub(crate) fn every_major_is_backed_up_under_load_and_idle_and_restored_to_any_time() {
     for server in Server::all() {
         let site = Site::small(&server);
         let cluster = &site.cluster;

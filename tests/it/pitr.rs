@@ -121,7 +121,7 @@ fn assert_sound(copy: &TestCluster, doomed: bool) {
 }
 
 #[test]
-fn every_kind_of_target_is_met_exactly() {
+pub(crate) fn every_kind_of_target_is_met_exactly() {
     let Some(server) = Server::main() else { return };
     let source = source(&server);
     let at = |n: usize| &source.moments[n - 1];

@@ -233,7 +233,7 @@ fn a_position_after_the_last_record_is_the_end() {
 }
 
 #[test]
-fn what_is_lost_is_counted_exactly_for_every_kind_of_target() {
+pub(crate) fn what_is_lost_is_counted_exactly_for_every_kind_of_target() {
     let Some(server) = Server::main() else { return };
     let planned = Planned::new(&server);
     planned.site.backup();

@@ -89,7 +89,7 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn f024_f026_each_timeline_can_be_restored() {
+pub(crate) fn f024_f026_each_timeline_can_be_restored() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server);
     site.config.run(["backup"]).assert_ok();
@@ -165,7 +165,7 @@ fn at_the_target_the_server_pauses_or_shuts_down_and_exclusive_stops_before() {
 }
 
 #[test]
-fn a_standby_follows_the_archive_until_it_is_promoted() {
+pub(crate) fn a_standby_follows_the_archive_until_it_is_promoted() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server);
     site.config.run(["backup"]).assert_ok();
@@ -259,7 +259,7 @@ fn f058_f065_f066_what_is_in_the_way_is_refused_and_stays() {
 }
 
 #[test]
-fn f068_f069_f071_targets_that_cannot_be_reached_are_told_with_those_that_can() {
+pub(crate) fn f068_f069_f071_targets_that_cannot_be_reached_are_told_with_those_that_can() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server);
     let early = site.now();
@@ -344,7 +344,7 @@ fn f053_without_its_label_a_restored_directory_does_not_start() {
 }
 
 #[test]
-fn f067_an_interrupted_restore_leaves_nothing_that_starts() {
+pub(crate) fn f067_an_interrupted_restore_leaves_nothing_that_starts() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server);
     tools::pgbench_init(&site.cluster, 6);

@@ -1,5 +1,6 @@
 //! A pgkeep configuration for a scratch cluster, and repositories in scratch folders and buckets.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,11 +11,23 @@ use super::run::{Ran, run};
 use super::s3::TestS3;
 use super::scratch::ScratchDir;
 
-/// A folder for one repository, empty until `pgkeep init`.
-#[derive(Debug)]
+thread_local! {
+    static IN_BUCKETS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test with each of its repositories in a bucket instead of a folder: of tests that only use the
+/// command line.
+pub fn in_buckets(test: fn()) {
+    IN_BUCKETS.set(true);
+    test();
+    IN_BUCKETS.set(false);
+}
+
+/// A folder for one repository, empty until `pgkeep init`; or a bucket ([`in_buckets`]).
 pub struct TestRepo {
     scratch: ScratchDir,
     folder: PathBuf,
+    s3: Option<TestS3>,
 }
 
 /// How a repository keeps its objects.
@@ -38,7 +51,8 @@ impl TestRepo {
     pub fn new() -> Self {
         let scratch = ScratchDir::new("repo");
         let folder = scratch.create_dir("store");
-        Self { scratch, folder }
+        let s3 = IN_BUCKETS.get().then(TestS3::start);
+        Self { scratch, folder, s3 }
     }
 
     /// The folder.
@@ -80,6 +94,9 @@ impl TestConfig {
 
     /// Adds a repository.
     pub fn repository(mut self, name: &str, repo: &TestRepo, cipher: Cipher) -> Self {
+        if let Some(s3) = &repo.s3 {
+            return self.in_bucket(name, s3, "pgkeep", &repo.key_file(), cipher);
+        }
         let url = quoted(&repo.url());
         write!(self.text, "\n[repository.{name}]\nurl = {url}\n").unwrap();
         let key_file = repo.key_file();
@@ -92,7 +109,19 @@ impl TestConfig {
     }
 
     /// Below any prefix. A dead peer is given up after two seconds, and all attempts after ten.
-    pub fn bucket_below(mut self, name: &str, s3: &TestS3, prefix: &str, cipher: Cipher) -> Self {
+    pub fn bucket_below(self, name: &str, s3: &TestS3, prefix: &str, cipher: Cipher) -> Self {
+        let key_file = self.scratch.join(&format!("{name}.key"));
+        self.in_bucket(name, s3, prefix, &key_file, cipher)
+    }
+
+    fn in_bucket(
+        mut self,
+        name: &str,
+        s3: &TestS3,
+        prefix: &str,
+        key_file: &Path,
+        cipher: Cipher,
+    ) -> Self {
         let url = quoted(&format!("s3://{}/{prefix}", s3.bucket()));
         let (endpoint, region) = (quoted(&s3.endpoint()), quoted(s3.region()));
         let access = self.scratch.write(&format!("{name}.access"), s3.access_key());
@@ -105,8 +134,7 @@ impl TestConfig {
              idle_timeout = \"2s\"\nretry_for = \"10s\""
         )
         .unwrap();
-        let key_file = self.scratch.join(&format!("{name}.key"));
-        self.encrypted(name, &key_file, cipher)
+        self.encrypted(name, key_file, cipher)
     }
 
     /// Tries each request to a bucket once.
