@@ -17,6 +17,7 @@ pub mod layers;
 mod location;
 mod nearest;
 mod passphrase_command;
+mod reader;
 pub mod resolve;
 mod s3;
 pub mod schema;

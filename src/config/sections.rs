@@ -7,14 +7,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::{Error, Result};
-use super::layers::{Address, Layered, Origin, SectionName, Setting};
+use super::error::Result;
+use super::layers::{Layered, Origin, SectionName, Setting};
 use super::location::{Location, parse_location};
+use super::reader::Reader;
 use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
-    Read, absolute, boolean, cipher, count, cron, jobs, rate, secret_file, some_text, some_time,
-    time, timezone,
+    absolute, boolean, cipher, count, cron, jobs, rate, secret_file, some_text, some_time, time,
+    timezone,
 };
 use crate::base::{ByteSize, Secret};
 use crate::repo::CipherChoice;
@@ -302,57 +303,4 @@ impl RepositoryDraft {
 fn listed(secrets: &[(&'static str, Setting, SecretSource)]) -> String {
     let each = secrets.iter().map(|(key, setting, _)| format!("{key} ({})", setting.origin));
     each.collect::<Vec<_>>().join(" and ")
-}
-
-/// One section of the layered settings.
-pub(super) struct Reader<'r> {
-    layered: &'r Layered,
-    section: &'r SectionName,
-}
-
-impl<'r> Reader<'r> {
-    pub(super) fn address(&self, key: &'static str) -> Address {
-        Address { section: self.section.clone(), key }
-    }
-
-    pub(super) fn setting(&self, key: &'static str) -> Option<&'r Setting> {
-        self.layered.find(self.section, key)
-    }
-
-    pub(super) fn find<T>(
-        &self,
-        key: &'static str,
-        read: impl FnOnce(&str) -> Read<T>,
-    ) -> Result<Option<T>> {
-        let Some(setting) = self.setting(key) else {
-            return Ok(None);
-        };
-        read(setting.expose()).map(Some).map_err(|why| Error::InvalidValue {
-            origin: setting.origin.clone(),
-            key: self.address(key).to_string(),
-            why,
-        })
-    }
-
-    /// For keys that have a default.
-    pub(super) fn get<T>(
-        &self,
-        key: &'static str,
-        read: impl FnOnce(&str) -> Read<T>,
-    ) -> Result<T> {
-        self.find(key, read)?.ok_or_else(|| self.missing(key, "it has no default; write one"))
-    }
-
-    pub(super) fn missing(&self, key: &'static str, hint: &str) -> Error {
-        Error::MissingKey {
-            file: self.layered.describe_source(),
-            key: self.address(key).to_string(),
-            hint: hint.to_owned(),
-        }
-    }
-
-    pub(super) fn conflict(&self, why: String) -> Error {
-        let file = self.layered.describe_source();
-        Error::Conflict { file, section: self.section.to_string(), why }
-    }
 }
