@@ -1,5 +1,6 @@
 //! Standbys and promotions on real servers, with an archive that is away, lags or has holes.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
@@ -397,6 +398,26 @@ impl Waiting {
         Self { site, standby, object }
     }
 
+    /// Until archive-get has begun to look again. What is asked for between an answer and the server's
+    /// next look at it comes too late for anybody to refuse.
+    fn wait_until_it_asks(&self) {
+        let before = self.archive_gets();
+        let has_begun = || self.archive_gets().iter().any(|process| !before.contains(process));
+        wait_until(DEADLINE, has_begun, || self.standby.cluster.log());
+    }
+
+    /// Its processes, by number.
+    fn archive_gets(&self) -> Vec<OsString> {
+        let config = self.standby.config.path();
+        let is_one = |process: &fs::DirEntry| {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains("archive-get") && line.contains(&*config.to_string_lossy())
+        };
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        processes.filter(is_one).map(|process| process.file_name()).collect()
+    }
+
     /// Fills the hole, and starts the standby again.
     fn mend(&self) {
         fs::rename(self.object.with_extension("hidden"), &self.object).unwrap();
@@ -414,6 +435,7 @@ fn d20261124_a_promotion_by_promote_trigger_file_is_seen() {
         let waiting =
             Waiting::new(&server, &[format!("promote_trigger_file = '{}'", trigger.display())]);
         let standby = &waiting.standby;
+        waiting.wait_until_it_asks();
         standby.assert_refuses(|| fs::write(&trigger, "").unwrap());
         // It is still asked for.
         waiting.mend();
@@ -431,6 +453,7 @@ fn f018_a_standby_without_connections_is_not_promoted_before_a_hole() {
     let cluster = &waiting.standby.cluster;
     let refused = cluster.try_psql("select 1");
     assert!(!refused.is_ok(), "{refused}");
+    waiting.wait_until_it_asks();
     waiting.standby.assert_refuses(|| {
         let mut promote = cluster.command(server.program("pg_ctl"));
         promote.arg("-D").arg(cluster.data_dir()).args(["promote", "-W"]);
