@@ -10,7 +10,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
 use super::layout;
-use super::repository::Repository;
 use crate::base::{Ctx, Timestamp, entropy, hex};
 use crate::storage::{self, ObjectKey, ObjectStore};
 
@@ -24,49 +23,7 @@ const RACES: usize = 3;
 const INIT_MAX: Duration = Duration::from_mins(10);
 
 /// How many claims of others are named in a refusal.
-const CLAIMS_SHOWN_MAX: usize = 8;
-
-impl Repository {
-    /// Puts an object unless its name holds, or may be about to get, other content. `identity` tells
-    /// contents apart, where sealing the same one twice gives other bytes; it is a part of a name.
-    ///
-    /// With conditional puts one request. Otherwise three: a claim under object and identity, a list of
-    /// the claims, the object only where nobody claimed the name for anything else. Of two that claim at
-    /// once at most one sees itself alone, and whoever comes later sees it. Claims stay: they are what
-    /// refuses the next one.
-    ///
-    /// # Errors
-    /// [`storage::Error::AlreadyExists`]; [`Error::Claimed`] when others claimed the name, and it is free.
-    pub(super) fn put_once(&self, object: &ObjectKey, bytes: &[u8], identity: &str) -> Result<()> {
-        if self.descriptor().conditional_put {
-            return Ok(self.store().put_if_absent(object, bytes)?);
-        }
-        let store = self.store();
-        let Some((claim, prefix)) = layout::claim(object, identity) else {
-            // Not of a cluster: a key slot, whose random name nobody else has.
-            return Ok(store.put(object, bytes)?);
-        };
-        store.put(&claim, b"")?;
-        let claims = store.list(&prefix, None, CLAIMS_SHOWN_MAX)?;
-        if !claims.iter().any(|meta| meta.key == claim) && claims.len() < CLAIMS_SHOWN_MAX {
-            let why = "it was put, and the list does not have it: this store cannot be relied on";
-            return Err(Error::corrupt(&claim, "name", why));
-        }
-        let others = claims.into_iter().map(|meta| meta.key).filter(|key| *key != claim);
-        let others: Vec<ObjectKey> = others.collect();
-        if others.is_empty() {
-            return Ok(store.put(object, bytes)?);
-        }
-        match store.head(object) {
-            Ok(_) => Err(storage::Error::AlreadyExists { key: object.clone() }.into()),
-            Err(error) if error.is_not_found() => {
-                let claims = others.iter().map(ToString::to_string).collect();
-                Err(Error::Claimed { object: object.clone(), claims })
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-}
+pub(super) const CLAIMS_SHOWN_MAX: usize = 8;
 
 /// What tells an object's bytes from others.
 pub(super) fn identity_of(bytes: &[u8]) -> String {

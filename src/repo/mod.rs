@@ -26,6 +26,7 @@ mod ranges;
 pub mod records;
 mod repository;
 pub mod sealed;
+mod slot_changes;
 mod slots;
 mod text;
 mod wal_object;

@@ -287,6 +287,46 @@ impl Repository {
         }
     }
 
+    /// Puts an object unless its name holds, or may be about to get, other content. `identity` tells
+    /// contents apart, where sealing the same one twice gives other bytes; it is a part of a name.
+    ///
+    /// With conditional puts one request. Otherwise three: a claim under object and identity, a list of
+    /// the claims, the object only where nobody claimed the name for anything else. Of two that claim at
+    /// once at most one sees itself alone, and whoever comes later sees it. Claims stay: they are what
+    /// refuses the next one.
+    ///
+    /// # Errors
+    /// [`storage::Error::AlreadyExists`]; [`Error::Claimed`] when others claimed the name, and it is free.
+    pub(super) fn put_once(&self, object: &ObjectKey, bytes: &[u8], identity: &str) -> Result<()> {
+        if self.descriptor().conditional_put {
+            return Ok(self.store().put_if_absent(object, bytes)?);
+        }
+        let store = self.store();
+        let Some((own, prefix)) = layout::claim(object, identity) else {
+            // Not of a cluster: a key slot, whose random name nobody else has.
+            return Ok(store.put(object, bytes)?);
+        };
+        store.put(&own, b"")?;
+        let claims = store.list(&prefix, None, claim::CLAIMS_SHOWN_MAX)?;
+        if !claims.iter().any(|meta| meta.key == own) && claims.len() < claim::CLAIMS_SHOWN_MAX {
+            let why = "it was put, and the list does not have it: this store cannot be relied on";
+            return Err(Error::corrupt(&own, "name", why));
+        }
+        let others = claims.into_iter().map(|meta| meta.key).filter(|key| *key != own);
+        let others: Vec<ObjectKey> = others.collect();
+        if others.is_empty() {
+            return Ok(store.put(object, bytes)?);
+        }
+        match store.head(object) {
+            Ok(_) => Err(storage::Error::AlreadyExists { key: object.clone() }.into()),
+            Err(error) if error.is_not_found() => {
+                let claims = others.iter().map(ToString::to_string).collect();
+                Err(Error::Claimed { object: object.clone(), claims })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Puts an object of a single line, unless the name is taken.
     ///
     /// # Errors
