@@ -2,7 +2,9 @@
 //!
 //! `cargo bench --bench s3`; `PGKEEP_BENCH_DIR` and `PGKEEP_BENCH_ROUNDS` as for `base_backup`, whose cluster it
 //! uses. The server of the tests stands in this process and keeps objects in memory, so that its processor
-//! time is this process's own; with two cores it takes them from whom it serves, and its share is printed.
+//! time is this process's own. Whoever is measured has half the processors alone, the folder's side too, and
+//! the server, the proxy and PostgreSQL have the others: the server is the bottleneck only where its share
+//! comes near their number.
 //! pgBackRest speaks TLS only, so a proxy (stunnel, where it is installed) stands before the server, and
 //! pgkeep goes through it once more for the comparison.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -15,6 +17,7 @@ mod s3;
 use std::process::Command;
 
 use live::cluster::Cluster;
+use live::cores::Cores;
 use live::cost::{Cost, measure, own_cpu};
 use live::folder::Folder;
 use live::proxy::Proxy;
@@ -47,6 +50,13 @@ fn main() {
     if !tool("pgbench").is_file() {
         println!("skipped: PostgreSQL 15 with its client tools is not installed");
         return;
+    }
+    let cores = Cores::apart();
+    match cores.measured_count {
+        Some(count) => {
+            println!("{count} processor(s) for whom is measured, the others for the servers")
+        }
+        None => println!("one processor for all: the server takes its time from whom it serves"),
     }
     let folder = Folder::open();
     let cluster = Cluster::start(&folder);
@@ -98,7 +108,12 @@ fn main() {
     };
     for round in 0..=rounds(3) {
         for side in &mut sides {
-            run(&folder, &cluster, &s3, side, &names, round);
+            run(
+                &Bench { folder: &folder, cluster: &cluster, s3: &s3, cores: &cores },
+                side,
+                &names,
+                round,
+            );
         }
     }
     print("backup", &sides, |figures| &figures.backups);
@@ -170,17 +185,18 @@ fn empty(s3: &TestS3) {
     s3.keys().iter().for_each(|key| assert!(s3.lose(key)));
 }
 
-fn run(
-    folder: &Folder,
-    cluster: &Cluster<'_>,
-    s3: &TestS3,
-    side: &mut Side<'_>,
-    names: &[String],
-    round: usize,
-) {
+struct Bench<'a> {
+    folder: &'a Folder,
+    cluster: &'a Cluster<'a>,
+    s3: &'a TestS3,
+    cores: &'a Cores,
+}
+
+fn run(bench: &Bench<'_>, side: &mut Side<'_>, names: &[String], round: usize) {
+    let Bench { folder, cluster, s3, cores } = bench;
     let timed = |command: &mut Command| {
         let before = own_cpu();
-        let cost = measure(command, None);
+        let cost = cores.measured(|| measure(command, None));
         (cost, own_cpu() - before)
     };
     (side.make)();

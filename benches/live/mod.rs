@@ -13,6 +13,7 @@
 #[path = "../../tests/it/support/account.rs"]
 mod account;
 pub mod cluster;
+pub mod cores;
 pub mod cost;
 pub mod folder;
 pub mod proxy;
