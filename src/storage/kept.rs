@@ -106,13 +106,15 @@ pub fn forget(path: &Path) {
     std::fs::remove_file(path).ok();
 }
 
-fn read(path: &Path) -> Option<Kept> {
+/// Whether it is this account's, and closed to all others: its place is one where anybody may make things.
+fn is_own(path: &Path) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    let is_own = |path: &Path| {
-        std::fs::symlink_metadata(path).is_ok_and(|metadata| {
-            !metadata.is_symlink() && metadata.uid() == own && metadata.mode() & 0o077 == 0
-        })
-    };
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| {
+        !metadata.is_symlink() && metadata.uid() == own && metadata.mode() & 0o077 == 0
+    })
+}
+
+fn read(path: &Path) -> Option<Kept> {
     if !is_own(path.parent()?) || !is_own(path) {
         return None;
     }
@@ -136,7 +138,7 @@ impl<S> Drop for KeptStore<S> {
             return;
         };
         // Not durable on purpose: it is worth a few requests.
-        if durable::create_dir_all(folder, 0o700).is_ok() {
+        if durable::create_dir_all(folder, 0o700).is_ok() && is_own(folder) {
             durable::replace_unsynced(&self.path, &text, 0o600).ok();
         }
     }
