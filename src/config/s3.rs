@@ -1,6 +1,7 @@
 //! The keys of a repository in a bucket: how to reach it, and who asks.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -12,8 +13,10 @@ use super::reader::Reader;
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{Read, absolute, boolean, jobs, rate, secret_file, some_text, some_time, time};
 use crate::base::{ByteSize, hex};
-use crate::storage::RetryPolicy;
-use crate::storage::s3::{Checksums, Credentials, S3Options, ServerEncryption};
+use crate::storage::s3::{
+    AccessKeys, Checksums, Credentials, KeySource, S3Options, ServerEncryption,
+};
+use crate::storage::{self, RetryPolicy};
 
 /// How to reach a repository in a bucket.
 #[derive(Debug, Clone)]
@@ -34,6 +37,23 @@ struct CredentialFiles {
     access: SecretSource,
     secret: SecretSource,
     token: Option<SecretSource>,
+}
+
+impl CredentialFiles {
+    fn keys(&self, warnings: &mut Vec<Warning>) -> Result<AccessKeys> {
+        let token = self.token.as_ref().map(|token| token.text(warnings));
+        Ok(AccessKeys {
+            session_token: token.transpose()?,
+            access_key: self.access.text(warnings)?,
+            secret_key: self.secret.text(warnings)?,
+        })
+    }
+}
+
+impl KeySource for CredentialFiles {
+    fn read(&self) -> std::result::Result<AccessKeys, storage::Cause> {
+        self.keys(&mut Vec::new()).map_err(Into::into)
+    }
 }
 
 /// Where archive-push keeps what it reads first.
@@ -249,12 +269,9 @@ impl S3Settings {
         let credentials = match &self.credentials {
             CredentialSource::Chain => Credentials::Chain { profile: draft.profile.clone() },
             CredentialSource::Files(files) => {
-                let token = files.token.as_ref().map(|token| token.text(&mut warnings));
-                Credentials::Fixed {
-                    session_token: token.transpose()?,
-                    access_key: files.access.text(&mut warnings)?,
-                    secret_key: files.secret.text(&mut warnings)?,
-                }
+                // What cannot be read is told now; what is read may be replaced before it is used.
+                files.keys(&mut warnings)?;
+                Credentials::Source(Arc::new(files.as_ref().clone()))
             }
         };
         let defaults = S3Options::default();

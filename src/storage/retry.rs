@@ -43,8 +43,9 @@ impl RetryPolicy {
         has_answered: bool,
         draw: u32,
     ) -> Option<Duration> {
-        let deadline =
-            if has_answered { self.deadline } else { self.deadline.min(self.first_contact) };
+        // One attempt may take longer than a first contact: one peer of many that hangs is no proof.
+        let is_first = !has_answered && attempts >= 2;
+        let deadline = if is_first { self.deadline.min(self.first_contact) } else { self.deadline };
         if attempts >= self.attempts_max {
             return None;
         }
@@ -85,6 +86,7 @@ mod tests {
         assert_eq!(policy.delay(50, SECOND, true, 0), None);
         assert!(policy.delay(3, 10 * SECOND, false, 0).is_some());
         assert_eq!(policy.delay(3, 20 * SECOND, false, 0), None, "nobody ever answered");
+        assert!(policy.delay(1, 30 * SECOND, false, 0).is_some(), "the first attempt hung");
     }
 
     #[test]

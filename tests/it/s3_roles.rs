@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use pgkeep::base::{Ctx, Secret, Silent};
-use pgkeep::storage::s3::{Credentials, S3Options};
+use pgkeep::storage::s3::{AccessKeys, Credentials, S3Options};
 use pgkeep::storage::{Error, ObjectKey, ObjectStore, S3Store};
 use serde_json::Value;
 
@@ -209,11 +209,11 @@ fn store(s3: &TestS3, who: &str) -> S3Store {
     let options = S3Options {
         bucket: BUCKET.to_owned(),
         prefix: PREFIX.to_owned(),
-        credentials: Credentials::Fixed {
+        credentials: Credentials::Fixed(AccessKeys {
             access_key: Secret::new(keys.access_key.clone()),
             secret_key: Secret::new(keys.secret_key.clone()),
             session_token: None,
-        },
+        }),
         ..crate::s3_store::options(s3)
     };
     S3Store::open(&Ctx::system(std::sync::Arc::new(Silent)), options).unwrap()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pgkeep::base::{Ctx, Secret, Silent};
 use pgkeep::crypt::Unlock;
 use pgkeep::repo::{CipherChoice, InitOptions, Repository};
-use pgkeep::storage::s3::{Availability, Credentials, S3Options, Thaw, ThawSpeed};
+use pgkeep::storage::s3::{AccessKeys, Availability, Credentials, S3Options, Thaw, ThawSpeed};
 use pgkeep::storage::{Error, ObjectKey, ObjectStore as _, S3Store, conformance};
 
 use crate::support::servers;
@@ -44,8 +44,11 @@ impl Moto {
             .status();
         assert!(made.unwrap().success());
         let key = || Secret::new("testing".to_owned());
-        let credentials =
-            Credentials::Fixed { access_key: key(), secret_key: key(), session_token: None };
+        let credentials = Credentials::Fixed(AccessKeys {
+            access_key: key(),
+            secret_key: key(),
+            session_token: None,
+        });
         let options = S3Options {
             bucket: bucket.to_owned(),
             prefix: "some/where".to_owned(),

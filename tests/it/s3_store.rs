@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use pgkeep::base::{Ctx, Secret, Silent, Timestamp};
 use pgkeep::storage::s3::{
-    Availability, Checksums, Credentials, LockMode, S3Options, ServerEncryption, Thaw, ThawSpeed,
+    AccessKeys, Availability, Checksums, Credentials, LockMode, S3Options, ServerEncryption, Thaw,
+    ThawSpeed,
 };
 use pgkeep::storage::{
     Error, ObjectKey, ObjectStore, RetryPolicy, S3Store, conformance, list_all, sweep_unfinished,
@@ -23,11 +24,11 @@ pub(crate) fn options(s3: &TestS3) -> S3Options {
         endpoint: Some(s3.endpoint()),
         region: Some(s3.region().to_owned()),
         path_style: true,
-        credentials: Credentials::Fixed {
+        credentials: Credentials::Fixed(AccessKeys {
             access_key: Secret::new(s3.access_key().to_owned()),
             secret_key: Secret::new(s3.secret_key().to_owned()),
             session_token: None,
-        },
+        }),
         part_bytes: PART,
         idle_timeout: Duration::from_millis(400),
         retry: RetryPolicy {
@@ -318,10 +319,12 @@ fn f095_an_address_that_nobody_answers_is_given_up_soon() {
 fn what_stays_wrong_is_not_tried_again() {
     let s3 = TestS3::builder().account("reader", |asked| asked.action != "s3:PutObject").start();
     let reader = s3.account("reader");
-    let credentials = |access: &str, secret: &str| Credentials::Fixed {
-        access_key: Secret::new(access.to_owned()),
-        secret_key: Secret::new(secret.to_owned()),
-        session_token: None,
+    let credentials = |access: &str, secret: &str| {
+        Credentials::Fixed(AccessKeys {
+            access_key: Secret::new(access.to_owned()),
+            secret_key: Secret::new(secret.to_owned()),
+            session_token: None,
+        })
     };
     let reading = open(S3Options {
         credentials: credentials(&reader.access_key, &reader.secret_key),

@@ -43,6 +43,11 @@ impl Progress {
         Self(Arc::new(Shared { origin, moved, idle, pace, pace_origin }))
     }
 
+    /// How long nothing may move.
+    pub(super) fn idle(&self) -> Duration {
+        self.0.idle
+    }
+
     fn moved(&self) {
         let now = self.0.origin.elapsed();
         self.0.moved.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -59,23 +64,19 @@ impl Progress {
         taken.unwrap_or_default()
     }
 
-    /// Waits for `work`, and ends it when nothing has moved for too long.
-    pub(super) async fn watch<T>(
-        &self,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+    /// Waits for `work`; nothing when nothing has moved for too long.
+    pub(super) async fn watch<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         self.moved();
         loop {
             let silent_at = self.silent_at();
             tokio::select! {
                 biased;
-                outcome = &mut work => return outcome,
+                outcome = &mut work => return Some(outcome),
                 () = tokio::time::sleep_until(silent_at) => {}
             }
             if self.silent_at() <= Instant::now() {
-                let text = format!("nothing moved for {} s", self.0.idle.as_secs_f32());
-                return Err(Failure::new(super::failure::Meaning::Unreachable, text));
+                return None;
             }
         }
     }

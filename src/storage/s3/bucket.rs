@@ -85,7 +85,7 @@ impl Connection {
     async fn bucket_region(&self) -> std::result::Result<Option<String>, Failure> {
         let bucket = &self.options.bucket;
         let location = async |_| {
-            let request = self.client.get_bucket_location().bucket(bucket);
+            let request = self.client().get_bucket_location().bucket(bucket);
             request.send().await.map_err(Failure::of)
         };
         match self.call(Operation::Location, 0, location).await {
@@ -107,7 +107,7 @@ impl Connection {
         }
         // The right to list is enough for this.
         let head =
-            async |_| self.client.head_bucket().bucket(bucket).send().await.map_err(Failure::of);
+            async |_| self.client().head_bucket().bucket(bucket).send().await.map_err(Failure::of);
         match self.call(Operation::HeadBucket, 0, head).await {
             Ok(answer) => Ok(answer.bucket_region),
             Err(Failure { region: Some(region), .. }) => Ok(Some(region)),
@@ -127,7 +127,7 @@ impl Connection {
     /// `Enabled`, `Suspended`, or nothing in a bucket that never had versions.
     async fn versioning(&self) -> std::result::Result<Option<Option<String>>, Failure> {
         let attempt = async |_| {
-            let request = self.client.get_bucket_versioning().bucket(&self.options.bucket);
+            let request = self.client().get_bucket_versioning().bucket(&self.options.bucket);
             request.send().await.map_err(Failure::of)
         };
         let answer = told(self.call(Operation::Versioning, 0, attempt).await)?;
@@ -136,7 +136,7 @@ impl Connection {
 
     async fn has_locks(&self) -> std::result::Result<Option<bool>, Failure> {
         let attempt = async |_| {
-            let request = self.client.get_object_lock_configuration();
+            let request = self.client().get_object_lock_configuration();
             request.bucket(&self.options.bucket).send().await.map_err(Failure::of)
         };
         match self.call(Operation::LockConfiguration, 0, attempt).await {

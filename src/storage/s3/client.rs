@@ -1,6 +1,12 @@
 //! The SDK's client: connections, trust, credentials, and everything of the SDK's own that is switched off.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::provider::ProvideCredentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::future::ProvideCredentials as ProvideFuture;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -15,7 +21,8 @@ use aws_smithy_http_client::{Builder as HttpBuilder, Connector};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::options::{Checksums, Credentials, S3Options};
+use super::options::{AccessKeys, Checksums, Credentials, KeySource, S3Options};
+use super::whole::WholeAnswers;
 use crate::storage::{Error, Result};
 
 /// Where AWS buckets are when nobody says otherwise, and what servers of other makers are told.
@@ -23,11 +30,10 @@ const REGION_DEFAULT: &str = "us-east-1";
 
 /// The client, and the region that it signs for.
 pub(super) async fn connect(options: &S3Options, location: &str) -> Result<(Client, String)> {
-    let is_plain = options.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
-    let http = http_client(options, location, is_plain)?;
+    // Where credentials come from has a retry policy of the SDK's: only requests to the bucket are tried again
+    // by ours. And it may be behind TLS where the bucket is not.
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http)
-        .retry_config(RetryConfig::disabled())
+        .http_client(http_client(options, location, false)?)
         .timeout_config(timeouts(options))
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     // Named, it is not looked for: that may take a request to the instance's metadata service.
@@ -39,16 +45,17 @@ pub(super) async fn connect(options: &S3Options, location: &str) -> Result<(Clie
     match &options.credentials {
         Credentials::Chain { profile: Some(profile) } => loader = loader.profile_name(profile),
         Credentials::Chain { profile: None } => {}
-        Credentials::Fixed { access_key, secret_key, session_token } => {
-            let token = session_token.as_ref().map(|token| token.expose().clone());
-            let (access, secret) = (access_key.expose().clone(), secret_key.expose().clone());
-            let fixed = SdkCredentials::new(access, secret, token, None, "pgkeep");
-            loader = loader.credentials_provider(fixed);
+        Credentials::Fixed(keys) => loader = loader.credentials_provider(sdk_keys(keys, None)),
+        Credentials::Source(source) => {
+            loader = loader.credentials_provider(Reread(Arc::clone(source)));
         }
     }
     let shared = loader.load().await;
     let region = shared.region().map_or(REGION_DEFAULT, AsRef::as_ref).to_owned();
     let mut builder = aws_sdk_s3::config::Builder::from(&shared)
+        .http_client(http_client(options, location, is_plain(options))?)
+        .retry_config(RetryConfig::disabled())
+        .interceptor(WholeAnswers)
         .region(Region::new(region.clone()))
         .force_path_style(options.path_style)
         .request_checksum_calculation(match options.checksums {
@@ -61,6 +68,36 @@ pub(super) async fn connect(options: &S3Options, location: &str) -> Result<(Clie
         builder = builder.endpoint_url(endpoint);
     }
     Ok((Client::from_conf(builder.build()), region))
+}
+
+/// The same client with no connection yet.
+pub(super) fn reconnect(client: &Client, options: &S3Options, location: &str) -> Result<Client> {
+    let http = http_client(options, location, is_plain(options))?;
+    Ok(Client::from_conf(client.config().to_builder().http_client(http).build()))
+}
+
+fn is_plain(options: &S3Options) -> bool {
+    options.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"))
+}
+
+/// Keys that may be replaced while they are used: read for each request, which costs far less than it does.
+#[derive(Debug)]
+struct Reread(Arc<dyn KeySource>);
+
+impl ProvideCredentials for Reread {
+    fn provide_credentials<'a>(&'a self) -> ProvideFuture<'a>
+    where
+        Self: 'a,
+    {
+        let read = self.0.read().map_err(CredentialsError::provider_error);
+        ProvideFuture::ready(read.map(|keys| sdk_keys(&keys, Some(SystemTime::UNIX_EPOCH))))
+    }
+}
+
+fn sdk_keys(keys: &AccessKeys, until: Option<SystemTime>) -> SdkCredentials {
+    let token = keys.session_token.as_ref().map(|token| token.expose().clone());
+    let (access, secret) = (keys.access_key.expose().clone(), keys.secret_key.expose().clone());
+    SdkCredentials::new(access, secret, token, until, "pgkeep")
 }
 
 fn timeouts(options: &S3Options) -> TimeoutConfig {

@@ -1,7 +1,7 @@
 //! One bucket's client with its limits, and the one place where attempts are made and repeated.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -25,6 +25,12 @@ const DRIVERS: usize = 2;
 /// How often a wait looks whether the work was cancelled.
 const CANCEL_LOOK: Duration = Duration::from_millis(100);
 
+/// Bytes a second that any line moves.
+const SLOWEST: u64 = 16 << 10;
+
+/// So many times longer the service may be silent while it copies or puts together.
+const WORK: u32 = 4;
+
 /// A clock may be so far off before S3 refuses its signatures.
 const SKEW_ALLOWED: Duration = Duration::from_mins(5);
 
@@ -33,7 +39,8 @@ pub(super) type Outcome<T> = std::result::Result<T, Failure>;
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) client: Client,
+    /// With how often it was made anew.
+    client: Mutex<(Client, u64)>,
     pub(super) options: S3Options,
     /// What requests are signed for.
     pub(super) region: String,
@@ -65,7 +72,7 @@ impl Connection {
             Instant::now()
         };
         Ok(Self {
-            client,
+            client: Mutex::new((client, 0)),
             region,
             location,
             ctx: ctx.clone(),
@@ -76,6 +83,27 @@ impl Connection {
             runtime: Some(runtime),
             options,
         })
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    fn generation(&self) -> u64 {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// Opens new connections from now on. One that fell silent may look well for a quarter of an hour, and
+    /// with HTTP/2 all requests go through a single one.
+    fn leave_connections(&self, generation: u64) {
+        let mut current = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.1 != generation {
+            return;
+        }
+        // Certificates that cannot be read any more: with the old connections, then.
+        if let Ok(client) = client::reconnect(&current.0, &self.options, &self.location) {
+            *current = (client, generation + 1);
+        }
     }
 
     pub(super) fn runtime(&self) -> &Runtime {
@@ -124,8 +152,19 @@ impl Connection {
         self.options.retry.delay(attempts, elapsed, has_answered, draw)
     }
 
+    fn silence_max(&self, operation: Operation) -> Duration {
+        let idle = self.options.idle_timeout;
+        if operation.is_work() { idle.saturating_mul(WORK) } else { idle }
+    }
+
+    /// Whether another attempt may succeed. Credentials that were good once may be so again: their service
+    /// is away, or a newer token is in its file.
+    fn is_transient(&self, failure: &Failure) -> bool {
+        let was_good = || self.has_answered.load(Ordering::Relaxed);
+        failure.is_transient() || (failure.meaning == Meaning::Stale && was_good())
+    }
+
     fn time_for(&self, bytes: u64) -> Duration {
-        const SLOWEST: u64 = 16 << 10;
         let shared = self.pace.as_ref().map_or(u64::MAX, |pace| {
             // All requests that may be under way share the rate.
             pace.bytes_per_second() / (2 * self.options.requests_max as u64).max(1)
@@ -202,7 +241,7 @@ impl Connection {
                 resource: self.resource(operation),
                 source,
             },
-            Meaning::Credentials => Error::Credentials { location, source },
+            Meaning::Credentials | Meaning::Stale => Error::Credentials { location, source },
             Meaning::NoSuchBucket => {
                 Error::NoStore { location, source: std::io::Error::other(source) }
             }
@@ -242,6 +281,7 @@ pub(super) struct Attempts<'a> {
     operation: Operation,
     bytes: u64,
     begun: Instant,
+    attempt_begun: Instant,
     count: u32,
     after_doubt: bool,
 }
@@ -250,6 +290,7 @@ pub(super) struct Attempts<'a> {
 pub(super) struct Turn<'a> {
     connection: &'a Connection,
     bytes: u64,
+    generation: u64,
     pub(super) progress: Progress,
     _permit: SemaphorePermit<'a>,
 }
@@ -257,7 +298,8 @@ pub(super) struct Turn<'a> {
 impl<'a> Attempts<'a> {
     pub(super) fn new(connection: &'a Connection, operation: Operation, bytes: u64) -> Self {
         let begun = Instant::now();
-        Self { connection, operation, bytes, begun, count: 0, after_doubt: false }
+        let attempt_begun = begun;
+        Self { connection, operation, bytes, begun, attempt_begun, count: 0, after_doubt: false }
     }
 
     pub(super) async fn turn(&mut self) -> Outcome<Turn<'a>> {
@@ -265,25 +307,31 @@ impl<'a> Attempts<'a> {
         connection.check_cancelled()?;
         let permit = connection.requests.acquire().await;
         let permit = permit.expect("nobody closes the semaphore");
-        let (idle, pace) = (connection.options.idle_timeout, connection.pace.clone());
+        let (idle, pace) = (connection.silence_max(self.operation), connection.pace.clone());
         let progress = Progress::new(idle, pace, connection.pace_origin);
         self.count += 1;
-        Ok(Turn { connection, bytes, progress, _permit: permit })
+        self.attempt_begun = Instant::now();
+        let generation = connection.generation();
+        Ok(Turn { connection, bytes, generation, progress, _permit: permit })
     }
 
     /// What to do after an attempt that failed: `Ok` means another one, after a pause.
     pub(super) async fn after(&mut self, failure: Failure) -> Outcome<()> {
         let connection = self.connection;
-        if !failure.is_transient() || connection.skew(&failure).is_some() {
+        if !connection.is_transient(&failure) || connection.skew(&failure).is_some() {
             return Err(Failure { after_doubt: self.after_doubt, ..failure });
         }
         self.after_doubt = true;
-        if failure.has_moved {
+        // A body that comes drop by drop would never end.
+        let pace = SLOWEST.saturating_mul(self.attempt_begun.elapsed().as_secs()).max(1);
+        if failure.moved >= pace {
             self.begun = Instant::now();
         }
-        let elapsed = self.begun.elapsed();
+        // Where silence is long allowed, one attempt of it must not be all.
+        let is_only = self.operation.is_work() && self.count == 1;
+        let elapsed = if is_only { Duration::ZERO } else { self.begun.elapsed() };
         let Some(delay) = connection.delay(self.count, elapsed) else {
-            let (count, seconds) = (self.count, elapsed.as_secs());
+            let (count, seconds) = (self.count, self.begun.elapsed().as_secs());
             let text =
                 format!("{} (given up after {count} attempts in {seconds} s)", failure.source);
             return Err(Failure { after_doubt: true, ..failure.told(text) });
@@ -306,11 +354,28 @@ impl Turn<'_> {
             outcome = tokio::time::timeout(limit, self.progress.watch(work)) => outcome,
             failure = self.connection.cancelled() => return Err(failure),
         };
-        let outcome = outcome.unwrap_or_else(|_| {
-            let text = format!("{} bytes did not move within {} s", self.bytes, limit.as_secs());
-            Err(Failure::new(Meaning::Transient, text))
-        });
-        let is_answer = !matches!(&outcome, Err(f) if f.meaning == Meaning::Unreachable);
+        let outcome = match outcome {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => {
+                self.connection.leave_connections(self.generation);
+                let idle = self.progress.idle().as_secs_f32();
+                let text = format!("nothing moved for {idle} s");
+                Err(Failure::new(Meaning::Unreachable, text))
+            }
+            Err(_) => {
+                self.connection.leave_connections(self.generation);
+                let text =
+                    format!("{} bytes did not move within {} s", self.bytes, limit.as_secs());
+                Err(Failure::new(Meaning::Transient, text))
+            }
+        };
+        let is_answer = !matches!(
+            &outcome,
+            Err(Failure {
+                meaning: Meaning::Unreachable | Meaning::Credentials | Meaning::Stale,
+                ..
+            })
+        );
         if is_answer {
             self.connection.has_answered.store(true, Ordering::Relaxed);
         }

@@ -8,7 +8,7 @@ use super::failure::{Failure, Meaning};
 use super::operation::Operation;
 
 /// For the time limit of a read to an end that is not known yet.
-const UNKNOWN_LENGTH: u64 = 64 << 20;
+const UNKNOWN_LENGTH: u64 = 16 << 20;
 
 /// S3 counts in signed numbers.
 pub(super) const OFFSET_MAX: u64 = i64::MAX as u64;
@@ -54,7 +54,8 @@ impl<'a> Download<'a> {
         let attempt = async |progress| {
             let before = self.got.len();
             let outcome = self.attempt(progress).await;
-            outcome.map_err(|failure| Failure { has_moved: self.got.len() > before, ..failure })
+            let moved = self.got.len().saturating_sub(before) as u64;
+            outcome.map_err(|failure| Failure { moved, ..failure })
         };
         let outcome = connection.call(Operation::Get, length.min(UNKNOWN_LENGTH), attempt).await;
         match outcome {
@@ -81,7 +82,7 @@ impl<'a> Download<'a> {
             // body that was shortened, length and all, shows.
             _ => format!("bytes={}-", self.at()),
         };
-        let request = self.connection.client.get_object().bucket(&self.connection.options.bucket);
+        let request = self.connection.client().get_object().bucket(&self.connection.options.bucket);
         let request = request.key(&self.name).range(asked).set_if_match(self.etag.clone());
         let answer = request.set_request_payer(self.connection.payer()).send().await;
         let answer = match answer.map_err(Failure::of) {
@@ -89,7 +90,10 @@ impl<'a> Download<'a> {
             // It was replaced since it was begun with: from the beginning again.
             Err(failure)
                 if self.etag.is_some()
-                    && matches!(failure.meaning, Meaning::Precondition | Meaning::InvalidRange) =>
+                    && matches!(
+                        failure.meaning,
+                        Meaning::Precondition | Meaning::BarePrecondition | Meaning::InvalidRange
+                    ) =>
             {
                 (self.etag, self.size) = (None, None);
                 self.got.clear();

@@ -19,9 +19,13 @@ pub(super) enum Meaning {
     NoSuchUpload,
     /// Precondition failed: the name is taken, or the object is another one now.
     Precondition,
+    /// 412 without a word of the service's.
+    BarePrecondition,
     InvalidRange,
     Forbidden,
     Credentials,
+    /// Credentials that are not good any more, or cannot be had now.
+    Stale,
     Cold,
     /// The signature's time is too far from the service's.
     Skew,
@@ -47,8 +51,8 @@ pub(super) struct Failure {
     pub(super) region: Option<String>,
     /// Whether an earlier attempt of the same operation may have taken effect.
     pub(super) after_doubt: bool,
-    /// Whether this attempt brought the operation further than the one before.
-    pub(super) has_moved: bool,
+    /// By how many bytes this attempt brought the operation further.
+    pub(super) moved: u64,
 }
 
 /// What was said, with all its causes, in one line.
@@ -62,7 +66,7 @@ const TEXT_MAX: usize = 500;
 impl Failure {
     pub(super) fn new(meaning: Meaning, text: impl Into<String>) -> Self {
         let source = Box::new(Said(text.into()));
-        Self { meaning, source, date: None, region: None, after_doubt: false, has_moved: false }
+        Self { meaning, source, date: None, region: None, after_doubt: false, moved: 0 }
     }
 
     /// An answer that cannot be what was asked for; another attempt may get the right one.
@@ -105,6 +109,9 @@ impl Failure {
         let text = match (code, message, status) {
             (Some(code), Some(message), _) => format!("{code}: {message}"),
             (Some(code), None, _) => code,
+            (None, _, Some(status)) if status < 300 => {
+                format!("status {status}: {}", chain(&error))
+            }
             (None, _, Some(status)) => format!("status {status}, and no error of the service's"),
             (None, _, None) => chain(&error),
         };
@@ -163,13 +170,12 @@ fn of_answer(code: Option<&str>, status: u16) -> Meaning {
         Some(
             "InvalidAccessKeyId"
             | "SignatureDoesNotMatch"
-            | "ExpiredToken"
             | "InvalidToken"
-            | "TokenRefreshRequired"
             | "InvalidSecurity"
             | "NotSignedUp"
             | "AuthFailure",
         ) => Meaning::Credentials,
+        Some("ExpiredToken" | "TokenRefreshRequired") => Meaning::Stale,
         Some("NotImplemented" | "MethodNotAllowed") => Meaning::Unsupported,
         // 409: what S3 asks to repeat. 400: the body did not come whole, or not in time.
         Some(
@@ -200,10 +206,12 @@ fn of_status(status: u16) -> Meaning {
     match status {
         401 | 403 => Meaning::Forbidden,
         404 => Meaning::BareNotFound,
-        412 => Meaning::Precondition,
+        412 => Meaning::BarePrecondition,
         416 => Meaning::InvalidRange,
         301 => Meaning::OtherRegion,
         501 | 405 => Meaning::Unsupported,
+        // An answer that says success, and is none of the service's.
+        200..=299 => Meaning::Transient,
         // 499: the client is said to have gone away, by a proxy. 307 is a bucket on its way to DNS.
         307 | 408 | 425 | 429 | 499 | 500.. => Meaning::Transient,
         _ => Meaning::Permanent,
@@ -217,9 +225,12 @@ fn of_chain(error: &(dyn std::error::Error + 'static)) -> Option<Meaning> {
         if let Some(credentials) =
             cause.downcast_ref::<aws_credential_types::provider::error::CredentialsError>()
         {
-            use aws_credential_types::provider::error::CredentialsError::ProviderTimedOut;
+            use aws_credential_types::provider::error::CredentialsError::{
+                ProviderError, ProviderTimedOut, Unhandled,
+            };
             return Some(match credentials {
                 ProviderTimedOut(_) => Meaning::Unreachable,
+                ProviderError(_) | Unhandled(_) => Meaning::Stale,
                 _ => Meaning::Credentials,
             });
         }
@@ -281,6 +292,7 @@ mod tests {
             (None, 499),
             (None, 408),
             (Some("SomethingNew"), 503),
+            (None, 200),
         ] {
             assert_eq!(of_answer(code, status), Meaning::Transient, "{code:?} {status}");
         }
@@ -296,6 +308,7 @@ mod tests {
         assert_eq!(of_answer(Some("PreconditionFailed"), 412), Meaning::Precondition);
         assert_eq!(of_answer(Some("BucketAlreadyExists"), 409), Meaning::Permanent);
         assert_eq!(of_answer(Some("InvalidArgument"), 400), Meaning::Permanent);
+        assert_eq!(of_answer(None, 412), Meaning::BarePrecondition, "a proxy may say so too");
     }
 
     #[test]

@@ -26,13 +26,16 @@ impl Connection {
             return Ok(Vec::new());
         }
         let mut after = after.unwrap_or_default().to_owned();
+        let mut token: Option<String> = None;
         let mut found = Vec::new();
         while found.len() < count_max {
             let page_max = PAGE_MAX.min(count_max - found.len());
-            let page = self.page(prefix, &after, page_max).await?;
-            let has_more = page.is_truncated.unwrap_or_default();
+            let page = self.page(prefix, &after, token.as_deref(), page_max).await?;
+            let before = after.clone();
             for object in page.contents() {
-                let Some(name) = self.own_name(object.key().unwrap_or_default()) else { continue };
+                // A console makes an object of the folder's own name.
+                let name = self.own_name(object.key().unwrap_or_default());
+                let Some(name) = name.filter(|name| !name.is_empty()) else { continue };
                 if !name.starts_with(prefix) || name <= after.as_str() {
                     return Err(Failure::new(
                         Meaning::Permanent,
@@ -46,28 +49,41 @@ impl Connection {
                     found.push(ObjectMeta { key, size });
                 }
             }
-            if !has_more || page.contents().is_empty() {
+            if page.is_truncated != Some(true) {
                 break;
             }
+            // A page may name nothing and not be the last one (deleted versions): only the service's token
+            // leads on then.
+            let next = (before == after).then_some(page.next_continuation_token).flatten();
+            if before == after && (next.is_none() || next == token) {
+                let text = "a page that names nothing and leads nowhere, and is not the last one";
+                return Err(Failure::new(Meaning::Permanent, text));
+            }
+            token = next;
         }
         found.truncate(count_max);
         Ok(found)
     }
 
+    /// One page, whole: a list decides what is absent, so that one cut short must not pass for it.
     async fn page(
         &self,
         prefix: &str,
         after: &str,
+        token: Option<&str>,
         count_max: usize,
     ) -> Result<ListObjectsV2Output, Failure> {
         let prefix = self.name(prefix);
-        // Behind a name, not by the service's token: pages then need not be of one call.
+        // Behind a name where there is one, not by the service's token: pages then need not be of one call.
         let after = (!after.is_empty()).then(|| self.name(after));
         let attempt = async |_| {
-            let request = self.client.list_objects_v2().bucket(&self.options.bucket);
+            let request = self.client().list_objects_v2().bucket(&self.options.bucket);
             let request = request.prefix(&prefix).set_start_after(after.clone());
+            let request = request.set_continuation_token(token.map(str::to_owned));
             let request = request.max_keys(i32::try_from(count_max).unwrap_or(1000));
-            request.set_request_payer(self.payer()).send().await.map_err(Failure::of)
+            let page = request.set_request_payer(self.payer()).send().await.map_err(Failure::of)?;
+            check_page(&page)?;
+            Ok(page)
         };
         self.call(Operation::List, PAGE_BYTES, attempt).await
     }
@@ -99,5 +115,25 @@ impl Connection {
             ),
             Err(other) => other,
         }
+    }
+}
+
+/// That nothing is missing from a page: a parser of XML takes a document that was cut for a shorter one.
+fn check_page(page: &ListObjectsV2Output) -> Result<(), Failure> {
+    if page.is_truncated.is_none() {
+        return Err(Failure::wrong_answer("a list that does not say whether it is the whole"));
+    }
+    let named = page.contents().len() + page.common_prefixes().len();
+    if page.key_count.is_some_and(|count| usize::try_from(count) != Ok(named)) {
+        return Err(Failure::wrong_answer(format!(
+            "a list of {named} that announces another number"
+        )));
+    }
+    let is_whole = |object: &aws_sdk_s3::types::Object| {
+        object.key().is_some() && object.size().is_some_and(|size| size >= 0)
+    };
+    match page.contents().iter().all(is_whole) {
+        true => Ok(()),
+        false => Err(Failure::wrong_answer("a list with an object without name or size")),
     }
 }

@@ -19,9 +19,10 @@ mod rights;
 mod store;
 mod tiers;
 mod uploads;
+mod whole;
 
 pub use bucket::{BucketFacts, LockMode};
-pub use options::{Checksums, Credentials, S3Options, ServerEncryption};
+pub use options::{AccessKeys, Checksums, Credentials, KeySource, S3Options, ServerEncryption};
 pub use rights::Rights;
 pub use store::S3Store;
 pub use tiers::{Availability, ObjectClass, Thaw, ThawSpeed};

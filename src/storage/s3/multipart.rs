@@ -152,7 +152,7 @@ impl Drop for S3Writer {
             // A part that arrives after the upload was aborted would stay.
             self.in_flight.shutdown().await;
             // One attempt, also after the work was cancelled: `expire` finds what stays.
-            let request = connection.client.abort_multipart_upload();
+            let request = connection.client().abort_multipart_upload();
             let request = request.bucket(&connection.options.bucket).upload_id(upload);
             let request = request.key(connection.name(self.key.as_str()));
             let request = request.set_request_payer(connection.payer());
@@ -193,7 +193,7 @@ impl Connection {
         let algorithm = (self.options.checksums == Checksums::WhenSupported)
             .then_some(ChecksumAlgorithm::Crc32C);
         let attempt = async |_| {
-            let request = self.client.create_multipart_upload().bucket(&self.options.bucket);
+            let request = self.client().create_multipart_upload().bucket(&self.options.bucket);
             let request = request
                 .key(&name)
                 .set_checksum_algorithm(algorithm.clone())
@@ -213,7 +213,7 @@ impl Connection {
         let mut attempts = Attempts::new(self, Operation::PutPart, bytes.len() as u64);
         let sent = loop {
             let turn = attempts.turn().await?;
-            let request = self.client.upload_part().bucket(&self.options.bucket).key(&name);
+            let request = self.client().upload_part().bucket(&self.options.bucket).key(&name);
             let request = request
                 .upload_id(upload)
                 .part_number(number)
@@ -247,24 +247,26 @@ impl Connection {
         parts: Vec<CompletedPart>,
         whole: &Whole<'_>,
     ) -> std::result::Result<(), Failure> {
-        match self.try_complete(key, upload, &parts, true).await {
-            Err(failure) if failure.meaning == Meaning::Unsupported => {
-                self.require_free(key).await?;
-                self.try_complete(key, upload, &parts, false).await
-            }
-            // An attempt before it may have done the work: then the name holds this object.
-            Err(failure)
-                if failure.after_doubt
-                    && matches!(
-                        failure.meaning,
-                        Meaning::Precondition | Meaning::NoSuchUpload | Meaning::BareNotFound
-                    )
-                    && self.is_there(key, whole).await? =>
-            {
-                Ok(())
-            }
-            other => other,
+        let mut outcome = self.try_complete(key, upload, &parts, true).await;
+        if outcome.as_ref().is_err_and(|failure| failure.meaning == Meaning::Unsupported) {
+            self.require_free(key).await?;
+            outcome = self.try_complete(key, upload, &parts, false).await;
         }
+        let Err(failure) = outcome else { return Ok(()) };
+        // An attempt before it may have done the work: then the name holds this object.
+        let may_be_done = matches!(
+            failure.meaning,
+            Meaning::Precondition
+                | Meaning::BarePrecondition
+                | Meaning::NoSuchUpload
+                | Meaning::BareNotFound
+                | Meaning::Transient
+                | Meaning::Unreachable
+        );
+        if failure.after_doubt && may_be_done && self.is_there(key, whole).await? {
+            return Ok(());
+        }
+        Err(self.settle_taken(key, failure).await)
     }
 
     async fn try_complete(
@@ -277,7 +279,7 @@ impl Connection {
         let name = self.name(key.as_str());
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.to_vec())).build();
         let attempt = async |_| {
-            let request = self.client.complete_multipart_upload().bucket(&self.options.bucket);
+            let request = self.client().complete_multipart_upload().bucket(&self.options.bucket);
             let request = request
                 .key(&name)
                 .upload_id(upload)

@@ -74,6 +74,11 @@ impl Operation {
         }
     }
 
+    /// Whether the service has much to do before it answers.
+    pub(super) fn is_work(self) -> bool {
+        matches!(self, Self::CompleteUpload | Self::Copy)
+    }
+
     /// Whether the right is one on the bucket, not on objects in it.
     pub(super) fn is_on_bucket(self) -> bool {
         matches!(

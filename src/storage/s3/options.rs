@@ -1,8 +1,11 @@
 //! What the caller says about a bucket and how to reach it.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::Secret;
+use crate::storage::Cause;
 use crate::storage::retry::RetryPolicy;
 
 /// Where the bucket is, who asks, and how.
@@ -79,14 +82,29 @@ pub enum Credentials {
         profile: Option<String>,
     },
     /// These, and no others.
-    Fixed {
-        /// Access key id.
-        access_key: Secret<String>,
-        /// Secret access key.
-        secret_key: Secret<String>,
-        /// Session token, of temporary credentials.
-        session_token: Option<Secret<String>>,
-    },
+    Fixed(AccessKeys),
+    /// Those that are there when they are needed: they may be replaced during a long backup.
+    Source(Arc<dyn KeySource>),
+}
+
+/// What requests are signed with.
+#[derive(Debug, Clone)]
+pub struct AccessKeys {
+    /// Access key id.
+    pub access_key: Secret<String>,
+    /// Secret access key.
+    pub secret_key: Secret<String>,
+    /// Session token, of temporary credentials.
+    pub session_token: Option<Secret<String>>,
+}
+
+/// Where keys come from.
+pub trait KeySource: fmt::Debug + Send + Sync {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    fn read(&self) -> Result<AccessKeys, Cause>;
 }
 
 /// How the server encrypts what it stores; our own encryption is another matter.

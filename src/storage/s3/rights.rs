@@ -119,7 +119,7 @@ impl Connection {
         let part = CompletedPart::builder().part_number(1).e_tag("\"0\"").build();
         let parts = CompletedMultipartUpload::builder().parts(part).build();
         self.try_little(Operation::CompleteUpload, async |_| {
-            let request = self.client.complete_multipart_upload().bucket(&self.options.bucket);
+            let request = self.client().complete_multipart_upload().bucket(&self.options.bucket);
             let request = request
                 .key(&name)
                 .upload_id(upload)
@@ -134,7 +134,7 @@ impl Connection {
     async fn try_abort_nothing(&self, key: &ObjectKey, upload: &str) -> Outcome<()> {
         let name = self.name(key.as_str());
         self.try_little(Operation::AbortUpload, async |_| {
-            let request = self.client.abort_multipart_upload().bucket(&self.options.bucket);
+            let request = self.client().abort_multipart_upload().bucket(&self.options.bucket);
             let request = request.key(&name).upload_id(upload);
             request.set_request_payer(self.payer()).send().await.map(drop).map_err(Failure::of)
         })
@@ -144,7 +144,7 @@ impl Connection {
     async fn try_delete(&self, key: &ObjectKey) -> Outcome<()> {
         let name = self.name(key.as_str());
         self.try_little(Operation::Delete, async |_| {
-            let request = self.client.delete_object().bucket(&self.options.bucket).key(&name);
+            let request = self.client().delete_object().bucket(&self.options.bucket).key(&name);
             request.set_request_payer(self.payer()).send().await.map(drop).map_err(Failure::of)
         })
         .await

@@ -75,7 +75,7 @@ impl Connection {
         let name = self.name(key.as_str());
         let (encryption, kms_key) = self.encryption();
         let attempt = async |progress: super::body::Progress| {
-            let request = self.client.put_object().bucket(&self.options.bucket).key(&name);
+            let request = self.client().put_object().bucket(&self.options.bucket).key(&name);
             let request = request
                 .set_if_none_match(if_absent.then(|| "*".to_owned()))
                 .set_checksum_crc32_c(checksum.clone())
@@ -90,17 +90,37 @@ impl Connection {
             };
             sent.map(drop).map_err(Failure::of)
         };
-        match self.call(Operation::Put, body.len() as u64, attempt).await {
-            Ok(()) => Ok(()),
-            // An answer was lost, and perhaps not the work: then the name is taken by this very object.
-            Err(failure)
-                if failure.meaning == Meaning::Precondition
-                    && failure.after_doubt
-                    && self.holds(key, body).await? =>
-            {
-                Ok(())
+        let failure = match self.call(Operation::Put, body.len() as u64, attempt).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => self.settle_taken(key, failure).await,
+        };
+        // An answer was lost, and perhaps not the work: then the name is taken by this very object.
+        if failure.meaning != Meaning::Precondition || !failure.after_doubt {
+            return Err(failure);
+        }
+        match self.holds(key, body).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(failure),
+            Err(other) => {
+                let text =
+                    "an answer was lost, the name is taken, and what it holds cannot be told";
+                Err(Failure::new(Meaning::Transient, format!("{text}: {}", other.source)))
             }
-            Err(failure) => Err(failure),
+        }
+    }
+
+    /// An answer that says "precondition failed" and does not say who says so: a list decides.
+    pub(super) async fn settle_taken(&self, key: &ObjectKey, failure: Failure) -> Failure {
+        if failure.meaning != Meaning::BarePrecondition {
+            return failure;
+        }
+        match self.find(key.as_str()).await {
+            Ok(Some(_)) => Failure { meaning: Meaning::Precondition, ..failure },
+            Ok(None) => {
+                let text = format!("{}, and the list has no such object", failure.source);
+                Failure { meaning: Meaning::Transient, ..failure.told(text) }
+            }
+            Err(other) => other,
         }
     }
 
@@ -137,7 +157,7 @@ impl Connection {
     pub(super) async fn head(&self, key: &ObjectKey) -> std::result::Result<ObjectMeta, Failure> {
         let name = self.name(key.as_str());
         let attempt = async |_| {
-            let request = self.client.head_object().bucket(&self.options.bucket).key(&name);
+            let request = self.client().head_object().bucket(&self.options.bucket).key(&name);
             request.set_request_payer(self.payer()).send().await.map_err(Failure::of)
         };
         match self.call(Operation::Head, 0, attempt).await {
@@ -154,7 +174,7 @@ impl Connection {
     async fn delete(&self, key: &ObjectKey) -> std::result::Result<(), Failure> {
         let name = self.name(key.as_str());
         let attempt = async |_| {
-            let request = self.client.delete_object().bucket(&self.options.bucket).key(&name);
+            let request = self.client().delete_object().bucket(&self.options.bucket).key(&name);
             request.set_request_payer(self.payer()).send().await.map(drop).map_err(Failure::of)
         };
         match self.call(Operation::Delete, 0, attempt).await {
@@ -171,7 +191,7 @@ impl Connection {
         let batch = Delete::builder().set_objects(Some(objects.collect())).quiet(true);
         let batch = batch.build().expect("objects are all that it needs");
         let attempt = async |_| {
-            let request = self.client.delete_objects().bucket(&self.options.bucket);
+            let request = self.client().delete_objects().bucket(&self.options.bucket);
             let request =
                 request.delete(batch.clone()).checksum_algorithm(ChecksumAlgorithm::Crc32C);
             let answer = request.set_request_payer(self.payer()).send().await;

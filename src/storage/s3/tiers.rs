@@ -147,7 +147,7 @@ impl Connection {
     async fn class(&self, key: &ObjectKey) -> Outcome<ObjectClass> {
         let name = self.name(key.as_str());
         let attempt = async |_| {
-            let request = self.client.head_object().bucket(&self.options.bucket).key(&name);
+            let request = self.client().head_object().bucket(&self.options.bucket).key(&name);
             request.set_request_payer(self.payer()).send().await.map_err(Failure::of)
         };
         let head = self.call(Operation::Head, 0, attempt).await?;
@@ -168,7 +168,8 @@ impl Connection {
         let name = self.name(to.as_str());
         let (encryption, kms_key) = self.encryption();
         let attempt = async |_| {
-            let request = self.client.copy_object().bucket(bucket).key(&name).copy_source(&source);
+            let request =
+                self.client().copy_object().bucket(bucket).key(&name).copy_source(&source);
             let request = request
                 .set_storage_class(class.map(StorageClass::from))
                 .metadata_directive(MetadataDirective::Copy)
@@ -192,7 +193,7 @@ impl Connection {
         let wanted = RestoreRequest::builder().days(thaw.days.into()).glacier_job_parameters(job);
         let wanted = wanted.build();
         let attempt = async |_| {
-            let request = self.client.restore_object().bucket(&self.options.bucket).key(&name);
+            let request = self.client().restore_object().bucket(&self.options.bucket).key(&name);
             let request = request.restore_request(wanted.clone());
             request.set_request_payer(self.payer()).send().await.map(drop).map_err(Failure::of)
         };
@@ -208,7 +209,8 @@ impl Connection {
     async fn tags(&self, key: &ObjectKey) -> Outcome<BTreeMap<String, String>> {
         let name = self.name(key.as_str());
         let attempt = async |_| {
-            let request = self.client.get_object_tagging().bucket(&self.options.bucket).key(&name);
+            let request =
+                self.client().get_object_tagging().bucket(&self.options.bucket).key(&name);
             request.set_request_payer(self.payer()).send().await.map_err(Failure::of)
         };
         let tags = self.call(Operation::GetTags, 0, attempt).await?.tag_set;
@@ -223,7 +225,8 @@ impl Connection {
         let tags = Tagging::builder().set_tag_set(Some(tags.iter().map(tag).collect())).build();
         let tags = tags.expect("a set is all that it needs");
         let attempt = async |_| {
-            let request = self.client.put_object_tagging().bucket(&self.options.bucket).key(&name);
+            let request =
+                self.client().put_object_tagging().bucket(&self.options.bucket).key(&name);
             let request = request.tagging(tags.clone());
             request.set_request_payer(self.payer()).send().await.map(drop).map_err(Failure::of)
         };
@@ -234,7 +237,7 @@ impl Connection {
         let name = self.name(key.as_str());
         let attempt = async |_| {
             let request =
-                self.client.get_object_retention().bucket(&self.options.bucket).key(&name);
+                self.client().get_object_retention().bucket(&self.options.bucket).key(&name);
             request.set_request_payer(self.payer()).send().await.map_err(Failure::of)
         };
         match self.call(Operation::GetRetention, 0, attempt).await {
@@ -261,7 +264,7 @@ impl Connection {
         let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(until).build();
         let attempt = async |_| {
             let request =
-                self.client.put_object_retention().bucket(&self.options.bucket).key(&name);
+                self.client().put_object_retention().bucket(&self.options.bucket).key(&name);
             let request = request
                 .retention(retention.clone())
                 // S3 demands a checksum of this request.

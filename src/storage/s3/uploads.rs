@@ -38,7 +38,7 @@ impl Connection {
     ) -> Result<ListMultipartUploadsOutput, Failure> {
         let prefix = self.name("");
         let attempt = async |_| {
-            let request = self.client.list_multipart_uploads().bucket(&self.options.bucket);
+            let request = self.client().list_multipart_uploads().bucket(&self.options.bucket);
             let request = request
                 .prefix(&prefix)
                 .set_key_marker(key_marker.map(str::to_owned))
@@ -53,7 +53,7 @@ impl Connection {
     pub(super) async fn abort(&self, upload: &Unfinished) -> Result<(), Failure> {
         let name = self.name(&upload.name);
         let attempt = async |_| {
-            let request = self.client.abort_multipart_upload().bucket(&self.options.bucket);
+            let request = self.client().abort_multipart_upload().bucket(&self.options.bucket);
             let request = request.key(&name).upload_id(&upload.id);
             request.set_request_payer(self.payer()).send().await.map(drop).map_err(Failure::of)
         };

@@ -134,6 +134,10 @@ impl TestConfig {
              idle_timeout = \"2s\"\nretry_for = \"10s\""
         )
         .unwrap();
+        if let Some(certificate) = s3.certificate() {
+            let ca = self.scratch.write(&format!("{name}.pem"), certificate);
+            writeln!(self.text, "ca_file = \"{}\"", ca.display()).unwrap();
+        }
         self.encrypted(name, key_file, cipher)
     }
 

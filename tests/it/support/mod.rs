@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod config;
 pub mod launch;
 pub mod library;
+pub mod on_the_way;
 pub mod planned;
 pub mod run;
 pub mod s3;

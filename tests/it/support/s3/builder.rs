@@ -18,6 +18,7 @@ pub struct S3Builder {
     pub(super) accounts: Accounts,
     pub(super) latency: Duration,
     pub(super) rejects_checksums: bool,
+    pub(super) has_tls: bool,
 }
 
 impl S3Builder {
@@ -31,6 +32,7 @@ impl S3Builder {
             accounts,
             latency: Duration::ZERO,
             rejects_checksums: false,
+            has_tls: false,
         }
     }
 
@@ -83,6 +85,12 @@ impl S3Builder {
     /// Takes parts of any size, so that a test of many parts stays small.
     pub fn small_parts(mut self) -> Self {
         self.rules.part_bytes_min = 0;
+        self
+    }
+
+    /// Over TLS with HTTP/2, by a certificate that nobody trusts yet: [`TestS3::certificate`].
+    pub fn tls(mut self) -> Self {
+        self.has_tls = true;
         self
     }
 

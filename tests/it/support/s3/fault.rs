@@ -35,8 +35,12 @@ pub enum Fault {
     WrongRange { shift: u64 },
     /// A list shows what was there so many lists ago.
     StaleList { lists: u64 },
+    /// A page of a list names nothing, and says that more follow: those of deleted versions may.
+    EmptyPage,
     /// 404 by something that is no S3 server: no body, no code.
     Bare404,
+    /// 412 likewise.
+    Bare412,
     /// 403 by a proxy: a page for people.
     HtmlPage,
     /// The bucket is elsewhere: 301 without a location, or 307 with one.

@@ -16,7 +16,7 @@ use super::fault::Fault;
 use super::fault_body::{self, Borrowed};
 use super::faults::Faults;
 use super::gets::ShiftedRange;
-use super::lists::StaleBy;
+use super::lists::{NamesNothing, StaleBy};
 use super::object::http_date;
 use super::seen::{Seen, query_value};
 use super::service::StatusInstead;
@@ -155,7 +155,11 @@ impl Front {
                 request.extensions_mut().insert(StaleBy(lists));
                 self.serve(request).await
             }
-            Fault::Bare404 | Fault::HtmlPage | Fault::Redirect { .. } => {
+            Fault::EmptyPage => {
+                request.extensions_mut().insert(NamesNothing);
+                self.serve(request).await
+            }
+            Fault::Bare404 | Fault::Bare412 | Fault::HtmlPage | Fault::Redirect { .. } => {
                 drain(request).await;
                 Ok(foreign_reply(fault))
             }
@@ -181,6 +185,7 @@ fn foreign_reply(fault: Fault) -> Response<Body> {
             }
             reply
         }
+        Fault::Bare412 => reply(412, String::new()),
         _ => reply(404, String::new()),
     }
 }

@@ -12,11 +12,16 @@ const KEYS_MAX: i32 = 1000;
 #[derive(Clone, Copy)]
 pub struct StaleBy(pub u64);
 
+/// Given with a request, a page names nothing and says that more follow.
+#[derive(Clone, Copy)]
+pub struct NamesNothing;
+
 pub async fn list_objects_v2(
     service: &Service,
     request: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
     let stale_by = request.extensions.get::<StaleBy>().map_or(0, |stale| stale.0);
+    let names_nothing = request.extensions.get::<NamesNothing>().is_some();
     let input = request.input;
     if input.delimiter.is_some() {
         return folded(service, input);
@@ -25,6 +30,16 @@ pub async fn list_objects_v2(
     let prefix = input.prefix.clone().unwrap_or_default();
     let token = input.continuation_token.as_deref().map(key_of_token).transpose()?;
     let after = token.or(input.start_after.clone()).unwrap_or_default();
+    if names_nothing {
+        // Another token each time, which leads to where this page was to begin.
+        return Ok(S3Response::new(ListObjectsV2Output {
+            key_count: Some(0),
+            is_truncated: Some(true),
+            next_continuation_token: Some(token_of_key(&format!("{after}\0"))),
+            contents: Some(Vec::new()),
+            ..Default::default()
+        }));
+    }
     let mut bucket = service.bucket();
     let stale_by = stale_by.max(bucket.rules.stale_lists);
     let keys_max = usize::try_from(asked).unwrap_or(0);

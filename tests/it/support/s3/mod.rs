@@ -41,6 +41,7 @@ mod seen;
 mod server;
 mod service;
 mod thaw;
+mod transport;
 mod uploads;
 
 pub use accounts::{Account, Asked};

@@ -23,6 +23,7 @@ use super::faults::{FaultOrder, Faults};
 use super::front::Front;
 use super::service::Service;
 use super::thaw;
+use super::transport::Transport;
 
 /// A server that lives as long as this value.
 pub struct TestS3 {
@@ -30,6 +31,7 @@ pub struct TestS3 {
     service: Service,
     faults: Arc<Faults>,
     counters: Arc<Counters>,
+    transport: Transport,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,12 +67,29 @@ impl TestS3 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || serve(listener, front, stopped));
-        TestS3 { address, service, faults, counters, stop: Some(stop), thread: Some(thread) }
+        let transport = Transport::new(builder.has_tls);
+        let carrying = transport.clone();
+        let thread = std::thread::spawn(move || serve(listener, front, carrying, stopped));
+        let (stop, thread) = (Some(stop), Some(thread));
+        TestS3 { address, service, faults, counters, transport, stop, thread }
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        match self.transport.certificate() {
+            None => format!("http://{}", self.address),
+            Some(_) => format!("https://localhost:{}", self.address.port()),
+        }
+    }
+
+    /// What a client has to trust, as PEM, where there is TLS.
+    pub fn certificate(&self) -> Option<&str> {
+        self.transport.certificate()
+    }
+
+    /// From now on nothing moves on the connections that there are, and nobody hangs up: as when a load
+    /// balancer has gone that knew of them. New ones are as ever.
+    pub fn silence_connections(&self) {
+        self.transport.silence();
     }
 
     pub fn bucket(&self) -> &str {
@@ -217,27 +236,33 @@ impl Drop for TestS3 {
 }
 
 /// Until told to stop; then the connections end with the runtime, hanging ones too.
-fn serve(listener: TcpListener, front: Front, stopped: oneshot::Receiver<()>) {
+fn serve(
+    listener: TcpListener,
+    front: Front,
+    transport: Transport,
+    stopped: oneshot::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         tokio::select! {
-            () = accept(listener, front) => {}
+            () = accept(listener, front, transport) => {}
             _ = stopped => {}
         }
     });
 }
 
-async fn accept(listener: tokio::net::TcpListener, front: Front) {
+async fn accept(listener: tokio::net::TcpListener, front: Front, transport: Transport) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         if stream.set_nodelay(true).is_err() {
             continue;
         }
         front.counters.note_connection();
-        let front = front.clone();
+        let (front, transport) = (front.clone(), transport.clone());
         tokio::spawn(async move {
+            let Ok(stream) = transport.accept(stream).await else { return };
             let service = service_fn(move |request| front.clone().call(request));
             let builder = auto::Builder::new(TokioExecutor::new());
             // A client that hangs up, or is hung up on, is no event for the server.
