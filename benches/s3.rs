@@ -4,7 +4,7 @@
 //! uses. The server of the tests stands in this process and keeps objects in memory, so that its processor
 //! time is this process's own. Whoever is measured has half the processors alone, the folder's side too, and
 //! the server, the proxy and PostgreSQL have the others: the server is the bottleneck only where its share
-//! comes near their number.
+//! comes near their number. `PGKEEP_BENCH_LATENCY_MS` makes each request wait, as in a bucket that is away.
 //! pgBackRest speaks TLS only, so a proxy (stunnel, where it is installed) stands before the server, and
 //! pgkeep goes through it once more for the comparison.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -22,7 +22,7 @@ use live::cost::{Cost, measure, own_cpu};
 use live::folder::Folder;
 use live::proxy::Proxy;
 use live::sides::{PgBackRest, Pgkeep};
-use live::{median, rounds, tool};
+use live::{latency, median, rounds, tool};
 use s3::TestS3;
 
 const SEGMENTS: usize = 24;
@@ -60,7 +60,9 @@ fn main() {
     }
     let folder = Folder::open();
     let cluster = Cluster::start(&folder);
-    let s3 = TestS3::start();
+    let away = latency();
+    println!("requests wait {} ms", away.as_millis());
+    let s3 = TestS3::builder().latency(away).start();
     let proxy = Proxy::start(&folder, &s3.endpoint());
     let keys =
         [folder.write("access_key", s3.access_key()), folder.write("secret_key", s3.secret_key())];

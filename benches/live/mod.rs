@@ -20,11 +20,18 @@ pub mod proxy;
 pub mod sides;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How often each side runs: `PGKEEP_BENCH_ROUNDS`, or `default`.
 pub fn rounds(default: usize) -> usize {
     let chosen = std::env::var("PGKEEP_BENCH_ROUNDS").ok();
     chosen.and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
+}
+
+/// How long each request waits: `PGKEEP_BENCH_LATENCY_MS`, or not at all.
+pub fn latency() -> Duration {
+    let chosen = std::env::var("PGKEEP_BENCH_LATENCY_MS").ok();
+    Duration::from_millis(chosen.and_then(|latency| latency.parse().ok()).unwrap_or(0))
 }
 
 /// A program of PostgreSQL 15, as Debian installs it.

@@ -27,13 +27,16 @@ const EXTERNAL_ROWS_MAX: usize = 10_000;
 /// as many as a large backup has.
 const PACKS_KEPT: usize = 64;
 
+/// Pages of each of them, of 16 KiB: as many as workers may read one pack.
+const PAGES_KEPT: usize = 8;
+
 /// A backup whose manifest was read and authenticated.
 #[derive(Debug)]
 pub struct OpenedBackup {
     repository: Repository,
     place: Place,
     manifest: Manifest,
-    packs: Mutex<Recent<PackReader>>,
+    packs: Mutex<Recent<PackReader, PACKS_KEPT>>,
     /// The row that [`OpenedBackup::block`] used last: neighbours ask for the same file.
     last_row: Mutex<Option<Arc<Row>>>,
     /// Small files that were read whole: a plan asks for the same configuration several times.
@@ -264,7 +267,7 @@ impl OpenedBackup {
     /// [`Error::Corrupt`] when the manifest does not name it. Makes no request.
     pub fn pack(&self, number: u32) -> Result<Arc<PackReader>> {
         let mut packs = self.packs.lock().expect("no holder of this lock panics");
-        if let Some(pack) = packs.find(number) {
+        if let Some(pack) = packs.find(number.into()) {
             return Ok(pack);
         }
         let record = self.record(&format!("data/{number:06}"))?;
@@ -272,25 +275,25 @@ impl OpenedBackup {
             data: self.random(Kind::Pack, &format!("data/{number:06}"))?,
             meta: self.random(Kind::Meta, &format!("meta/{number:06}"))?,
             frames: record.frames,
-            page: Mutex::default(),
+            pages: Mutex::default(),
         });
-        packs.keep(number, Arc::clone(&pack));
+        packs.keep(number.into(), Arc::clone(&pack));
         Ok(pack)
     }
 }
 
 /// What was used last, by its number; the last one is the newest.
 #[derive(Debug)]
-struct Recent<T>(VecDeque<(u32, Arc<T>)>);
+struct Recent<T, const KEPT: usize>(VecDeque<(u64, Arc<T>)>);
 
-impl<T> Default for Recent<T> {
+impl<T, const KEPT: usize> Default for Recent<T, KEPT> {
     fn default() -> Self {
         Self(VecDeque::new())
     }
 }
 
-impl<T> Recent<T> {
-    fn find(&mut self, number: u32) -> Option<Arc<T>> {
+impl<T, const KEPT: usize> Recent<T, KEPT> {
+    fn find(&mut self, number: u64) -> Option<Arc<T>> {
         let at = self.0.iter().position(|(kept, _)| *kept == number)?;
         let found = self.0.remove(at)?;
         let value = Arc::clone(&found.1);
@@ -299,8 +302,8 @@ impl<T> Recent<T> {
     }
 
     /// Keeps one more; the one that was not used for the longest time goes.
-    fn keep(&mut self, number: u32, value: Arc<T>) {
-        if self.0.len() >= PACKS_KEPT {
+    fn keep(&mut self, number: u64, value: Arc<T>) {
+        if self.0.len() >= KEPT {
             self.0.pop_front();
         }
         self.0.push_back((number, value));
@@ -310,7 +313,6 @@ impl<T> Recent<T> {
 /// Where the frames of a page lie.
 #[derive(Debug)]
 struct Page {
-    number: u64,
     /// Offset of each frame, and of the end of the last.
     offsets: Vec<u64>,
 }
@@ -321,8 +323,8 @@ pub struct PackReader {
     data: SealedRandom,
     meta: SealedRandom,
     frames: u64,
-    /// The page that was used last: neighbours ask for the same.
-    page: Mutex<Option<Arc<Page>>>,
+    /// The pages that were used last: neighbours ask for the same, and each worker is in another.
+    pages: Mutex<Recent<Page, PAGES_KEPT>>,
 }
 
 impl PackReader {
@@ -332,8 +334,8 @@ impl PackReader {
             return Err(opener.corrupt(frame, format!("the pack has {} frames", self.frames)));
         }
         let number = frame / PAGE_FRAMES as u64;
-        let cached = self.page.lock().expect("no holder of this lock panics").clone();
-        if let Some(page) = cached.filter(|page| page.number == number) {
+        let cached = self.pages.lock().expect("no holder of this lock panics").find(number);
+        if let Some(page) = cached {
             return Ok(page);
         }
         let suite = self.meta.opener().suite();
@@ -350,9 +352,12 @@ impl PackReader {
             end = end.checked_add(u64::from(u32::from_le_bytes([a, b, c, 0]))).ok_or_else(wrong)?;
             offsets.push(end);
         }
-        let page = Arc::new(Page { number, offsets });
+        let page = Arc::new(Page { offsets });
         // Read without the lock: workers on other pages must not wait for this request.
-        *self.page.lock().expect("no holder of this lock panics") = Some(Arc::clone(&page));
+        let mut pages = self.pages.lock().expect("no holder of this lock panics");
+        if pages.find(number).is_none() {
+            pages.keep(number, Arc::clone(&page));
+        }
         Ok(page)
     }
 
@@ -405,14 +410,26 @@ impl PackReader {
         Ok(())
     }
 
-    /// As [`PackReader::read_frames`], but hands on the content of a few frames at a time, with the
-    /// number of the first one, while it is in the processor's cache.
+    /// Brings the first of these frames into `buffers`, by one ranged read, as they are stored: as many as
+    /// one page lists. Says which one comes next.
+    ///
+    /// # Errors
+    /// As [`PackReader::read_frames`].
+    pub fn fetch_frames(&self, range: Range<u64>, buffers: &mut FrameBuffers) -> Result<u64> {
+        let first = range.start;
+        let offsets = self.read_stored(range, &mut buffers.stored)?;
+        buffers.lengths = lengths(&offsets).collect();
+        buffers.first = first;
+        Ok(first + buffers.lengths.len() as u64)
+    }
+
+    /// Opens the frames that were fetched, and hands on the content of a few at a time, with the number of
+    /// the first one, while it is in the processor's cache.
     ///
     /// # Errors
     /// As [`PackReader::read_frames`], and what `take` says.
-    pub fn visit_frames<E, T>(
+    pub fn visit_fetched<E, T>(
         &self,
-        range: Range<u64>,
         buffers: &mut FrameBuffers,
         mut take: T,
     ) -> std::result::Result<(), E>
@@ -420,24 +437,20 @@ impl PackReader {
         E: From<Error>,
         T: FnMut(u64, &[u8]) -> std::result::Result<(), E>,
     {
-        let FrameBuffers { stored, raw } = buffers;
+        let FrameBuffers { stored, raw, lengths, first } = buffers;
         raw.resize(FRAMES_TOGETHER * FRAME_SIZE, 0);
-        let mut next = range.start;
-        while next < range.end {
-            let offsets = self.read_stored(next..range.end, stored)?;
-            let mut rest = stored.as_mut_slice();
-            let lengths: Vec<usize> = lengths(&offsets).collect();
-            for group in lengths.chunks(FRAMES_TOGETHER) {
-                let (first, mut filled) = (next, 0);
-                for &length in group {
-                    let (frame, tail) = rest.split_at_mut(length);
-                    let space = raw.get_mut(filled..).unwrap_or_default();
-                    filled += self.data.opener().open_into(next, frame, space)?.0;
-                    next += 1;
-                    rest = tail;
-                }
-                take(first, raw.get(..filled).unwrap_or_default())?;
+        let mut next = *first;
+        let mut rest = stored.as_mut_slice();
+        for group in lengths.chunks(FRAMES_TOGETHER) {
+            let (first, mut filled) = (next, 0);
+            for &length in group {
+                let (frame, tail) = rest.split_at_mut(length);
+                let space = raw.get_mut(filled..).unwrap_or_default();
+                filled += self.data.opener().open_into(next, frame, space)?.0;
+                next += 1;
+                rest = tail;
             }
+            take(first, raw.get(..filled).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -474,6 +487,9 @@ const FRAMES_TOGETHER: usize = 4;
 pub struct FrameBuffers {
     stored: Vec<u8>,
     raw: Vec<u8>,
+    /// Of the frames in `stored`, and the number of the first.
+    lengths: Vec<usize>,
+    first: u64,
 }
 
 fn lengths(offsets: &[u64]) -> impl Iterator<Item = usize> {
@@ -490,7 +506,7 @@ mod tests {
     /// Every pack's reader stayed, with a page: a restore of a large backup needed memory by its size.
     #[test]
     fn d20261124_few_packs_are_kept_those_that_were_used_last() {
-        let mut recent = Recent::default();
+        let mut recent = Recent::<_, PACKS_KEPT>::default();
         for number in 0..10_000 {
             assert!(recent.find(number).is_none());
             recent.keep(number, Arc::new(number));

@@ -20,7 +20,7 @@ use super::conf_file::AUTO_CONF;
 use super::control::{CONTROL_PATH, control_content, control_file};
 use super::error::{Error, Result};
 use super::external;
-use super::fetch::{Batch, Batcher, Scratch, write_batch};
+use super::fetch::{Batch, Batcher, Scratch, Turns, workers, write_batch};
 use super::in_progress::{Claim, make_place};
 use super::options::{Archiving, Options};
 use super::plan::Plan;
@@ -195,9 +195,10 @@ impl<'a> Writing<'a> {
         let (sender, receiver) = sync_channel::<Batch>(QUEUE);
         let receiver = Mutex::new(receiver);
         let failure = Mutex::new(None);
+        let turns = Turns::new(self.options.jobs);
         let fed = std::thread::scope(|scope| {
-            for _ in 0..self.options.jobs.max(1) {
-                scope.spawn(|| work(ctx, opened, &receiver, &failure));
+            for _ in 0..workers(self.options.jobs) {
+                scope.spawn(|| work((ctx, opened, &turns), &receiver, &failure));
             }
             let fed = self.feed(opened, &mut |batch| {
                 let hung_up = |_| Error::Cancelled(crate::base::Cancelled);
@@ -225,7 +226,7 @@ impl<'a> Writing<'a> {
         send: &mut dyn FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
         let mut rows = opened.rows()?;
-        let in_flight = QUEUE + self.options.jobs.max(1) + 1;
+        let in_flight = QUEUE + workers(self.options.jobs) + 1;
         let mut batcher = Batcher::new(self.plan.summary.server.block_size, in_flight);
         while let Some(row) = rows.next_row()? {
             self.ctx.cancel.check()?;
@@ -520,8 +521,7 @@ fn attributes(row: &Row) -> Attributes {
 }
 
 fn work(
-    ctx: &Ctx,
-    opened: &OpenedBackup,
+    (ctx, opened, turns): (&Ctx, &OpenedBackup, &Turns),
     receiver: &Mutex<Receiver<Batch>>,
     failure: &Mutex<Option<Error>>,
 ) {
@@ -534,7 +534,7 @@ fn work(
             continue;
         }
         // A panic must not leave the reader of the table waiting.
-        let written = AssertUnwindSafe(|| write_batch(ctx, opened, batch, &mut scratch));
+        let written = AssertUnwindSafe(|| write_batch((ctx, opened, turns), batch, &mut scratch));
         let written = catch_unwind(written).unwrap_or_else(|_| {
             let what = "an internal error stopped a worker (see the log)".into();
             Err(Error::Refused { what })

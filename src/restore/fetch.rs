@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -66,6 +66,44 @@ enum PieceSource {
 
 /// Work for one worker.
 pub(super) type Batch = Vec<Piece>;
+
+/// Workers for each job: while one writes, the others wait for what the store sends.
+const WORKERS_EACH: usize = 4;
+
+/// How many workers fill their requests side by side so that `jobs` of them always have work.
+pub(super) fn workers(jobs: usize) -> usize {
+    jobs.max(1).saturating_mul(WORKERS_EACH)
+}
+
+/// Turns at the processor: workers that have what they need take one, as many as there are jobs.
+#[derive(Debug)]
+pub(super) struct Turns {
+    left: Mutex<usize>,
+    given_back: Condvar,
+}
+
+/// A turn, given back when dropped.
+pub(super) struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    pub(super) fn new(jobs: usize) -> Self {
+        Self { left: Mutex::new(jobs.max(1)), given_back: Condvar::new() }
+    }
+
+    fn take(&self) -> Turn<'_> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.given_back.wait_while(left, |left| *left == 0);
+        *waited.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.left.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.given_back.notify_one();
+    }
+}
 
 /// Cuts files into pieces and pieces into batches.
 pub(super) struct Batcher {
@@ -210,8 +248,7 @@ impl Target {
 
 /// Writes a batch: pieces in the packs' order, one read for each run of frames that they need.
 pub(super) fn write_batch(
-    ctx: &Ctx,
-    opened: &OpenedBackup,
+    (ctx, opened, turns): (&Ctx, &OpenedBackup, &Turns),
     mut batch: Batch,
     scratch: &mut Scratch,
 ) -> Result<()> {
@@ -230,7 +267,7 @@ pub(super) fn write_batch(
         let together = |piece: &&Piece| matches!(piece.source, PieceSource::Pack(p, raw) if p == pack && raw / run_bytes == run);
         let count = rest.iter().take_while(together).count();
         let (now, later) = rest.split_at(count);
-        read_run(ctx, opened, pack, now, scratch)?;
+        read_run((ctx, opened, turns), pack, now, scratch)?;
         rest = later;
     }
     Ok(())
@@ -245,8 +282,7 @@ pub(super) struct Scratch {
 /// Writes the pieces of one run, which are in the pack's order, as their frames are opened. A write is
 /// short: one inode takes one writer at a time, and several workers write a large file.
 fn read_run(
-    ctx: &Ctx,
-    opened: &OpenedBackup,
+    (ctx, opened, turns): (&Ctx, &OpenedBackup, &Turns),
     pack: u32,
     pieces: &[Piece],
     scratch: &mut Scratch,
@@ -258,7 +294,7 @@ fn read_run(
     });
     // Pieces before this one are complete.
     let mut complete = 0;
-    opened.pack(pack)?.visit_frames(first..last, &mut scratch.frames, |number, raw| {
+    let mut take = |number: u64, raw: &[u8]| {
         let begin = number * frame;
         let end = begin + raw.len() as u64;
         for piece in pieces.get_mut(complete..).unwrap_or_default() {
@@ -270,7 +306,13 @@ fn read_run(
         let open = pieces.get(complete..).unwrap_or_default();
         complete += open.iter().take_while(|piece| piece.at == piece.end).count();
         Ok::<(), Error>(())
-    })?;
+    };
+    let (pack, mut next) = (opened.pack(pack)?, first);
+    while next < last {
+        next = pack.fetch_frames(next..last, &mut scratch.frames)?;
+        let _turn = turns.take();
+        pack.visit_fetched(&mut scratch.frames, &mut take)?;
+    }
     match pieces.iter().find(|piece| piece.at < piece.end) {
         None => Ok(()),
         Some(piece) => Err(piece.piece.target.wrong("it reaches past the end of its pack")),

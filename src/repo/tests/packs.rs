@@ -379,10 +379,15 @@ fn a_frame_of_a_pack_is_found_beyond_the_first_page_of_lengths() {
         visited.extend_from_slice(bytes);
         Ok::<(), crate::repo::Error>(())
     };
-    pack.visit_frames(2041..2059, &mut buffers, &mut take).unwrap();
+    let mut next = 2041;
+    while next < 2059 {
+        next = pack.fetch_frames(next..2059, &mut buffers).unwrap();
+        pack.visit_fetched(&mut buffers, &mut take).unwrap();
+    }
     assert!(visited == model.files[0].content[2041 * FRAME_SIZE..2059 * FRAME_SIZE]);
     let mut refuse = |_: u64, _: &[u8]| Err(crate::repo::Error::Limit("enough".into()));
-    let refused = pack.visit_frames(0..9, &mut buffers, &mut refuse).unwrap_err();
+    assert_eq!(pack.fetch_frames(0..9, &mut buffers).unwrap(), 9);
+    let refused = pack.visit_fetched(&mut buffers, &mut refuse).unwrap_err();
     assert!(refused.to_string().contains("enough"), "{refused}");
 }
 
