@@ -17,7 +17,7 @@ use crate::base::Ctx;
 use crate::pg::control_file::ClusterState;
 use crate::pg::wal::{self, Ending, Expected, Findings, LONG_HEADER_BYTES, SegmentHeader};
 use crate::pg::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
-use crate::repo::{self, Found, Kind, Origin, Place, WalFacts, WalPut};
+use crate::repo::{self, Found, Kind, Origin, Place, Repository, WalFacts, WalPut};
 use crate::storage::ObjectKey;
 
 /// A file in a restored data directory that must not archive: a copy never acts as its source.
@@ -287,9 +287,17 @@ impl Pushing<'_> {
             let place = &destination.place;
             at(destination, destination.repository.put_note(self.ctx, place, &facts))?;
         }
-        let put = match destination.repository.put_sealed_wal(sealed, &facts) {
+        let repository = &destination.repository;
+        let put = match partial {
+            false => repository.put_sealed_wal(sealed, &facts),
+            true => {
+                let so_far = self.digest_so_far(repository, header, &findings, &facts.digest)?;
+                repository.put_sealed_partial(sealed, &facts, &so_far)
+            }
+        };
+        let put = match put {
             Err(repo::Error::Conflict { .. })
-                if partial && self.is_same_so_far(destination, &object, &findings)? =>
+                if partial && self.is_same_so_far(destination, header, &object, &findings)? =>
             {
                 WalPut::Same
             }
@@ -314,22 +322,41 @@ impl Pushing<'_> {
         pass((&self.file, self.path), header, timeline, repository.digest(), sealing)
     }
 
+    /// The digest of a partial segment up to its last record: `digest`, where that is all of it.
+    fn digest_so_far(
+        &self,
+        repository: &Repository,
+        header: &SegmentHeader,
+        findings: &Findings,
+        digest: &str,
+    ) -> Result<String> {
+        let Ending::Partial(_) = findings.ending else { return Ok(digest.to_owned()) };
+        let content = read(self.path)?;
+        match so_far(&content, header, findings) {
+            Some(records) if repository.content_digest(&content) == digest => {
+                Ok(repository.content_digest(records))
+            }
+            _ => {
+                let why = "it changed while it was read".into();
+                Err(Error::Content { path: self.path.into(), why })
+            }
+        }
+    }
+
     /// Whether the partial segment that has the name is the same up to its last record. What lies behind
     /// is what the recycled file held before: another thing on each server that has the segment.
     fn is_same_so_far(
         &self,
         destination: &Destination,
+        header: &SegmentHeader,
         object: &ObjectKey,
         findings: &Findings,
     ) -> Result<bool> {
         let Ending::Partial(_) = findings.ending else { return Ok(false) };
-        let (facts, stored) =
-            at(destination, destination.repository.get_wal(Kind::Partial, object))?;
-        let begin = facts.address.unwrap_or(Lsn(u64::MAX));
-        let length = usize::try_from(findings.end.saturating_sub(begin.0)).unwrap_or(usize::MAX);
+        let (_, stored) = at(destination, destination.repository.get_wal(Kind::Partial, object))?;
         let content = read(self.path)?;
-        let (stored, given) = (stored.get(..length), content.get(..length));
-        Ok(given.is_some() && stored == given)
+        let given = so_far(&content, header, findings);
+        Ok(given.is_some() && given == so_far(&stored, header, findings))
     }
 
     /// Whether these bytes are this cluster's segment of that name.
@@ -496,6 +523,16 @@ impl Pushing<'_> {
         warn(warnings, message);
         false
     }
+}
+
+/// A segment's bytes up to its last record.
+fn so_far<'a>(
+    content: &'a [u8],
+    header: &SegmentHeader,
+    findings: &Findings,
+) -> Option<&'a [u8]> {
+    let length = findings.end.saturating_sub(header.address);
+    content.get(..usize::try_from(length).ok()?)
 }
 
 /// Said once, however many repositories it is found for.

@@ -155,6 +155,28 @@ impl Repository {
     /// # Panics
     /// When it was sealed for another repository, whose key would stay under this one's name for ever.
     pub fn put_sealed_wal(&self, sealed: SealedWal, facts: &WalFacts) -> Result<WalPut> {
+        self.put_sealed(sealed, facts, &facts.digest)
+    }
+
+    /// As [`Repository::put_sealed_wal`], of a partial segment; `so_far` is the digest of what it holds up
+    /// to the end of its records. What lies behind differs between the servers that have the segment, and
+    /// none of them may keep the others from storing it.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the name holds other content, if only behind the records.
+    ///
+    /// # Panics
+    /// As [`Repository::put_sealed_wal`].
+    pub fn put_sealed_partial(
+        &self,
+        sealed: SealedWal,
+        facts: &WalFacts,
+        so_far: &str,
+    ) -> Result<WalPut> {
+        self.put_sealed(sealed, facts, so_far)
+    }
+
+    fn put_sealed(&self, sealed: SealedWal, facts: &WalFacts, digest: &str) -> Result<WalPut> {
         assert_eq!(sealed.repository, self.descriptor().repository, "sealed for this repository");
         assert!(sealed.has_ended && facts.size == sealed.size, "the facts are this content's");
         let SealedWal { key, kind, header, mut sealer, mut bytes, .. } = sealed;
@@ -165,7 +187,7 @@ impl Repository {
         head.split_at_mut(begin).1.copy_from_slice(&header.encode());
         frame.split_at_mut(first.len()).0.copy_from_slice(first);
         // The digest without its algorithm: names have no colons.
-        let identity = facts.digest.rsplit(':').next().unwrap_or_default();
+        let identity = digest.rsplit(':').next().unwrap_or_default();
         match self.put_once(&key, bytes.get(begin..).unwrap_or_default(), identity) {
             Ok(()) => Ok(WalPut::Stored),
             Err(Error::Storage(error)) if error.is_already_exists() => {

@@ -182,6 +182,42 @@ fn f004_f013_a_push_killed_between_claim_and_object_can_be_repeated() {
     }
 }
 
+/// Two servers pushed one partial segment with different tails, as both may; each claimed it by the digest of
+/// all of it, and was refused for the other's claim, again and again: neither archived anything any more.
+#[test]
+fn d2026_11_28_partial_segments_with_other_tails_stand_in_nobody_s_way() {
+    let Some(server) = Server::main() else { return };
+    let site = BucketSite::new(&server, lax().start(), Cipher::Aes);
+    // While one is between its claim and the object, and after it was killed there.
+    for is_killed in [false, true] {
+        site.segment();
+        site.cluster.psql("insert into t values (1); checkpoint");
+        let current = site.cluster.psql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+        let (content, other) = (site.content(&current), site.other_content(&current));
+        let folder = ScratchDir::new("partial");
+        let path = folder.write(&format!("{current}.partial"), &content);
+        let held = site.s3.fault(Fault::Hang).on("PutObject").key_contains("/partial/");
+        let held = if is_killed { held.always() } else { held.next(1) };
+        let first = site.pushing(&path);
+        wait_for(&held, &site.s3);
+        if is_killed {
+            first.signal(Signal::KILL);
+            assert!(!first.wait().is_ok());
+            site.s3.clear_faults();
+            site.push_bytes(&format!("{current}.partial"), &other).assert_ok();
+        } else {
+            site.push_bytes(&format!("{current}.partial"), &other).assert_ok();
+            first.wait().assert_ok();
+        }
+        for content in [&content, &other] {
+            site.push_bytes(&format!("{current}.partial"), content).assert_ok();
+        }
+        let partial = format!("/partial/{current}.");
+        let kept = site.s3.keys().into_iter().filter(|key| key.contains(&partial));
+        assert_eq!(kept.count(), 1, "{:?}", site.s3.keys());
+    }
+}
+
 #[test]
 fn f100_two_inits_at_once_make_one_repository_without_conditions() {
     let Some(server) = Server::main() else { return };
