@@ -290,8 +290,8 @@ fn of_repo(error: &repo::Error) -> Advice {
         }
         repo::Error::Claimed { .. } => {
             let next = "Two servers archive as one cluster, or its history forked. Stop the wrong one, \
-                        remove its claim from the repository, and let the right one push again; or \
-                        `pgkeep init --new-epoch`, then a full backup.";
+                        remove its claims from the repository (all that are named so), and let the \
+                        right one push again; or `pgkeep init --new-epoch`, then a full backup.";
             (Exit::Failed, Kind::Corrupt, hint(next))
         }
         repo::Error::InitRunning { .. } => {

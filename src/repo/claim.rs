@@ -9,9 +9,10 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
+use super::header::HEADER_SIZE;
 use super::layout;
 use crate::base::{Ctx, Timestamp, entropy, hex};
-use crate::storage::{self, ObjectKey, ObjectStore};
+use crate::storage::{self, ObjectKey, ObjectMeta, ObjectStore};
 
 /// How many writers race for one name when a store is tried.
 const RACERS: usize = 8;
@@ -22,14 +23,53 @@ const RACES: usize = 3;
 /// An `init` that has not ended by then was interrupted.
 const INIT_MAX: Duration = Duration::from_mins(10);
 
-/// How many claims of others are named in a refusal.
-pub(super) const CLAIMS_SHOWN_MAX: usize = 8;
+/// How many contents of others are named in a refusal.
+const CLAIMS_SHOWN_MAX: usize = 8;
+
+/// How many claims for one content there are at most. With fewer, more of those who repeat a put take
+/// themselves for the first.
+const ATTEMPTS: u8 = 16;
+
+/// How many claims of a name are looked at: more than one content has, so that another one's show.
+pub(super) const CLAIMS_LISTED_MAX: usize = 100;
 
 /// What tells an object's bytes from others.
 pub(super) fn identity_of(bytes: &[u8]) -> String {
     let mut text = hex::encode(&Sha256::digest(bytes));
     text.truncate(32);
     text
+}
+
+/// Tells a claim from others for the same content: by the salt, which no two sealings share.
+pub(super) fn attempt_of(sealed: &[u8]) -> u8 {
+    sealed.get(HEADER_SIZE - 1).copied().unwrap_or_default() % ATTEMPTS
+}
+
+/// Whose claims they are besides `own`, which is for the content that `identity` tells.
+pub(super) struct Claims {
+    /// There are others for the same content: it may be stored.
+    pub(super) have_same: bool,
+    /// Those for other contents, as the beginnings of their names.
+    pub(super) others: Vec<String>,
+}
+
+impl Claims {
+    pub(super) fn of(listed: &[ObjectMeta], own: &ObjectKey, identity: &str) -> Self {
+        let not_own = listed.iter().map(|meta| &meta.key).filter(|key| *key != own);
+        let (same, others): (Vec<_>, Vec<_>) =
+            not_own.partition(|key| layout::claimed_identity(key) == identity);
+        let mut others: Vec<String> = others.into_iter().map(shown).collect();
+        others.dedup();
+        others.truncate(CLAIMS_SHOWN_MAX);
+        Self { have_same: !same.is_empty(), others }
+    }
+}
+
+/// One text for all claims of a content.
+fn shown(claim: &ObjectKey) -> String {
+    let (name, identity) = (claim.last_component(), layout::claimed_identity(claim));
+    let place = claim.as_str().strip_suffix(name).unwrap_or_default();
+    if name == identity { claim.to_string() } else { format!("{place}{identity}-*") }
 }
 
 /// Whether put-if-absent is what it says, tried on names of its own: one after the other, and many at once.

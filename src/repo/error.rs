@@ -101,7 +101,7 @@ pub enum Error {
     Claimed {
         /// The name.
         object: ObjectKey,
-        /// The others' claims.
+        /// The others' claims: how their names begin.
         claims: Vec<String>,
     },
     /// Another `init` is at work in a store without conditional puts.

@@ -92,15 +92,22 @@ pub fn init_lease_time(key: &ObjectKey) -> Option<Timestamp> {
 const ID_TIME: &str = "%Y%m%d-%H%M%S";
 
 /// The claim of an object's name for the content that `identity` tells, and what the names of all claims of
-/// that name begin with.
+/// that name begin with; `attempt` tells apart who claims it for the same content.
 ///
 /// `None` for an object that is of no cluster, and for an identity that no name can hold.
 #[must_use]
-pub fn claim(object: &ObjectKey, identity: &str) -> Option<(ObjectKey, String)> {
+pub fn claim(object: &ObjectKey, identity: &str, attempt: u8) -> Option<(ObjectKey, String)> {
     let place = Place::of_name(object.as_str())?.prefix();
     let inner = object.as_str().strip_prefix(&place)?.replace('%', "%25").replace('/', "%2F");
     let prefix = format!("{place}claim/{inner}/");
-    Some((ObjectKey::new(format!("{prefix}{identity}")).ok()?, prefix))
+    Some((ObjectKey::new(format!("{prefix}{identity}-{attempt:x}")).ok()?, prefix))
+}
+
+/// What tells the content that a claim is for. Claims of early versions have no attempt.
+#[must_use]
+pub fn claimed_identity(claim: &ObjectKey) -> &str {
+    let name = claim.last_component();
+    name.rsplit_once('-').map_or(name, |(identity, _)| identity)
 }
 
 /// What the names of every cluster begin with.

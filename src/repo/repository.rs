@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::claim::{self, InitLease};
+use super::claim::{self, Claims, InitLease};
 use super::descriptor::{CipherChoice, Descriptor};
 use super::error::{Error, Result};
 use super::frame::{FrameOpener, FrameSealer};
@@ -291,9 +291,15 @@ impl Repository {
     /// contents apart, where sealing the same one twice gives other bytes; it is a part of a name.
     ///
     /// With conditional puts one request. Otherwise three: a claim under object and identity, a list of
-    /// the claims, the object only where nobody claimed the name for anything else. Of two that claim at
-    /// once at most one sees itself alone, and whoever comes later sees it. Claims stay: they are what
-    /// refuses the next one.
+    /// the claims, the object only where nobody claimed the name for anything else. Of two that claim it
+    /// for different contents at once at most one sees nothing of the other, for each looks after its own
+    /// claim is there; and whoever comes later sees both. Claims stay: they are what refuses the next one.
+    ///
+    /// Those for the same content never keep each other from putting it. But whoever sees that he is not
+    /// the first of them looks for the object, and puts it only where it is missing: the first one is
+    /// still at it, or was killed between claim and object. A claim that replaced an earlier one would
+    /// not show that, so each has one of several names, by chance; where two happen to have the same,
+    /// the later one puts the same content once more.
     ///
     /// # Errors
     /// [`storage::Error::AlreadyExists`]; [`Error::Claimed`] when others claimed the name, and it is free.
@@ -302,28 +308,26 @@ impl Repository {
             return Ok(self.store().put_if_absent(object, bytes)?);
         }
         let store = self.store();
-        let Some((own, prefix)) = layout::claim(object, identity) else {
+        let Some((own, prefix)) = layout::claim(object, identity, claim::attempt_of(bytes)) else {
             // Not of a cluster: a key slot, whose random name nobody else has.
             return Ok(store.put(object, bytes)?);
         };
         store.put(&own, b"")?;
-        let claims = store.list(&prefix, None, claim::CLAIMS_SHOWN_MAX)?;
-        if !claims.iter().any(|meta| meta.key == own) && claims.len() < claim::CLAIMS_SHOWN_MAX {
+        let listed = store.list(&prefix, None, claim::CLAIMS_LISTED_MAX)?;
+        let is_whole = listed.len() < claim::CLAIMS_LISTED_MAX;
+        if is_whole && !listed.iter().any(|meta| meta.key == own) {
             let why = "it was put, and the list does not have it: this store cannot be relied on";
             return Err(Error::corrupt(&own, "name", why));
         }
-        let others = claims.into_iter().map(|meta| meta.key).filter(|key| *key != own);
-        let others: Vec<ObjectKey> = others.collect();
-        if others.is_empty() {
+        let claims = Claims::of(&listed, &own, identity);
+        if claims.others.is_empty() && !claims.have_same {
             return Ok(store.put(object, bytes)?);
         }
         match store.head(object) {
             Ok(_) => Err(storage::Error::AlreadyExists { key: object.clone() }.into()),
-            Err(error) if error.is_not_found() => {
-                let claims = others.iter().map(ToString::to_string).collect();
-                Err(Error::Claimed { object: object.clone(), claims })
-            }
-            Err(error) => Err(error.into()),
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            Err(_) if claims.others.is_empty() => Ok(store.put(object, bytes)?),
+            Err(_) => Err(Error::Claimed { object: object.clone(), claims: claims.others }),
         }
     }
 
