@@ -295,8 +295,12 @@ fn of_repo(error: &repo::Error) -> Advice {
             (Exit::Failed, Kind::Corrupt, hint(next))
         }
         repo::Error::InitRunning { .. } => {
-            let next = "Wait until it ends. If it was interrupted, repeat this in ten minutes.";
+            let next = "Wait until it ends. If it was interrupted, remove its lease from the place, \
+                        or repeat this when that is an hour old.";
             (Exit::Locked, Kind::Busy, hint(next))
+        }
+        repo::Error::InitOverdue => {
+            (Exit::Failed, Kind::Environment, hint("Repeat `pgkeep init`: it is safe to repeat."))
         }
         repo::Error::Keys(_) => {
             (Exit::Failed, Kind::Key, hint("`pgkeep key list` shows the key slots."))

@@ -20,8 +20,12 @@ const RACERS: usize = 8;
 /// How many races it must survive.
 const RACES: usize = 3;
 
-/// An `init` that has not ended by then was interrupted.
+/// An `init` that has not come to its last put by then gives up.
 const INIT_MAX: Duration = Duration::from_mins(10);
+
+/// An `init` that began longer ago than that was interrupted: besides its time and the retries of its last
+/// put, the clocks of two hosts may differ by half an hour before a service refuses one of them.
+const INIT_SURELY_OVER: Duration = Duration::from_hours(1);
 
 /// How many contents of others are named in a refusal.
 const CLAIMS_SHOWN_MAX: usize = 8;
@@ -138,35 +142,42 @@ fn has_one_winner(store: &dyn ObjectStore, key: &ObjectKey) -> Result<bool> {
 pub(super) struct InitLease<'a> {
     store: &'a dyn ObjectStore,
     key: ObjectKey,
+    /// By the monotonic clock.
+    begun: Duration,
 }
 
 impl<'a> InitLease<'a> {
     /// # Errors
     /// [`Error::InitRunning`] when another one is at work.
     pub(super) fn take(ctx: &Ctx, store: &'a dyn ObjectStore) -> Result<Self> {
-        let now = ctx.clock.now();
+        let (now, begun) = (ctx.clock.now(), ctx.clock.monotonic());
         let random = hex::encode(&entropy::random::<8>(ctx.entropy.as_ref()));
         let key = layout::init_lease(now, &random);
-        let lease = Self { store, key };
+        let lease = Self { store, key, begun };
         store.put(&lease.key, b"")?;
         for meta in storage::list_all(store, layout::INIT_LEASES_PREFIX)? {
             let begun = layout::init_lease_time(&meta.key);
-            let is_old = begun.is_some_and(|begun| is_over(begun, now));
-            if meta.key != lease.key && !is_old {
+            let is_over = begun.is_some_and(|begun| is_surely_over(begun, now));
+            if meta.key != lease.key && !is_over {
                 return Err(Error::InitRunning { lease: meta.key.to_string() });
             }
         }
         Ok(lease)
     }
+
+    /// Whether there is still time for the last put.
+    pub(super) fn holds(&self, ctx: &Ctx) -> bool {
+        ctx.clock.monotonic().saturating_sub(self.begun) <= INIT_MAX
+    }
 }
 
-fn is_over(begun: Timestamp, now: Timestamp) -> bool {
-    (now - begun).to_std().is_ok_and(|age| age > INIT_MAX)
+fn is_surely_over(begun: Timestamp, now: Timestamp) -> bool {
+    (now - begun).to_std().is_ok_and(|age| age > INIT_SURELY_OVER)
 }
 
 impl Drop for InitLease<'_> {
     fn drop(&mut self) {
-        // What stays counts for ten minutes.
+        // What stays counts for an hour.
         self.store.delete(&self.key).ok();
     }
 }

@@ -110,6 +110,9 @@ pub enum Error {
         /// Its lease.
         lease: String,
     },
+    /// This `init` took longer than others wait for it, in a store without conditional puts.
+    #[error("making the repository took so long that another init may be at it: nothing was made")]
+    InitOverdue,
     /// The cluster is not registered here.
     #[error(
         "cluster {cluster} with system identifier {system} is not registered in this repository"

@@ -102,19 +102,24 @@ impl Repository {
             false => store.put(key, bytes),
         };
         put(&slot_key, &slot.encode())?;
-        let bytes = descriptor.encode(keyring.first());
-        match put(&key, &bytes) {
-            // An earlier try of this very call may have taken effect: then the name is ours.
-            Err(error) if error.is_already_exists() && store.get(&key)? != bytes => {
-                store.delete(&slot_key)?;
-                Err(error.into())
-            }
-            Err(error) if !error.is_already_exists() => Err(error.into()),
-            _ => {
-                drop(lease);
-                Ok(Self { store, descriptor, keyring })
-            }
+        if lease.as_ref().is_some_and(|lease| !lease.holds(ctx)) {
+            store.delete(&slot_key)?;
+            return Err(Error::InitOverdue);
         }
+        let bytes = descriptor.encode(keyring.first());
+        let is_taken = match put(&key, &bytes) {
+            // An earlier try of this very call may have taken effect: then the name is ours.
+            Err(error) if error.is_already_exists() => store.get(&key)? != bytes,
+            // Nothing but time keeps others from replacing it.
+            Ok(()) if !conditional_put => store.get(&key)? != bytes,
+            other => other.map(|()| false)?,
+        };
+        if is_taken {
+            store.delete(&slot_key)?;
+            return Err(storage::Error::AlreadyExists { key }.into());
+        }
+        drop(lease);
+        Ok(Self { store, descriptor, keyring })
     }
 
     /// Opens a repository with the secret at hand and authenticates its descriptor.

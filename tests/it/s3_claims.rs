@@ -1,15 +1,17 @@
 //! First write wins in buckets whose server honours conditional puts, and in those that ignore them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use pgkeep::base::{Ctx, SeededEntropy, Silent};
+use pgkeep::base::{Clock, Ctx, ManualClock, SeededEntropy, Silent, Timestamp};
 use pgkeep::crypt::Unlock;
 use pgkeep::repo::{
-    self, CipherChoice, InitOptions, Kind, Origin, Place, Repository, WalFacts, WalPut,
+    self, CipherChoice, InitOptions, Kind, Origin, Place, Repository, WalFacts, WalPut, layout,
 };
-use pgkeep::storage::S3Store;
+use pgkeep::storage::{ObjectStore as _, S3Store};
 
 use crate::s3_store::options;
+use crate::support::run::{DEADLINE, wait_until};
 use crate::support::s3::{Fault, TestS3};
 
 fn ctx() -> Ctx {
@@ -21,9 +23,13 @@ fn store(s3: &TestS3) -> Arc<S3Store> {
 }
 
 fn init(s3: &TestS3) -> repo::Result<Repository> {
+    init_by(&ctx(), s3)
+}
+
+fn init_by(ctx: &Ctx, s3: &TestS3) -> repo::Result<Repository> {
     let unlock = Unlock::Clear;
     let options = InitOptions { cipher: CipherChoice::None, unlock: &unlock, label: "", cost: 0 };
-    Repository::init(&ctx(), store(s3), &options)
+    Repository::init(ctx, store(s3), &options)
 }
 
 fn ignoring() -> TestS3 {
@@ -101,6 +107,72 @@ fn f097_f100_one_init_of_many_wins() {
         let opened = Repository::open(store(&s3), &Unlock::Clear).unwrap();
         put(&opened, b"content").unwrap();
     }
+}
+
+/// Each of two inits took the other's lease for over, because their hosts' clocks differed by more than ten
+/// minutes; S3 accepts up to a quarter of an hour either way.
+#[test]
+fn d2026_11_28_an_init_whose_clock_is_behind_keeps_others_away() {
+    let s3 = ignoring();
+    let now = ctx().clock.now();
+    let theirs = layout::init_lease(now - Duration::from_mins(29), "00");
+    store(&s3).put(&theirs, b"").unwrap();
+    let refused = init(&s3).unwrap_err();
+    assert!(matches!(refused, repo::Error::InitRunning { .. }), "{refused}");
+    assert_eq!(s3.keys(), [format!("some/where/{theirs}")]);
+    // One that was killed keeps nobody away for ever.
+    let later = Arc::new(ManualClock::new(now + Duration::from_mins(32)));
+    init_by(&Ctx { clock: later, ..ctx() }, &s3).unwrap();
+}
+
+/// A clock that shows eleven minutes more at each look.
+#[derive(Debug, Default)]
+struct Slow(Mutex<Duration>);
+
+impl Clock for Slow {
+    fn now(&self) -> Timestamp {
+        ctx().clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        let mut shown = self.0.lock().unwrap();
+        *shown += Duration::from_mins(11);
+        *shown
+    }
+
+    fn sleep(&self, duration: Duration) {
+        ctx().clock.sleep(duration);
+    }
+}
+
+/// An init whose requests were tried again for longer than its lease counts put its descriptor over another's.
+#[test]
+fn d2026_11_28_an_init_that_outlasts_its_lease_makes_nothing() {
+    let s3 = ignoring();
+    let slow = Ctx { clock: Arc::new(Slow::default()), ..ctx() };
+    let refused = init_by(&slow, &s3).unwrap_err();
+    assert!(matches!(refused, repo::Error::InitOverdue), "{refused}");
+    assert_eq!(s3.keys(), [] as [&str; 0]);
+    init(&s3).unwrap();
+}
+
+/// An init whose descriptor was replaced by another's said that it had made the repository.
+#[test]
+fn d2026_11_28_an_init_that_was_overtaken_says_so() {
+    let s3 = ignoring();
+    let name = layout::descriptor();
+    let held = s3.fault(Fault::Hang).on("GetObject").key_contains(name.as_str()).always();
+    let ended = std::thread::scope(|scope| {
+        let making = scope.spawn(|| init(&s3));
+        wait_until(DEADLINE, || held.hits() > 0 || making.is_finished(), || s3.log().join("\n"));
+        store(&s3).put(&name, b"another's").unwrap();
+        s3.clear_faults();
+        making.join().unwrap()
+    });
+    let refused = ended.unwrap_err();
+    let is_taken = matches!(&refused, repo::Error::Storage(error) if error.is_already_exists());
+    assert!(is_taken, "{refused}");
+    assert_eq!(s3.keys(), [format!("some/where/{name}")], "its slot is gone");
 }
 
 #[test]
