@@ -197,14 +197,15 @@ pub fn forget_openings(repositories: &[RepositorySettings]) {
     repositories.iter().filter_map(opening_cache).for_each(|path| storage::kept::forget(&path));
 }
 
-/// The store of a repository that may still have to be made.
+/// The store of a repository that may still have to be made: in a bucket with as many requests at a time
+/// as trying it takes, whatever the configuration allows.
 ///
 /// # Errors
 /// As [`store`].
 pub fn create_store(ctx: &Ctx, settings: &RepositorySettings) -> Result<Arc<dyn ObjectStore>> {
     Ok(match &settings.url {
         Location::File(folder) => Arc::new(LocalStore::create(folder).map_err(at(&settings.name))?),
-        Location::S3(_) => Arc::new(bucket(ctx, settings)?),
+        Location::S3(_) => Arc::new(bucket_with(ctx, settings, repo::RACERS)?),
     })
 }
 
@@ -216,8 +217,13 @@ pub fn create_store(ctx: &Ctx, settings: &RepositorySettings) -> Result<Arc<dyn 
 /// # Panics
 /// When it is in a folder.
 pub fn bucket(ctx: &Ctx, settings: &RepositorySettings) -> Result<S3Store> {
+    bucket_with(ctx, settings, 1)
+}
+
+fn bucket_with(ctx: &Ctx, settings: &RepositorySettings, requests_min: usize) -> Result<S3Store> {
     let s3 = settings.s3.as_ref().expect("a url of a bucket comes with its settings");
-    let (options, warnings) = s3.options()?;
+    let (mut options, warnings) = s3.options()?;
+    options.requests_max = options.requests_max.max(requests_min);
     warnings.iter().for_each(|warning| ctx.warn(warning.to_string()));
     S3Store::open(ctx, options).map_err(at(&settings.name))
 }

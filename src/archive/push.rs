@@ -526,11 +526,7 @@ impl Pushing<'_> {
 }
 
 /// A segment's bytes up to its last record.
-fn so_far<'a>(
-    content: &'a [u8],
-    header: &SegmentHeader,
-    findings: &Findings,
-) -> Option<&'a [u8]> {
+fn so_far<'a>(content: &'a [u8], header: &SegmentHeader, findings: &Findings) -> Option<&'a [u8]> {
     let length = findings.end.saturating_sub(header.address);
     content.get(..usize::try_from(length).ok()?)
 }

@@ -14,8 +14,9 @@ use super::layout;
 use crate::base::{Ctx, Timestamp, entropy, hex};
 use crate::storage::{self, ObjectKey, ObjectMeta, ObjectStore};
 
-/// How many writers race for one name when a store is tried.
-const RACERS: usize = 8;
+/// How many writers race for one name when `init` tries a store: one that sends fewer requests at a time
+/// would show no race.
+pub const RACERS: usize = 8;
 
 /// How many races it must survive.
 const RACES: usize = 3;

@@ -36,6 +36,7 @@ mod window;
 mod tests;
 
 pub use catalog::Backups;
+pub use claim::RACERS;
 pub use descriptor::{CipherChoice, Descriptor};
 pub use error::{DamagedSlot, Error, Result, SlotSummary, Slots};
 pub use file_table::{FileTableReader, FileTableWriter, Layer, Row, RowKind, Source, StatIdentity};

@@ -42,12 +42,7 @@ fn put(repository: &Repository, content: &[u8]) -> repo::Result<WalPut> {
     put_by(&ctx(), "here", repository, content)
 }
 
-fn put_by(
-    ctx: &Ctx,
-    host: &str,
-    repository: &Repository,
-    content: &[u8],
-) -> repo::Result<WalPut> {
+fn put_by(ctx: &Ctx, host: &str, repository: &Repository, content: &[u8]) -> repo::Result<WalPut> {
     let place = Place::new("main", 7, 1).unwrap();
     let facts = WalFacts {
         name: SEGMENT.into(),

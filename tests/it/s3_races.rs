@@ -254,6 +254,21 @@ fn f100_two_inits_at_once_make_one_repository_without_conditions() {
     }
 }
 
+/// With few `requests` in the configuration the writers of init's trial came one after the other, and a server
+/// that honours conditions but in races passed for one that honours them, for ever.
+#[test]
+fn d2026_11_28_init_s_writers_race_however_few_requests_are_configured() {
+    let Some(server) = Server::main() else { return };
+    let cluster = TestCluster::create(&server).wal_segment_mib(1).archiving().start();
+    let s3 = TestS3::builder().loses_races().start();
+    let config = TestConfig::new(&cluster).bucket("bucket", &s3, Cipher::None);
+    let text = std::fs::read_to_string(config.path()).unwrap();
+    let one = text.replacen("retry_for", "requests = 1\nretry_for", 1);
+    assert_ne!(text, one);
+    let made = config.replaced(&one).run(["init"]).assert_ok();
+    made.assert_says("does not honour conditional puts");
+}
+
 /// Somebody emptied the bucket and made a repository in it anew, from another host, while pushes went on: they
 /// sealed with the keys that they knew, said "archived", and nobody could read it.
 #[test]

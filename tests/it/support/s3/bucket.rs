@@ -24,6 +24,8 @@ pub struct Rules {
     /// Mode and days that every new version gets.
     pub default_retention: Option<(String, i32)>,
     pub ignores_conditions: bool,
+    /// Looks at the condition, and stores a while later whatever came meanwhile.
+    pub loses_races: bool,
     pub stale_lists: u64,
     pub part_bytes_min: usize,
 }

@@ -53,6 +53,12 @@ impl S3Builder {
         self
     }
 
+    /// Honours `If-None-Match` but for writers that come at the same time.
+    pub fn loses_races(mut self) -> Self {
+        self.rules.loses_races = true;
+        self
+    }
+
     pub fn versioned(mut self) -> Self {
         self.rules.is_versioned = true;
         self

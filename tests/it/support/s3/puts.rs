@@ -1,5 +1,7 @@
 //! Storing: puts, copies, tags.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use percent_encoding::percent_decode_str;
@@ -13,6 +15,8 @@ use super::{locks, refusals};
 
 /// A declared length is a client's word: no more than this is set aside for it.
 const RESERVED_BYTES_MAX: i64 = 64 << 20;
+/// Between a look at a condition and the put, where races are lost.
+const RACE_TIME: Duration = Duration::from_millis(50);
 
 pub async fn put_object(
     service: &Service,
@@ -32,6 +36,12 @@ pub async fn put_object(
     object.storage_class = storage_class(input.storage_class.as_ref())?;
     object.tags = tags_of_header(input.tagging.as_deref());
 
+    let loses_races = service.bucket().rules.loses_races;
+    if loses_races {
+        let (none_match, is_match) = (input.if_none_match.as_ref(), input.if_match.as_ref());
+        service.bucket().check_write(&input.key, none_match, is_match)?;
+        tokio::time::sleep(RACE_TIME).await;
+    }
     let mut bucket = service.bucket();
     let mode = input.object_lock_mode.as_ref().map(ObjectLockMode::as_str);
     object.retention = locks::of_put(&bucket, mode, input.object_lock_retain_until_date.take())?;
@@ -41,7 +51,9 @@ pub async fn put_object(
             "Content-MD5 or x-amz-checksum- is required for puts with object lock parameters"
         ));
     }
-    bucket.check_write(&input.key, input.if_none_match.as_ref(), input.if_match.as_ref())?;
+    if !loses_races {
+        bucket.check_write(&input.key, input.if_none_match.as_ref(), input.if_match.as_ref())?;
+    }
     let mut output = PutObjectOutput { e_tag: Some(object.dto_etag()), ..Default::default() };
     set_sums!(output, &object.sums);
     output.version_id = bucket.put(&input.key, object);
