@@ -238,6 +238,12 @@ fn of_repo(error: &repo::Error) -> Advice {
                         run `pgkeep init`.";
             (Exit::NoRepository, Kind::NotFound, hint(next))
         }
+        repo::Error::NoDescriptor { .. } => {
+            let next = "Put pgkeep.json back, from a copy of the repository or, in a bucket with \
+                        versions, its older version: no new one is made, for nobody could read what \
+                        lies there any more. For a new repository name another place.";
+            (Exit::Failed, Kind::Corrupt, hint(next))
+        }
         repo::Error::NoCluster { .. } => {
             (Exit::NoRepository, Kind::NotFound, hint("Run `pgkeep init` to register the cluster."))
         }

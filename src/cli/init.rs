@@ -74,11 +74,16 @@ fn existing(run: &Invocation, settings: &RepositorySettings) -> Result<Repositor
 
 fn create(run: &Invocation, settings: &RepositorySettings) -> Result<Repository, Failure> {
     refuse_foreign(run, settings)?;
+    let store = wiring::create_store(&run.ctx, settings)?;
+    // Before a key is made, which would open nothing that lies there.
+    match Repository::require_none(store.as_ref()) {
+        Err(error) if is_there(&error) => return existing(run, settings),
+        other => other.map_err(|error| at(settings, error))?,
+    }
     // The key first: a repository never exists without a key that opens it.
     let made = make_key_file(run, settings)?;
     let unlocked = settings.secret.unlock()?;
     run.warn_each(&unlocked.warnings);
-    let store = wiring::create_store(&run.ctx, settings)?;
     let options = InitOptions {
         cipher: settings.cipher,
         unlock: &unlocked.unlock,
@@ -87,9 +92,7 @@ fn create(run: &Invocation, settings: &RepositorySettings) -> Result<Repository,
     };
     let repository = match Repository::init(&run.ctx, store, &options) {
         // Another init was faster.
-        Err(repo::Error::Storage(storage::Error::AlreadyExists { .. })) => {
-            return existing(run, settings);
-        }
+        Err(error) if is_there(&error) => return existing(run, settings),
         other => other.map_err(|error| at(settings, error))?,
     };
     let cipher = settings.cipher.name();
@@ -123,6 +126,10 @@ fn create(run: &Invocation, settings: &RepositorySettings) -> Result<Repository,
         wait_for_openings(run)?;
     }
     Ok(repository)
+}
+
+fn is_there(error: &repo::Error) -> bool {
+    matches!(error, repo::Error::Storage(error) if error.is_already_exists())
 }
 
 /// A repository is made in a new or empty place only: a wrong path should not become one.

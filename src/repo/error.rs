@@ -72,6 +72,15 @@ pub enum Error {
         /// Where it was looked for.
         location: String,
     },
+    /// There is no descriptor, and there are objects that only a repository has: it was lost, or they were
+    /// copied without it.
+    #[error(
+        "a repository's objects lie here ({object}), and its descriptor pgkeep.json is missing"
+    )]
+    NoDescriptor {
+        /// The first of them.
+        object: ObjectKey,
+    },
     /// No slot opens with the secret at hand.
     #[error("the {given} at hand opens no key slot of this repository")]
     WrongKey {

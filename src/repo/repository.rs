@@ -45,33 +45,46 @@ pub struct InitOptions<'a> {
 }
 
 impl Repository {
+    /// Refuses a place where there is a repository, or what one holds without its descriptor: under a new
+    /// one nobody could read that any more, and the name is never free again.
+    ///
+    /// # Errors
+    /// [`storage::Error::AlreadyExists`], [`Error::NoDescriptor`].
+    pub fn require_none(store: &dyn ObjectStore) -> Result<()> {
+        let key = layout::descriptor();
+        let look = || match store.head(&key) {
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(storage::Error::AlreadyExists { key: key.clone() }),
+        };
+        look()?;
+        let Some(first) = store.list(layout::CLUSTERS_PREFIX, None, 1)?.pop() else {
+            return Ok(());
+        };
+        // Another init may have made it just now, and registered a cluster.
+        look()?;
+        Err(Error::NoDescriptor { object: first.key })
+    }
+
     /// Makes a repository in an empty store.
     ///
     /// The slot is written before the descriptor: a repository exists when its descriptor does, so
     /// a crash in between leaves a slot that belongs to no repository and opens nothing.
     ///
     /// # Errors
-    /// [`storage::Error::AlreadyExists`] when there is one; [`Error::Keys`] for a cipher without a
-    /// secret.
+    /// As [`Repository::require_none`]; [`Error::Keys`] for a cipher without a secret;
+    /// [`Error::InitRunning`], [`Error::InitOverdue`].
     pub fn init(ctx: &Ctx, store: Arc<dyn ObjectStore>, options: &InitOptions<'_>) -> Result<Self> {
         require_secret(options.cipher, options.unlock)?;
+        Self::require_none(store.as_ref())?;
         let key = layout::descriptor();
-        match store.head(&key) {
-            Err(error) if error.is_not_found() => {}
-            Ok(_) => return Err(storage::Error::AlreadyExists { key }.into()),
-            Err(error) => return Err(error.into()),
-        }
         let conditional_put = claim::honours_conditions(ctx, store.as_ref())?;
         let lease = if conditional_put {
             None
         } else {
             let lease = InitLease::take(ctx, store.as_ref())?;
             // One that was there before the lease.
-            match store.head(&key) {
-                Err(error) if error.is_not_found() => {}
-                Ok(_) => return Err(storage::Error::AlreadyExists { key }.into()),
-                Err(error) => return Err(error.into()),
-            }
+            Self::require_none(store.as_ref())?;
             Some(lease)
         };
         let repository = RepositoryId(entropy::random(ctx.entropy.as_ref()));

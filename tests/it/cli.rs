@@ -201,6 +201,22 @@ fn init_refuses_a_folder_that_holds_other_things() {
 }
 
 #[test]
+fn d2026_11_28_init_keeps_its_hands_off_a_repository_without_its_descriptor() {
+    let desk = Desk::new();
+    desk.init();
+    for folder in ["store/c", "store/c/main", "store/c/main/1-1"] {
+        desk.scratch.create_dir(folder);
+    }
+    desk.scratch.write("store/c/main/1-1/cluster", "of a cluster");
+    fs::remove_file(desk.store().join("pgkeep.json")).unwrap();
+    fs::remove_file(desk.key()).unwrap();
+    let refused = desk.run("init").assert_code(1).assert_says("pgkeep.json is missing");
+    assert!(refused.stderr.contains("Put pgkeep.json back"), "{refused}");
+    assert!(!desk.store().join("pgkeep.json").exists());
+    assert!(!desk.key().exists(), "no key was made that opens nothing");
+}
+
+#[test]
 fn init_makes_the_folder_of_the_key() {
     let desk = Desk::new();
     desk.configure("cipher = \"aes-256-cbc\"\nkey_file = \"secrets/deep/a.key\"");

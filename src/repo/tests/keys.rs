@@ -106,6 +106,35 @@ fn a_second_init_is_refused_and_leaves_nothing() {
     assert_eq!(storage::list_all(&store, "").unwrap(), before);
 }
 
+/// Where a repository's descriptor was lost, `init` made a new one with a new key under its name, and what lay
+/// there could not be read any more.
+#[test]
+fn d2026_11_28_init_makes_no_descriptor_over_the_data_of_one_that_was_lost() {
+    let ctx = ctx();
+    let (repository, store) = fresh(&ctx, CipherChoice::Aes256Cbc);
+    let object = put(&repository, &ctx, "c/main/1-1/history/00000002", b"history");
+    let descriptor = store.get(&layout::descriptor()).unwrap();
+    store.delete(&layout::descriptor()).unwrap();
+    let before = storage::list_all(&store, "").unwrap();
+    let unlock = key_file(1);
+    let options =
+        InitOptions { cipher: CipherChoice::Aes256Cbc, unlock: &unlock, label: "", cost: 14 };
+    let init = || Repository::init(&ctx, Arc::new(store.clone()), &options);
+    match init() {
+        Err(Error::NoDescriptor { object: told }) => assert_eq!(told, object),
+        result => panic!("{result:?}"),
+    }
+    assert_eq!(storage::list_all(&store, "").unwrap(), before);
+    store.put(&layout::descriptor(), &descriptor).unwrap();
+    assert_eq!(get(&open(&store, &unlock).unwrap(), &object).unwrap(), b"history");
+    // What an init leaves that was killed stands in nobody's way.
+    for key in [layout::descriptor(), object] {
+        store.delete(&key).unwrap();
+    }
+    assert_eq!(slot_names(&store).len(), 1);
+    init().unwrap();
+}
+
 /// An `init` that died between slot and descriptor left a slot; the next `init` made the repository
 /// with one slot of its own. The leftover once counted as a second slot, so that the only slot that
 /// opens anything could be removed.
