@@ -159,14 +159,14 @@ impl Repository {
             other => other?,
         };
         let descriptor = Descriptor::decode(&bytes)?;
-        let listed = storage::list_all(store.as_ref(), layout::SLOT_PREFIX)?;
+        let mut listed = storage::list_all(store.as_ref(), layout::SLOT_PREFIX)?;
         let id = descriptor.repository;
         if let Some(keyring) = cache.and_then(|(_, cache)| cache.load(id, &listed, unlock))
             && Descriptor::verify(&bytes, &keyring).is_ok()
         {
             return Ok(Self { store, descriptor, keyring });
         }
-        let (keyring, slots) = open_slots(store.as_ref(), &listed, &descriptor, unlock)?;
+        let (keyring, slots) = open_slots(store.as_ref(), &mut listed, &descriptor, unlock)?;
         let Some(keyring) = keyring else {
             return Err(Error::WrongKey { given: unlock.kind(), slots });
         };

@@ -6,6 +6,9 @@ use super::layout;
 use crate::crypt::{self, Keyring, Slot, SlotKind, Unlock};
 use crate::storage::{self, ObjectKey, ObjectStore};
 
+/// How often slots are listed while they go away: nobody rotates that often.
+const LISTS_MAX: u32 = 4;
+
 /// With a cipher, the keys are never stored in the clear.
 pub(super) fn require_secret(cipher: CipherChoice, unlock: &Unlock) -> Result<()> {
     if cipher == CipherChoice::Aes256Cbc && unlock.kind() == SlotKind::Clear {
@@ -61,22 +64,59 @@ fn read_slot(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Slot> {
     }
 }
 
+/// Opens what is listed. Slots that are gone by now were replaced by others, of a rotation: where the rest
+/// does not open, they are listed anew.
+pub(super) fn open_slots(
+    store: &dyn ObjectStore,
+    listed: &mut Vec<storage::ObjectMeta>,
+    descriptor: &Descriptor,
+    unlock: &Unlock,
+) -> Result<(Option<Keyring>, Vec<SlotSummary>)> {
+    let mut lists = 1;
+    loop {
+        let tried = try_slots(store, listed, descriptor, unlock)?;
+        if tried.keyring.is_none() && tried.is_gone && lists < LISTS_MAX {
+            *listed = storage::list_all(store, layout::SLOT_PREFIX)?;
+            lists += 1;
+            continue;
+        }
+        return match (tried.keyring, tried.damaged) {
+            (None, Some(error)) => Err(error),
+            (keyring, _) => Ok((keyring, tried.summaries)),
+        };
+    }
+}
+
+/// What became of the slots of a list.
+struct Tried {
+    keyring: Option<Keyring>,
+    summaries: Vec<SlotSummary>,
+    damaged: Option<Error>,
+    /// One was removed since it was listed.
+    is_gone: bool,
+}
+
 /// Tries every slot of the right kind; what opens is joined, so that a rotation that stopped half
 /// way costs nothing. A slot that is damaged, or newer, counts only when no other opens.
-pub(super) fn open_slots(
+fn try_slots(
     store: &dyn ObjectStore,
     listed: &[storage::ObjectMeta],
     descriptor: &Descriptor,
     unlock: &Unlock,
-) -> Result<(Option<Keyring>, Vec<SlotSummary>)> {
+) -> Result<Tried> {
     let mut keyring: Option<Keyring> = None;
     let mut summaries = Vec::new();
     let mut damaged = None;
+    let mut is_gone = false;
     for meta in listed {
         let slot = match read_slot(store, &meta.key) {
             Ok(slot) => slot,
             Err(error @ (Error::Corrupt { .. } | Error::Newer { .. })) => {
                 damaged = Some(error);
+                continue;
+            }
+            Err(error) if error.is_not_found() => {
+                is_gone = true;
                 continue;
             }
             Err(error) => return Err(error),
@@ -110,8 +150,5 @@ pub(super) fn open_slots(
         }
         summaries.push(summary(&slot, opened));
     }
-    match (keyring, damaged) {
-        (None, Some(error)) => Err(error),
-        (keyring, _) => Ok((keyring, summaries)),
-    }
+    Ok(Tried { keyring, summaries, damaged, is_gone })
 }

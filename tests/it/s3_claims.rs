@@ -310,3 +310,22 @@ fn f090_f096_a_store_whose_lists_lag_is_not_relied_on() {
     put(&repository, b"first").unwrap();
     assert_eq!(stored(&repository).unwrap(), b"first");
 }
+
+/// A slot that was removed between the list and its read failed the opening, so that an archive-get during a
+/// `key rotate` ended a recovery.
+#[test]
+fn d2026_11_28_a_repository_opens_while_its_key_is_rotated() {
+    let s3 = TestS3::start();
+    let (unlock, _) = Unlock::generate_key_file(ctx().entropy.as_ref());
+    let (cipher, label) = (CipherChoice::Aes256Cbc, "first");
+    let options = InitOptions { cipher, unlock: &unlock, label, cost: 0 };
+    let mut repository = Repository::init(&ctx(), store(&s3), &options).unwrap();
+    let clear = Repository::open(store(&s3), &Unlock::Clear);
+    assert!(matches!(clear, Err(repo::Error::WrongKey { slots, .. }) if slots.len() == 1));
+    repository.rotate(&ctx(), &unlock, None, 0).unwrap();
+    // As it was listed before the rotation.
+    let stale = s3.fault(Fault::StaleList { lists: 1 }).on("ListObjectsV2").next(1);
+    let opened = Repository::open(store(&s3), &unlock).unwrap();
+    assert_eq!(stale.hits(), 1);
+    assert_eq!(opened.keyring(), repository.keyring());
+}
