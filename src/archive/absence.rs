@@ -174,22 +174,84 @@ fn without_history(
     first: u32,
     histories: &BTreeMap<u32, Vec<u8>>,
 ) -> Result<Option<String>> {
+    // Names that are of no segment, which pgkeep did not put, are passed over many at a time.
+    const STRANGERS: usize = 1000;
     let store = from.repository.store();
     let mut after = from.place.wal_prefix(first);
+    let mut count = 1;
     loop {
-        let page = store.list(&from.place.all_wal_prefix(), Some(&after), 1);
+        let page = store.list(&from.place.all_wal_prefix(), Some(&after), count);
         let page = page.map_err(|error| Error::Repository {
             repository: from.name.clone(),
             source: error.into(),
         })?;
-        let Some(meta) = page.first() else { return Ok(None) };
-        after = match SegmentName::parse(meta.key.last_component().as_bytes()) {
-            Ok(segment) if histories.contains_key(&segment.timeline().get()) => {
-                // Behind everything that the timeline has.
-                format!("{}~", from.place.wal_prefix(segment.timeline().get()))
+        if page.is_empty() {
+            return Ok(None);
+        }
+        count = 1;
+        for meta in page {
+            if meta.key.as_str() <= after.as_str() {
+                continue;
             }
-            Ok(_) => return Ok(Some(format!("{} is there without its history", meta.key))),
-            Err(_) => meta.key.to_string(),
+            after = match SegmentName::parse(meta.key.last_component().as_bytes()) {
+                Ok(segment) if histories.contains_key(&segment.timeline().get()) => {
+                    // Behind everything that the timeline has, and never back.
+                    let behind = from.place.wal_prefix(segment.timeline().get());
+                    format!("{behind}~").max(meta.key.to_string())
+                }
+                Ok(_) => return Ok(Some(format!("{} is there without its history", meta.key))),
+                Err(_) => {
+                    count = STRANGERS;
+                    meta.key.to_string()
+                }
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::Timestamp;
+    use crate::crypt::Unlock;
+    use crate::repo::{CipherChoice, InitOptions, Place, Registration, Repository};
+    use crate::storage::{MemoryStore, MeteredStore, ObjectKey, ObjectStore as _};
+
+    /// Names that nobody here put cost a request each, and one below another folder than its own sent the
+    /// look back to where it had been, for ever.
+    #[test]
+    fn d2026_11_28_strangers_among_the_wal_cost_little_and_end() {
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let store = MeteredStore::new(MemoryStore::new());
+        let (cipher, unlock) = (CipherChoice::None, Unlock::Clear);
+        let options = InitOptions { cipher, unlock: &unlock, label: "", cost: 0 };
+        let repository = Repository::init(&ctx, Arc::new(store.clone()), &options).unwrap();
+        let registration = Registration {
+            cluster: "main".into(),
+            system: 7,
+            epoch: 1,
+            created: ctx.clock.now(),
+            major: 15,
+            block_size: 8192,
+            wal_block_size: 8192,
+            wal_segment_size: 16 << 20,
+            relation_segment_blocks: 131_072,
         };
+        let place = Place::new("main", 7, 1).unwrap();
+        let from = Destination { name: "memory".into(), repository, place, registration };
+        let wal = from.place.all_wal_prefix();
+        let put = |name: &str| store.put(&ObjectKey::new(format!("{wal}{name}")).unwrap(), b"");
+        (0..2500).for_each(|i| put(&format!("00000003/stranger/{i}")).unwrap());
+        put("00000002/00000000/000000020000000000000001").unwrap();
+        put("strangers/000000020000000000000002").unwrap();
+        let histories = BTreeMap::from([(2, b"1\t0/1000000\twhy\n".to_vec())]);
+        store.reset();
+        assert_eq!(without_history(&from, 2, &histories).unwrap(), None);
+        assert!(store.requests().list < 10, "{:?}", store.requests());
+        put("00000004/00000000/000000040000000000000001").unwrap();
+        let evidence = without_history(&from, 2, &histories).unwrap().unwrap();
+        assert!(evidence.contains("000000040000000000000001"), "{evidence}");
     }
 }

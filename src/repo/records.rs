@@ -115,24 +115,8 @@ impl Repository {
     /// [`Error::NoCluster`], [`Error::EpochAnnounced`], [`Error::NoRegistration`].
     pub fn find_cluster(&self, cluster: &str, system: u64) -> Result<(Place, Registration)> {
         let none = || Error::NoCluster { cluster: cluster.into(), system };
-        let prefix = Place::epochs_prefix(cluster, system);
-        let mut newest: Option<Place> = None;
-        let mut after: Option<String> = None;
-        // One name per epoch is read; `~` sorts behind everything that a name may hold, so each
-        // step jumps over all the objects of an epoch.
-        loop {
-            let page = self.store().list(&prefix, after.as_deref(), 1)?;
-            let Some(first) = page.first() else { break };
-            match Place::of_name(first.key.as_str()) {
-                Some(place) => {
-                    after = Some(format!("{}~", place.prefix()));
-                    if newest.as_ref().is_none_or(|known| known.epoch() < place.epoch()) {
-                        newest = Some(place);
-                    }
-                }
-                None => after = Some(first.key.to_string()),
-            }
-        }
+        let places = self.places_below(&Place::epochs_prefix(cluster, system))?;
+        let newest = places.into_iter().max_by_key(Place::epoch);
         let place = newest.ok_or_else(none)?;
         let registration = self.registration(&place)?;
         Ok((place, registration))
@@ -193,19 +177,39 @@ impl Repository {
     /// # Errors
     /// As the store's.
     pub fn places(&self) -> Result<Vec<Place>> {
+        self.places_below(layout::CLUSTERS_PREFIX)
+    }
+
+    /// One name of each place is read; `~` sorts behind everything that a name may hold, so each step jumps
+    /// over all the objects of a place. Names that are of none come many at a time: pgkeep put none of
+    /// them, and nobody knows how many there are.
+    fn places_below(&self, prefix: &str) -> Result<Vec<Place>> {
+        const STRANGERS: usize = 1000;
         let mut places = Vec::new();
         let mut after: Option<String> = None;
+        let mut count = 1;
         loop {
-            let page = self.store().list(layout::CLUSTERS_PREFIX, after.as_deref(), 1)?;
-            let Some(first) = page.first() else {
+            let page = self.store().list(prefix, after.as_deref(), count)?;
+            if page.is_empty() {
                 return Ok(places);
-            };
-            match Place::of_name(first.key.as_str()) {
-                Some(place) => {
-                    after = Some(format!("{}~", place.prefix()));
-                    places.push(place);
+            }
+            count = 1;
+            for meta in page {
+                let name = meta.key.as_str();
+                if after.as_deref().is_some_and(|after| name <= after) {
+                    continue;
                 }
-                None => after = Some(first.key.to_string()),
+                after = Some(match Place::of_name(name) {
+                    Some(place) => {
+                        let behind = format!("{}~", place.prefix());
+                        places.push(place);
+                        behind
+                    }
+                    None => {
+                        count = STRANGERS;
+                        name.to_owned()
+                    }
+                });
             }
         }
     }

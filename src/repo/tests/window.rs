@@ -225,3 +225,26 @@ fn d20261124_a_backup_s_end_proves_no_moment() {
     archive(&repository, &ctx, 4, Some(at(7)), full);
     assert_eq!(shown(&repository), (1, at(5), at(7), false));
 }
+
+/// Names below `c/` that nobody here put cost a request each.
+#[test]
+fn d2026_11_28_strangers_among_the_clusters_cost_little() {
+    let ctx = ctx();
+    let (repository, store) = fresh(&ctx, CipherChoice::Aes256Cbc);
+    for epoch in 1..=3 {
+        repository.register(&ctx, &Registration { epoch, ..registration() }).unwrap();
+    }
+    for i in 0..2500 {
+        store.put(&ObjectKey::new(format!("c/main/stranger/{i}")).unwrap(), b"").unwrap();
+        let beside = format!("c/main/{}-x/{i}", registration().system);
+        store.put(&ObjectKey::new(beside).unwrap(), b"").unwrap();
+    }
+    let metered = Arc::new(MeteredStore::new(store));
+    let repository = Repository::open(metered.clone(), &key_file(1)).unwrap();
+    metered.reset();
+    let epochs: Vec<u32> = repository.places().unwrap().iter().map(Place::epoch).collect();
+    assert_eq!(epochs, [1, 2, 3]);
+    let (place, _) = repository.find_cluster("main", registration().system).unwrap();
+    assert_eq!(place.epoch(), 3);
+    assert!(metered.requests().list < 20, "{:?}", metered.requests());
+}
