@@ -5,8 +5,9 @@
 //! that name; everything else is read from the manifests. Lost or damaged, it costs time, and the next
 //! backup writes another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{SubsecRound as _, TimeDelta};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
@@ -22,8 +23,8 @@ use crate::storage::{self, ObjectKey, ObjectMeta};
 const UNCOVERED_MAX: usize = 16;
 const UNCOVERED_ONE_IN: usize = 32;
 
-/// How many catalogues are tried, the newest first, until one can be read.
-const TRIES: usize = 3;
+/// A name that lies further in the future is nobody's: clocks are not that far apart.
+const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 
 /// No catalogue is longer: a million backups.
 const TEXT_MAX: usize = 1 << 30;
@@ -44,8 +45,10 @@ pub(super) struct Catalogue {
     lines: BTreeMap<BackupId, Line>,
     /// Catalogues that cannot be read, in words.
     unreadable: Vec<String>,
-    /// The newest one's name, readable or not.
-    newest: Option<Timestamp>,
+    /// When it was written, by its name.
+    written: Option<Timestamp>,
+    /// The names that are taken, readable or not.
+    taken: BTreeSet<Timestamp>,
 }
 
 impl Catalogue {
@@ -62,46 +65,55 @@ impl Catalogue {
         }
     }
 
-    fn take(&mut self, key: &ObjectKey, text: &[u8]) -> Result<()> {
-        for (number, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
-            let line: Line = parse_line(key, number, line)?;
-            let id = line.manifest.get("id").and_then(serde_json::Value::as_str);
-            let Some(id) = id.and_then(|id| id.parse().ok()) else {
-                return Err(Error::corrupt(key, format!("line {number}"), "it names no backup"));
-            };
-            self.lines.insert(id, line);
+    /// The first moment that is free for a new one, and makes it the newest that can be read.
+    fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        let second = TimeDelta::seconds(1);
+        // Names have whole seconds.
+        let now = now.trunc_subsecs(0);
+        let mut next = self.written.map_or(now, |written| now.max(written + second));
+        while self.taken.contains(&next) {
+            next += second;
         }
-        Ok(())
+        (next <= now + AHEAD_MAX).then_some(next)
     }
 }
 
+fn parse_lines(key: &ObjectKey, text: &[u8]) -> Result<BTreeMap<BackupId, Line>> {
+    let mut lines = BTreeMap::new();
+    for (number, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        let line: Line = parse_line(key, number, line)?;
+        let id = line.manifest.get("id").and_then(serde_json::Value::as_str);
+        let Some(id) = id.and_then(|id| id.parse().ok()) else {
+            return Err(Error::corrupt(key, format!("line {number}"), "it names no backup"));
+        };
+        lines.insert(id, line);
+    }
+    Ok(lines)
+}
+
 impl Repository {
-    /// Reads the newest catalogue that can be read. Two requests.
+    /// Reads the newest catalogue that can be read. Two requests, as a rule.
     ///
     /// # Errors
     /// As the store's.
     pub(super) fn catalogue(&self, ctx: &Ctx, place: &Place) -> Result<Catalogue> {
-        let mut catalogue = Catalogue::default();
         let listed = storage::list_all(self.store().as_ref(), &place.catalogues_prefix())?;
-        let named = listed.iter().filter(|meta| place.catalogue_time(&meta.key).is_some());
-        for meta in named.rev().take(TRIES) {
-            ctx.cancel.check()?;
-            catalogue.newest = catalogue.newest.or(place.catalogue_time(&meta.key));
+        let last = ctx.clock.now() + AHEAD_MAX;
+        let named = listed.into_iter().filter_map(|meta| {
+            let written = place.catalogue_time(&meta.key).filter(|written| *written <= last)?;
+            Some((written, meta.key))
+        });
+        let mut named: Vec<(Timestamp, ObjectKey)> = named.collect();
+        named.reverse();
+        let newest = self.newest_summary(ctx, &named, |(written, key)| {
             let mut text = Vec::new();
-            let read = self
-                .read_whole(Kind::Summary, &meta.key)
-                .and_then(|mut reader| reader.rest(TEXT_MAX, &mut text))
-                .and_then(|()| catalogue.take(&meta.key, &text));
-            match read {
-                Ok(()) => return Ok(catalogue),
-                Err(Error::Storage(error)) if !error.is_not_found() => return Err(error.into()),
-                Err(error) => {
-                    catalogue.lines.clear();
-                    catalogue.unreadable.push(error.to_string());
-                }
-            }
-        }
-        Ok(catalogue)
+            self.read_whole(Kind::Summary, key)?.rest(TEXT_MAX, &mut text)?;
+            Ok((*written, parse_lines(key, &text)?))
+        })?;
+        let taken = named.into_iter().map(|(written, _)| written).collect();
+        let (written, lines) = newest.found.unzip();
+        let lines = lines.unwrap_or_default();
+        Ok(Catalogue { lines, unreadable: newest.unreadable, written, taken })
     }
 
     /// What is wrong with the catalogue, in words: it cannot be read, or says something else of a backup
@@ -172,10 +184,8 @@ impl Repository {
             }
         })?;
         // Names are not used twice, whatever the clock does.
-        let second = chrono::TimeDelta::seconds(1);
-        let written =
-            catalogue.newest.map_or(ctx.clock.now(), |newest| ctx.clock.now().max(newest + second));
-        let key = place.catalogue(written);
+        let key = catalogue.next(ctx.clock.now()).and_then(|written| place.catalogue(written));
+        let Some(key) = key else { return Ok(false) };
         let mut writer = self.buffer(ctx, Kind::Summary, &key)?;
         for line in lines.iter().flatten() {
             match writer.line(line) {

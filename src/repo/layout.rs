@@ -360,16 +360,19 @@ impl Place {
     }
 
     /// The catalogue of backups that was written then.
+    ///
+    /// `None` for a year that no name has: the moment may come out of another name.
     #[must_use]
-    pub fn catalogue(&self, written: Timestamp) -> ObjectKey {
-        self.name(format_args!("sum/backups/{}", written.format(ID_TIME)))
+    pub fn catalogue(&self, written: Timestamp) -> Option<ObjectKey> {
+        let name = format!("{}{}", self.catalogues_prefix(), written.format(ID_TIME));
+        ObjectKey::new(name).ok()
     }
 
     /// When a catalogue was written, by its name.
     #[must_use]
     pub fn catalogue_time(&self, key: &ObjectKey) -> Option<Timestamp> {
         let time = NaiveDateTime::parse_from_str(key.last_component(), ID_TIME).ok()?.and_utc();
-        (self.catalogue(time) == *key).then_some(time)
+        (self.catalogue(time).as_ref() == Some(key)).then_some(time)
     }
 
     /// What the names of all catalogues begin with.

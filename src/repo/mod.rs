@@ -19,6 +19,7 @@ mod key_cache;
 pub mod layout;
 mod location;
 pub mod manifest;
+mod newest;
 mod notes;
 mod opened;
 mod pack_writer;

@@ -4,7 +4,7 @@
 //! Derived. A reader lists what lies before a range and behind the last, and looks at every hole: a segment
 //! that came late is seen. One that went since is not; whoever depends on it lists it for real.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +18,8 @@ use crate::storage::{self, ObjectKey, ObjectMeta};
 /// A summary is written when this many segments of a timeline are in none: two pages of a list.
 const UNCOVERED_MAX: u64 = 2_000;
 
-/// How many summaries of a timeline are tried, the newest first, until one can be read.
-const TRIES: usize = 3;
+/// Beside how many names of no segment a summary leaves out the segments, so that readers list there.
+const MISFITS_MAX: usize = 64;
 
 /// No summary is longer: a million holes.
 const TEXT_MAX: usize = 1 << 27;
@@ -84,7 +84,8 @@ impl Repository {
     /// Reads the newest summary of each timeline that can be read. One request, and one for each.
     fn ranges(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<(Ranges, Vec<String>)> {
         let mut names: BTreeMap<TimelineId, Vec<(SegmentNo, ObjectKey)>> = BTreeMap::new();
-        for meta in storage::list_all(self.store().as_ref(), &place.ranges_prefix())? {
+        let listed = storage::list_all(self.store().as_ref(), &place.ranges_prefix())?;
+        for meta in listed.into_iter().rev() {
             let name = meta.key.last_component();
             if let Some((timeline, last)) = parse(name, size)
                 && place.ranges(name).as_ref() == Some(&meta.key)
@@ -94,23 +95,14 @@ impl Repository {
         }
         let names: Vec<_> = names.into_iter().collect();
         let read = side_by_side(&names, |(timeline, names)| {
-            let mut unreadable = Vec::new();
-            for (last, key) in names.iter().rev().take(TRIES) {
-                ctx.cancel.check()?;
-                match self.read_ranges(key, (*timeline, *last), size) {
-                    Ok(runs) => return Ok((Some(runs), unreadable)),
-                    Err(Error::Storage(error)) if !error.is_not_found() => {
-                        return Err(error.into());
-                    }
-                    Err(error) => unreadable.push(error.to_string()),
-                }
-            }
-            Ok::<_, Error>((None, unreadable))
+            self.newest_summary(ctx, names, |(last, key)| {
+                self.read_ranges(key, (*timeline, *last), size)
+            })
         })?;
         let (mut ranges, mut unreadable) = (Ranges::new(), Vec::new());
-        for ((timeline, _), (runs, why)) in names.iter().zip(read) {
-            ranges.extend(runs.map(|runs| (*timeline, runs)));
-            unreadable.extend(why);
+        for ((timeline, _), newest) in names.iter().zip(read) {
+            ranges.extend(newest.found.map(|runs| (*timeline, runs)));
+            unreadable.extend(newest.unreadable);
         }
         Ok((ranges, unreadable))
     }
@@ -244,10 +236,7 @@ impl Repository {
         for timeline in listed.wal.timelines() {
             let known = listed.known.get(&timeline).and_then(|runs| runs.last());
             let uncovered = listed.wal.count_behind(timeline, known.map(|run| run.last));
-            // Such names would be in no range, and `info` names them.
-            let has_misfits =
-                listed.wal.misfits.iter().any(|name| name.starts_with(&timeline.hex()));
-            if uncovered < UNCOVERED_MAX || has_misfits {
+            if uncovered < UNCOVERED_MAX {
                 continue;
             }
             let claimed = listed.claimed.iter().filter(|run| run.timeline == timeline).copied();
@@ -255,6 +244,7 @@ impl Repository {
             let truth = self.list_stretches(ctx, place, size, &claimed)?;
             let mut wal = listed.wal.clone();
             correct(&mut wal, &claimed, &truth);
+            leave_out_misfits(&mut wal, timeline);
             let runs: Vec<Stretch> =
                 wal.stretches().filter(|run| run.timeline == timeline).collect();
             written += u64::from(self.put_ranges(ctx, place, &wal, &runs)?);
@@ -282,6 +272,22 @@ impl Repository {
             Err(Error::Storage(error)) if error.is_already_exists() => Ok(false),
             other => other.map(|()| true),
         }
+    }
+}
+
+/// Takes out the segments on both sides of names that fit no segment, for `info` names these: readers look
+/// into every hole of a summary. Too many would cost more than they are worth.
+fn leave_out_misfits(wal: &mut ArchivedWal, timeline: TimelineId) {
+    let per_log = u64::from(wal.segment_size().per_log_id());
+    let own = wal.misfits.iter().filter(|name| name.starts_with(&timeline.hex()));
+    // Such a name sorts behind all segments of its log file.
+    let logs: BTreeSet<u64> = own
+        .filter_map(|name| u64::from_str_radix(name.get(8..16)?, 16).ok())
+        .take(MISFITS_MAX)
+        .collect();
+    for behind in logs.into_iter().map(|log| (log + 1).saturating_mul(per_log)) {
+        wal.set_missing(timeline, SegmentNo(behind.saturating_sub(1)));
+        wal.set_missing(timeline, SegmentNo(behind));
     }
 }
 

@@ -130,7 +130,8 @@ fn a_lost_or_damaged_catalogue_costs_time_and_is_written_again() {
     replace(&made.store, &second, &bytes);
     let third = made.catalogues().remove(1);
     replace(&made.store, &third, b"damaged");
-    assert_eq!(made.read().1, 2);
+    // Whether it was sealed here, then all of it.
+    assert_eq!(made.read().1, 3);
 }
 
 /// Whoever writes summaries may die at any request: what is read is the same, and the next one writes them.
@@ -192,4 +193,48 @@ fn backups_win_over_a_stale_catalogue() {
     assert_eq!((truth.complete.len(), truth.unreadable.len()), (38, 1));
     let complaints = made.repository.catalogue_complaints(&made.ctx, &place(), &truth).unwrap();
     assert!(complaints.len() == 1 && complaints[0].contains(id(5).as_str()), "{complaints:?}");
+}
+
+/// Whoever may put objects put one of the last second that a name can tell: the name after it was none, and
+/// `backup` panicked behind its commit. Many more newer than all, and no catalogue was read again.
+#[test]
+fn d2026_11_28_what_a_stranger_puts_beside_the_catalogues_is_passed_over() {
+    let made = made(40);
+    let (truth, _) = made.read();
+    let junk = |name: &str, bytes: &[u8]| {
+        let key = format!("{}{name}", place().catalogues_prefix());
+        made.store.put(&ObjectKey::new(key).unwrap(), bytes).unwrap();
+    };
+    let last =
+        chrono::NaiveDate::from_ymd_opt(9999, 12, 31).unwrap().and_hms_opt(23, 59, 59).unwrap();
+    assert_eq!(place().catalogue(last.and_utc() + chrono::TimeDelta::seconds(1)), None);
+    // The last moment of all, one of tomorrow, the very one that would be written now, and many in between.
+    junk("99991231-235959", b"junk");
+    let second = |number: i64| {
+        let moment = now() + chrono::TimeDelta::seconds(number);
+        moment.format("%Y%m%d-%H%M%S").to_string()
+    };
+    junk(&second(86_400), b"junk");
+    (0..60).for_each(|number| junk(&second(number), &[b'x'; 100]));
+    assert!(made.update(), "it is written all the same");
+    let (found, cost) = made.read();
+    assert_eq!(found.complete, truth.complete);
+    assert!(cost < 40, "it is read: {cost}");
+    (600..900).for_each(|number| junk(&second(number), b""));
+    let (found, _) = made.read();
+    assert_eq!(found.complete, truth.complete);
+    assert!(!made.update(), "nothing is left out");
+    let complaints = made.repository.catalogue_complaints(&made.ctx, &place(), &truth).unwrap();
+    assert!(complaints.len() == 4 && complaints[3].contains("298 more"), "{complaints:?}");
+}
+
+/// One that was written by a clock that was years ahead is nobody's.
+#[test]
+fn a_catalogue_from_the_future_is_left_alone() {
+    let made = made(40);
+    let later = Ctx::fixed(now() + chrono::TimeDelta::days(9_000), 2);
+    assert!(made.repository.update_catalogue(&later, &place()).unwrap());
+    assert_eq!(made.read().1, 41);
+    assert!(made.update());
+    assert_eq!(made.read().1, 1);
 }

@@ -164,6 +164,41 @@ fn other_timelines_and_names_that_do_not_fit_are_listed_as_ever() {
     let odd = "000000010000000000000FFF";
     made.store.put(&place().wal(odd).unwrap(), b"never read").unwrap();
     assert!(made.by_list().wal.misfits.contains(&odd.to_owned()));
-    (4_000..7_000).for_each(|number| made.put(number));
-    assert_eq!(made.update(), 0, "such names are in no range");
+}
+
+/// One name of another segment size, and a timeline had no summary again; one within it would have hidden
+/// such a name from `info`.
+#[test]
+fn d2026_11_28_names_that_fit_no_segment_stop_no_summary() {
+    let made = made(1..8_000);
+    let odd = ["000000010000000900000FFF", "0000000100000009FFFFFFFF", "00000001000000110000F000"];
+    for name in odd {
+        made.store.put(&place().wal(name).unwrap(), b"never read").unwrap();
+    }
+    assert_eq!(made.update(), 1);
+    let (survey, pages) = made.survey();
+    assert_eq!(runs(&survey.wal), [(1, 7_999)]);
+    let mut misfits = survey.wal.misfits.clone();
+    misfits.sort();
+    assert_eq!(misfits, odd);
+    // The beginning, the end, two holes, each in two short pages.
+    assert!(pages <= 6 + 4, "{pages}");
+    assert_eq!(made.update(), 0);
+    assert_eq!(made.by_list().complaints, [""; 0]);
+}
+
+/// Whoever may put objects put three behind the newest summary, and none was read again.
+#[test]
+fn d2026_11_28_what_a_stranger_puts_beside_the_ranges_is_passed_over() {
+    let made = made(1..6_000);
+    assert_eq!(made.update(), 1);
+    for log in 0x100..0x120 {
+        let name = format!("00000001{log:08X}00000000");
+        made.store.put(&place().ranges(&name).unwrap(), b"junk").unwrap();
+    }
+    let (survey, pages) = made.survey();
+    assert_eq!(runs(&survey.wal), [(1, 5_999)]);
+    assert!(pages <= 2 + 4, "{pages}");
+    assert_eq!(made.update(), 0);
+    assert_eq!(survey.complaints.len(), 4, "{:?}", survey.complaints);
 }
