@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::error::{Error, Result};
 use super::execute::Taking;
 use super::needed::needed_segments;
-use crate::base::{Event, Stage, Timestamp};
+use crate::base::{Event, Stage, Timestamp, ahead};
 use crate::pg::{History, Lsn, SegmentSize, TimelineId};
 use crate::pgconn::{Session, StoppedBackup};
-use crate::repo::{self, Kind};
+use crate::repo::{Kind, WalFacts};
 
 impl Taking<'_> {
     /// Every segment from start to stop, in the repository, within the deadline; and it is this
@@ -18,8 +18,15 @@ impl Taking<'_> {
         self.ctx.observer.event(event);
         let begun = self.ctx.clock.monotonic();
         let mut found: Option<(String, String)> = None;
-        for candidates in self.segments(stopped, begun)? {
-            let name = self.wait_for_segment(&candidates, stopped, begun)?;
+        // Of a long backup nearly all came long ago: they are asked for side by side, in order.
+        let segments = self.segments(stopped, begun)?.into_iter();
+        for (candidates, asked) in ahead(segments, |candidates| self.ask(candidates)) {
+            self.ctx.cancel.check()?;
+            let (name, facts) = match asked? {
+                Some(found) => found,
+                None => self.wait_for_segment(&candidates, begun)?,
+            };
+            self.check_own(&name, &facts, stopped)?;
             found = Some(match found {
                 None => (name.clone(), name),
                 Some((first, _)) => (first, name),
@@ -31,25 +38,29 @@ impl Taking<'_> {
         })
     }
 
+    /// The first of these that is in the repository, with its facts.
+    fn ask(&self, candidates: &[String]) -> Result<Option<(String, WalFacts)>> {
+        for name in candidates {
+            let key = self.place.wal(name).expect("a segment's name is 24 digits");
+            match self.repository.wal_facts(Kind::Wal, &key) {
+                Ok(facts) => return Ok(Some((name.clone(), facts))),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
     fn wait_for_segment(
         &self,
         candidates: &[String],
-        stopped: &StoppedBackup,
         begun: Duration,
-    ) -> Result<String> {
+    ) -> Result<(String, WalFacts)> {
         let mut told = false;
         loop {
             self.ctx.cancel.check()?;
-            for name in candidates {
-                let key = self.place.wal(name).expect("a segment's name is 24 digits");
-                match self.repository.wal_facts(Kind::Wal, &key) {
-                    Ok(facts) => {
-                        self.check_own(name, &facts, stopped)?;
-                        return Ok(name.clone());
-                    }
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => return Err(error.into()),
-                }
+            if let Some(found) = self.ask(candidates)? {
+                return Ok(found);
             }
             let segment = candidates.first().cloned().unwrap_or_default();
             let waited = self.ctx.clock.monotonic().saturating_sub(begun);
@@ -63,7 +74,7 @@ impl Taking<'_> {
 
     /// After a disk was rolled back the repository holds these names from the lost future: replaying
     /// that WAL over these files would ruin them.
-    fn check_own(&self, name: &str, facts: &repo::WalFacts, stopped: &StoppedBackup) -> Result<()> {
+    fn check_own(&self, name: &str, facts: &WalFacts, stopped: &StoppedBackup) -> Result<()> {
         let refused = |why: &str| Err(Error::Refused { what: format!("{name} {why}") });
         if facts.system != self.place.system() {
             return refused("in the repository belongs to another system");

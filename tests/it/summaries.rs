@@ -22,6 +22,7 @@ use pgkeep::storage::{
 
 use crate::support::ScratchDir;
 use crate::support::library::LibraryCluster;
+use crate::support::run::{DEADLINE, wait_until};
 use crate::support::sample;
 use crate::support::servers::Server;
 
@@ -455,4 +456,37 @@ fn a_plan_lists_what_it_needs_for_real() {
     assert_eq!(plan.windows.len(), 1, "{:?}", plan.windows);
     assert_eq!(Some(plan.through), SegmentNo(way.first + 11_999).end(way.size));
     assert!(plan.warnings.join("").contains(name), "{:?}", plan.warnings);
+}
+
+/// A backup waits in its end for its own WAL, and asked for one segment after the other: half an hour for the
+/// 36,000 of a long one, when all of them had been there for long.
+#[test]
+fn d2026_11_28_a_backup_asks_for_its_own_wal_side_by_side() {
+    const OWN: usize = 200;
+    let Some(server) = Server::main() else { return };
+    let mut live = LibraryCluster::start(&server);
+    let (store, place) = (live.store.clone(), live.place.clone());
+    let chains = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&chains);
+    let finished = live.backup_interrupted_through(
+        move |store| {
+            let rounds = Rounds::new(&store);
+            *told.lock().unwrap() = Some(rounds.clone());
+            Arc::new(rounds)
+        },
+        move |cluster| {
+            let one = "select pg_logical_emit_message(false, 'x', 'x'); select pg_switch_wal();";
+            cluster.psql(&one.repeat(OWN));
+            let archived = || storage::list_all(&store, &place.all_wal_prefix()).unwrap().len();
+            wait_until(DEADLINE, || archived() >= OWN, || "the WAL of the backup".into());
+        },
+    );
+    let summary = finished.unwrap().summary;
+    let size = SegmentSize::new(live.registration.wal_segment_size.into()).unwrap();
+    let number = |name: &str| SegmentName::parse(name.as_bytes()).unwrap().number(size).unwrap().0;
+    let count = number(&summary.wal_last) - number(&summary.wal_first);
+    assert!(count >= OWN as u64, "{count}");
+    let (taken, requests) = chains.lock().unwrap().as_ref().unwrap().take();
+    eprintln!("a backup with {count} segments of its own: {taken} rounds, {requests} requests");
+    assert!(requests > count && taken <= FEW, "{taken} rounds");
 }

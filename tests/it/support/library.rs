@@ -123,12 +123,23 @@ impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
         &mut self,
         disturb: impl FnOnce(&TestCluster),
     ) -> backup::Result<backup::Finished> {
+        self.backup_interrupted_through(|store| Arc::new(store), disturb)
+    }
+
+    /// The same, through any store, which is made in the backup's thread.
+    pub fn backup_interrupted_through(
+        &mut self,
+        store: impl FnOnce(S) -> Arc<dyn ObjectStore> + Send,
+        disturb: impl FnOnce(&TestCluster),
+    ) -> backup::Result<backup::Finished> {
         let gate = Arc::new(Gate::default());
         self.ctx.observer = Arc::clone(&gate) as Arc<dyn Observer>;
         let live = &*self;
-        let repository = live.open(Arc::new(live.store.clone())).unwrap();
         let finished = std::thread::scope(|scope| {
-            let running = scope.spawn(|| live.backup(&repository, |_| {}));
+            let running = scope.spawn(|| {
+                let repository = live.open(store(live.store.clone())).unwrap();
+                live.backup(&repository, |_| {})
+            });
             Gate::wait_for(&gate.begun);
             disturb(&live.cluster);
             gate.open.store(true, Ordering::SeqCst);
