@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 use super::layout::{BackupId, Kind, Place};
 use super::manifest::{Summary, complete};
+use super::newest::Unreadable;
 use super::repository::{Repository, parse_line};
 use super::text::u64_text;
 use crate::base::{Ctx, Timestamp, side_by_side};
@@ -43,8 +44,8 @@ struct Line {
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
     lines: BTreeMap<BackupId, Line>,
-    /// Catalogues that cannot be read, in words.
-    unreadable: Vec<String>,
+    /// Catalogues that cannot be read.
+    unreadable: Unreadable,
     /// When it was written, by its name.
     written: Option<Timestamp>,
     /// The names that are taken, readable or not.
@@ -97,7 +98,7 @@ impl Repository {
     /// # Errors
     /// As the store's.
     pub(super) fn catalogue(&self, ctx: &Ctx, place: &Place) -> Result<Catalogue> {
-        let listed = storage::list_all(self.store().as_ref(), &place.catalogues_prefix())?;
+        let (listed, mut unreadable) = self.list_summaries(&place.catalogues_prefix())?;
         let last = ctx.clock.now() + AHEAD_MAX;
         let named = listed.into_iter().filter_map(|meta| {
             let written = place.catalogue_time(&meta.key).filter(|written| *written <= last)?;
@@ -113,7 +114,8 @@ impl Repository {
         let taken = named.into_iter().map(|(written, _)| written).collect();
         let (written, lines) = newest.found.unzip();
         let lines = lines.unwrap_or_default();
-        Ok(Catalogue { lines, unreadable: newest.unreadable, written, taken })
+        unreadable.extend(newest.unreadable);
+        Ok(Catalogue { lines, unreadable, written, taken })
     }
 
     /// What is wrong with the catalogue, in words: it cannot be read, or says something else of a backup
@@ -128,7 +130,7 @@ impl Repository {
         truth: &super::Backups,
     ) -> Result<Vec<String>> {
         let catalogue = self.catalogue(ctx, place)?;
-        let mut complaints = catalogue.unreadable.clone();
+        let mut complaints = catalogue.unreadable.told.clone();
         let complete: BTreeMap<&BackupId, &Summary> =
             truth.complete.iter().map(|summary| (&summary.id, summary)).collect();
         let listed = storage::list_all(self.store().as_ref(), &place.manifests_prefix())?;
@@ -165,6 +167,9 @@ impl Repository {
     /// As the store's; nothing depends on it.
     pub fn update_catalogue(&self, ctx: &Ctx, place: &Place) -> Result<bool> {
         let catalogue = self.catalogue(ctx, place)?;
+        if catalogue.unreadable.is_hidden {
+            return Ok(false);
+        }
         let mut listed = Vec::new();
         for meta in storage::list_all(self.store().as_ref(), &place.manifests_prefix())? {
             if let Ok(id) = meta.key.last_component().parse::<BackupId>() {

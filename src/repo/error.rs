@@ -214,6 +214,18 @@ impl Error {
         matches!(self, Self::NoRepository { .. } | Self::Storage(Io { .. } | NoStore { .. }))
     }
 
+    /// Whether this one object is what cannot be read: gone, damaged, in cold storage, not theirs who ask.
+    pub(super) fn is_about_one_object(&self) -> bool {
+        use storage::Error::{Cold, Denied, Forbidden, NotFound};
+        match self {
+            Self::Storage(error) => {
+                matches!(error, NotFound { .. } | Cold { .. } | Forbidden { .. } | Denied { .. })
+            }
+            Self::Cancelled(_) => false,
+            _ => true,
+        }
+    }
+
     /// Whether the store proved that an object is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

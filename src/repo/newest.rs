@@ -7,7 +7,7 @@ use super::error::{Error, Result};
 use super::layout::Kind;
 use super::repository::Repository;
 use crate::base::{Ctx, ahead};
-use crate::storage::ObjectKey;
+use crate::storage::{self, ObjectKey, ObjectMeta};
 
 /// How many that this repository sealed are read after the newest, until one makes sense.
 const TRIES: usize = 3;
@@ -22,8 +22,18 @@ const TOLD_MAX: usize = 3;
 #[derive(Debug)]
 pub(super) struct Newest<T> {
     pub found: Option<T>,
-    /// Newer ones that cannot be read, in words.
-    pub unreadable: Vec<String>,
+    /// Newer ones that cannot be read.
+    pub unreadable: Unreadable,
+}
+
+/// Summaries that cannot be read.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    /// Why, in words.
+    pub told: Vec<String>,
+    more: usize,
+    /// Some are for others to read: whoever writes one here would write it again and again.
+    pub is_hidden: bool,
 }
 
 impl Repository {
@@ -38,13 +48,13 @@ impl Repository {
         newest_first: &[(K, ObjectKey)],
         read: impl Fn(&(K, ObjectKey)) -> Result<T>,
     ) -> Result<Newest<T>> {
-        let mut untold = Untold::default();
+        let mut unreadable = Unreadable::default();
         let Some((newest, older)) = newest_first.split_first() else {
-            return Ok(untold.newest(None));
+            return Ok(unreadable.newest(None));
         };
         match read(newest) {
-            Ok(found) => return Ok(untold.newest(Some(found))),
-            Err(error) => untold.add(error)?,
+            Ok(found) => return Ok(unreadable.newest(Some(found))),
+            Err(error) => unreadable.add(error)?,
         }
         let mut tries = 0;
         let looked_at = ahead(older.iter().take(LOOKED_AT_MAX), |(_, key)| self.is_sealed(key));
@@ -54,14 +64,27 @@ impl Repository {
                 tries += 1;
                 read(summary)
             }) {
-                Ok(found) => return Ok(untold.newest(Some(found))),
-                Err(error) => untold.add(error)?,
+                Ok(found) => return Ok(unreadable.newest(Some(found))),
+                Err(error) => unreadable.add(error)?,
             }
             if tries == TRIES {
                 break;
             }
         }
-        Ok(untold.newest(None))
+        Ok(unreadable.newest(None))
+    }
+
+    /// Lists summaries. To whom they are not shown there are none.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub(super) fn list_summaries(&self, prefix: &str) -> Result<(Vec<ObjectMeta>, Unreadable)> {
+        let mut unreadable = Unreadable::default();
+        let listed = storage::list_all(self.store().as_ref(), prefix).or_else(|error| {
+            unreadable.add(error.into())?;
+            Ok::<_, Error>(Vec::new())
+        })?;
+        Ok((listed, unreadable))
     }
 
     /// Whether a summary begins as one that was sealed here. One request.
@@ -70,21 +93,18 @@ impl Repository {
     }
 }
 
-/// Why summaries cannot be read.
-#[derive(Default)]
-struct Untold {
-    told: Vec<String>,
-    more: usize,
-}
-
-impl Untold {
+impl Unreadable {
     /// Takes what stands in the way of one summary; fails for what stands in everybody's.
     fn add(&mut self, error: Error) -> Result<()> {
-        match error {
-            Error::Storage(error) if !error.is_not_found() => return Err(error.into()),
-            Error::Cancelled(_) => return Err(error),
-            error if self.told.len() < TOLD_MAX => self.told.push(error.to_string()),
-            _ => self.more += 1,
+        use storage::Error::{Denied, Forbidden};
+        if !error.is_about_one_object() {
+            return Err(error);
+        }
+        self.is_hidden |= matches!(error, Error::Storage(Forbidden { .. } | Denied { .. }));
+        if self.told.len() < TOLD_MAX {
+            self.told.push(error.to_string());
+        } else {
+            self.more += 1;
         }
         Ok(())
     }
@@ -93,6 +113,12 @@ impl Untold {
         if self.more > 0 {
             self.told.push(format!("{} more summaries cannot be read", self.more));
         }
-        Newest { found, unreadable: self.told }
+        Newest { found, unreadable: self }
+    }
+
+    /// Takes what is known of others, too.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.told.extend(other.told);
+        self.is_hidden |= other.is_hidden;
     }
 }

@@ -139,20 +139,36 @@ impl Repository {
         self.put_same_line(ctx, Kind::Summary, &key, &note, "note")
     }
 
-    /// Lists the notes of a place. One request for a thousand, and one for the mark.
+    /// Lists the notes of a place. One request for a thousand, and one for the mark. To whom they are not
+    /// shown, others may have any; and why, in words.
     ///
     /// # Errors
     /// As the store's.
-    pub fn notes(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<Notes> {
-        let mut notes = Notes::new(size);
-        match self.read_line::<Mark>(Kind::Summary, &place.notes_mark()) {
-            Ok(_) => notes.is_complete = true,
-            Err(Error::Storage(error)) if !error.is_not_found() => return Err(error.into()),
-            Err(_) => {}
+    pub fn notes(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        size: SegmentSize,
+    ) -> Result<(Notes, Option<String>)> {
+        let is_complete = match self.read_line::<Mark>(Kind::Summary, &place.notes_mark()) {
+            Ok(_) => true,
+            Err(error) if error.is_about_one_object() => false,
+            Err(error) => return Err(error),
+        };
+        match self.list_notes(ctx, place, size) {
+            Ok(notes) => Ok((Notes { is_complete, ..notes }, None)),
+            Err(error) if error.is_about_one_object() => {
+                Ok((Notes::new(size), Some(error.to_string())))
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    fn list_notes(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<Notes> {
+        const PAGE: usize = 1000;
+        let mut notes = Notes::new(size);
         let mut after: Option<String> = None;
         loop {
-            const PAGE: usize = 1000;
             ctx.cancel.check()?;
             let page = self.store().list(&place.notes_prefix(), after.as_deref(), PAGE)?;
             page.iter().for_each(|meta| notes.add(meta.key.last_component()));

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::layout::{Kind, Place};
+use super::newest::Unreadable;
 use super::repository::{Repository, parse_line};
 use crate::base::{AT_ONCE, Ctx, side_by_side};
 use crate::pg::{ArchivedWal, SegmentName, SegmentNo, SegmentSize, Stretch, TimelineId};
-use crate::storage::{self, ObjectKey, ObjectMeta};
+use crate::storage::{ObjectKey, ObjectMeta};
 
 /// A summary is written when this many segments of a timeline are in none: two pages of a list.
 const UNCOVERED_MAX: u64 = 2_000;
@@ -44,8 +45,8 @@ pub(super) struct Listed {
     pub wal: ArchivedWal,
     /// What summaries say only.
     pub claimed: Vec<Stretch>,
-    /// Summaries that cannot be read, in words.
-    pub unreadable: Vec<String>,
+    /// Summaries that cannot be read.
+    pub unreadable: Unreadable,
     known: Ranges,
 }
 
@@ -82,9 +83,9 @@ fn behind(runs: &[Stretch], number: SegmentNo) -> (Vec<Stretch>, Vec<Stretch>) {
 
 impl Repository {
     /// Reads the newest summary of each timeline that can be read. One request, and one for each.
-    fn ranges(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<(Ranges, Vec<String>)> {
+    fn ranges(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<(Ranges, Unreadable)> {
         let mut names: BTreeMap<TimelineId, Vec<(SegmentNo, ObjectKey)>> = BTreeMap::new();
-        let listed = storage::list_all(self.store().as_ref(), &place.ranges_prefix())?;
+        let (listed, mut unreadable) = self.list_summaries(&place.ranges_prefix())?;
         for meta in listed.into_iter().rev() {
             let name = meta.key.last_component();
             if let Some((timeline, last)) = parse(name, size)
@@ -99,7 +100,7 @@ impl Repository {
                 self.read_ranges(key, (*timeline, *last), size)
             })
         })?;
-        let (mut ranges, mut unreadable) = (Ranges::new(), Vec::new());
+        let mut ranges = Ranges::new();
         for ((timeline, _), newest) in names.iter().zip(read) {
             ranges.extend(newest.found.map(|runs| (*timeline, runs)));
             unreadable.extend(newest.unreadable);
@@ -233,6 +234,9 @@ impl Repository {
     pub fn update_ranges(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<u64> {
         let listed = self.list_wal(ctx, place, size)?;
         let mut written = 0;
+        if listed.unreadable.is_hidden {
+            return Ok(written);
+        }
         for timeline in listed.wal.timelines() {
             let known = listed.known.get(&timeline).and_then(|runs| runs.last());
             let uncovered = listed.wal.count_behind(timeline, known.map(|run| run.last));

@@ -116,7 +116,7 @@ impl Repository {
         let size = SegmentSize::new(registration.wal_segment_size.into())
             .map_err(|error| Error::Limit(error.to_string()))?;
         let listed = self.list_wal(ctx, place, size)?;
-        let (mut wal, claimed, complaints) = (listed.wal, listed.claimed, listed.unreadable);
+        let (mut wal, claimed, complaints) = (listed.wal, listed.claimed, listed.unreadable.told);
         let mut unreadable = Vec::new();
         for (number, content) in self.histories(place)? {
             let Some(timeline) = TimelineId::new(number) else { continue };
@@ -125,7 +125,8 @@ impl Repository {
                 Err(error) => unreadable.push(format!("history of timeline {number}: {error}")),
             }
         }
-        let notes = self.notes(ctx, place, size)?;
+        let (notes, hidden) = self.notes(ctx, place, size)?;
+        unreadable.extend(hidden);
         unreadable.extend(self.add_minimals(ctx, place, &notes, &mut wal)?);
         Ok(Survey { wal, unreadable, claimed, complaints, notes })
     }

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod file_table;
+mod hidden;
 mod keys;
 mod manifest;
 mod packs;
