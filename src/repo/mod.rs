@@ -11,6 +11,7 @@ mod catalogue;
 mod claim;
 pub mod descriptor;
 mod error;
+mod extent;
 pub mod file_table;
 mod found;
 pub mod frame;

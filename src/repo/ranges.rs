@@ -26,7 +26,10 @@ const MISFITS_MAX: usize = 64;
 const TEXT_MAX: usize = 1 << 27;
 
 /// Names in a page of a list.
-const PAGE: usize = 1000;
+pub(super) const PAGE: usize = 1000;
+
+/// After how many pages one after the other it is found out how much more there is.
+const PAGES_MAX: usize = 8;
 
 /// Segments without a hole, by their names.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,7 +54,7 @@ pub(super) struct Listed {
 }
 
 /// The segment that a name below the archive's prefix is of; nothing else was put by pgkeep.
-fn segment_of<'k>(place: &Place, key: &'k ObjectKey) -> Option<&'k str> {
+pub(super) fn segment_of<'k>(place: &Place, key: &'k ObjectKey) -> Option<&'k str> {
     let name = key.last_component();
     (place.wal(name).as_ref() == Some(key)).then_some(name)
 }
@@ -60,7 +63,7 @@ fn add_page(place: &Place, page: &[ObjectMeta], wal: &mut ArchivedWal) {
     page.iter().filter_map(|meta| segment_of(place, &meta.key)).for_each(|name| wal.add(name));
 }
 
-fn parse(name: &str, size: SegmentSize) -> Option<(TimelineId, SegmentNo)> {
+pub(super) fn parse(name: &str, size: SegmentSize) -> Option<(TimelineId, SegmentNo)> {
     let parsed = SegmentName::parse(name.as_bytes()).ok()?;
     Some((parsed.timeline(), parsed.number(size).ok()?))
 }
@@ -137,25 +140,36 @@ impl Repository {
         Ok(runs)
     }
 
-    /// The archived segments: what no summary covers is listed, a page at a time.
+    /// The archived segments: what no summary covers is listed, a page at a time, and several at a time where
+    /// it is much.
     pub(super) fn list_wal(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<Listed> {
         let (known, unreadable) = self.ranges(ctx, place, size)?;
         let mut wal = ArchivedWal::new(size);
         let (mut claimed, mut holes) = (Vec::new(), Vec::new());
         let mut after: Option<String> = None;
+        let mut pages = 0;
         loop {
             ctx.cancel.check()?;
             let page = self.store().list(&place.all_wal_prefix(), after.as_deref(), PAGE)?;
             add_page(place, &page, &mut wal);
             let Some(last) = page.last().filter(|_| page.len() == PAGE) else { break };
             after = Some(last.key.to_string());
+            pages += 1;
             let segment = segment_of(place, &last.key).and_then(|name| parse(name, size));
             let Some((timeline, number)) = segment else { continue };
-            let Some(runs) = known.get(&timeline) else { continue };
+            let runs = known.get(&timeline).map_or(&[][..], Vec::as_slice);
             let (rest, gaps) = behind(runs, number);
-            let Some(through) = rest.last() else { continue };
-            after =
-                place.wal(&wal.name(timeline, through.last)).map(|key| key.to_string()).or(after);
+            let through = match rest.last() {
+                Some(last) => last.last,
+                None if pages < PAGES_MAX => continue,
+                None => self.extent(ctx, place, size, (timeline, number))?,
+            };
+            pages = 0;
+            after = place.wal(&wal.name(timeline, through)).map(|key| key.to_string()).or(after);
+            if let (true, Some(first)) = (rest.is_empty(), number.next()) {
+                let much = Stretch { timeline, first, last: through };
+                wal.add_listed(&self.list_stretches(ctx, place, size, &[much])?);
+            }
             rest.iter().for_each(|run| wal.add_stretch(*run));
             claimed.extend(rest);
             holes.extend(gaps);

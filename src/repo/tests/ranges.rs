@@ -202,3 +202,28 @@ fn d2026_11_28_what_a_stranger_puts_beside_the_ranges_is_passed_over() {
     assert_eq!(made.update(), 0);
     assert_eq!(survey.complaints.len(), 4, "{:?}", survey.complaints);
 }
+
+#[test]
+fn a_long_archive_that_is_listed_side_by_side_is_found_whole() {
+    let missing = [9_500, 40_000, 40_001, 54_321, 89_999];
+    let made = made((2..90_001).filter(|number| !missing.contains(number)));
+    let far = [
+        // Of another timeline, of another segment size, and far behind all others.
+        "00000002000000000000000A",
+        "000000010000010000000FFF",
+        "00000001FFFFFFFF00000000",
+    ];
+    for name in far {
+        made.store.put(&place().wal(name).unwrap(), b"never read").unwrap();
+    }
+    let (survey, pages) = made.survey();
+    let expected = [(2, 9_499), (9_501, 39_999), (40_002, 54_320), (54_322, 89_998)];
+    let last = 0xFFFF_FFFF_u64 << 8;
+    let expected = [&expected[..], &[(90_000, 90_000), (last, last), (10, 10)]].concat();
+    assert_eq!(runs(&survey.wal), expected);
+    assert_eq!(survey.wal.misfits, [far[1]]);
+    assert!((95..160).contains(&pages), "{pages}");
+    // Many that are spread out are found, too.
+    let made = self::made((1..20_000).map(|number| number * 50));
+    assert_eq!(made.survey().0.wal.stretches().count(), 19_999);
+}
