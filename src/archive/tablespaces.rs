@@ -232,7 +232,7 @@ mod tests {
             let mut content = content.clone();
             content[40 + 17 - usize::from(length)] = RM_TBLSPC;
             assert!(may_complete(&content));
-            let cut = |lsn, rmgr| Some(Cut { lsn: Lsn(lsn), xid: None, rmgr });
+            let cut = |lsn, rmgr| Some(Cut { lsn: Lsn(lsn), xid: None, rmgr, bytes: None });
             let facts = facts(vec![], None);
             let check =
                 |cut: Option<Cut>| check_completed(&facts, cut.as_ref(), begin, &content).is_ok();

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::layout;
 use crate::base::Timestamp;
 use crate::pg::Lsn;
-use crate::pg::wal::{Ending, Findings, LIST_MAX, ParameterChange, RM_TBLSPC, WalLevel};
+use crate::pg::wal::{
+    Ending, Findings, LIST_MAX, ParameterChange, RESTORE_POINT_BYTES, RM_TBLSPC, RM_XLOG, WalLevel,
+};
 
 /// A named restore point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +93,23 @@ pub struct Cut {
     /// Its resource manager, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rmgr: Option<u8>,
+    /// Its length, which is at hand even where its header is cut: records begin on multiples of 8. Absent in
+    /// what older versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u32>,
+}
+
+impl Cut {
+    /// Whether it may be a restore point. `held` is how many bytes of it lie in this segment.
+    #[must_use]
+    pub fn may_be_a_point(&self, held: u64) -> bool {
+        let mut lengths = RESTORE_POINT_BYTES.into_iter();
+        let fits = match self.bytes {
+            Some(bytes) => lengths.any(|length| length == bytes),
+            None => lengths.any(|length| u64::from(length) > held),
+        };
+        fits && self.rmgr.is_none_or(|id| id == RM_XLOG)
+    }
 }
 
 /// What one pass over a segment found.
@@ -249,6 +268,7 @@ impl From<&Findings> for Found {
                 lsn: Lsn(cut.lsn),
                 xid: cut.header.map(|header| header.xid),
                 rmgr: cut.header.map(|header| header.resource_manager),
+                bytes: Some(cut.total_bytes),
             }),
             _ => None,
         };

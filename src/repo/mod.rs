@@ -47,7 +47,7 @@ pub use key_cache::KeyCache;
 pub use layout::{BackupId, BackupType, Kind, Place};
 pub use location::Location;
 pub use manifest::{Manifest, ObjectRecord, Summary};
-pub use notes::{Notes, RESTORE_POINT_BYTES};
+pub use notes::Notes;
 pub use opened::{FrameBuffers, OpenedBackup, PackReader};
 pub use pack_writer::{ContentSource, PackPlan, PackWriter};
 pub use records::{Begin, HashScheme, Registration};

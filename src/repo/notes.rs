@@ -10,15 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 use super::found::Found;
 use super::layout::{Kind, Place};
+use super::ranges::PAGE;
 use super::repository::Repository;
 use super::text::time_text;
 use super::wal_object::WalFacts;
-use crate::base::{Ctx, Timestamp, side_by_side};
-use crate::pg::wal::RM_XLOG;
-use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentSize};
-
-/// `SizeOfXLogRecord`, the header of its data, and `xl_restore_point`.
-pub const RESTORE_POINT_BYTES: u64 = 24 + 2 + 72;
+use crate::base::{AT_ONCE, Ctx, Timestamp, side_by_side};
+use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentNo, SegmentSize};
+use crate::storage::ObjectMeta;
 
 /// A change to `wal_level = minimal`.
 const MINIMAL: char = 'm';
@@ -69,6 +67,12 @@ impl Notes {
         self.is_complete.then_some(&self.points)
     }
 
+    fn add_listed(&mut self, other: &Self) {
+        self.minimal.add_listed(&other.minimal);
+        self.effects.add_listed(&other.effects);
+        self.points.add_listed(&other.points);
+    }
+
     fn add(&mut self, name: &str) {
         let mut parts = name.split('.');
         let (Some(segment), Some(what)) = (parts.next(), parts.next()) else { return };
@@ -86,6 +90,23 @@ impl Notes {
     }
 }
 
+/// The names of segments that cut what is archived into so many parts of about the same number.
+fn parted(wal: &ArchivedWal, parts: u64) -> Vec<String> {
+    let total: u64 = wal.stretches().map(|stretch| stretch.count()).sum();
+    let every = total.div_ceil(parts).max(1);
+    let (mut names, mut before) = (Vec::new(), 0_u64);
+    for stretch in wal.stretches() {
+        // The first in it that is a multiple of `every`, counted from the very first segment.
+        let mut skip = before.next_multiple_of(every) - before;
+        while skip < stretch.count() {
+            names.push(wal.name(stretch.timeline, SegmentNo(stretch.first.0 + skip)));
+            skip += every;
+        }
+        before += stretch.count();
+    }
+    names
+}
+
 impl Found {
     /// Where records begin at which archive recovery stops.
     pub fn minimals(&self) -> impl Iterator<Item = Lsn> + '_ {
@@ -99,12 +120,11 @@ impl Found {
             || self.parameters_more > 0
             || !self.tablespaces.is_empty()
             || self.untold_tablespace().is_some();
-        let may_cut_a_point = self.cut.as_ref().is_some_and(|cut| {
-            let held = size.saturating_sub(cut.lsn.0.checked_rem(size).unwrap_or(0));
-            cut.rmgr.is_none_or(|id| id == RM_XLOG) && held < RESTORE_POINT_BYTES
+        let cuts_a_point = self.cut.as_ref().is_some_and(|cut| {
+            cut.may_be_a_point(size.saturating_sub(cut.lsn.0.checked_rem(size).unwrap_or(0)))
         });
         let has_points =
-            !self.restore_points.is_empty() || self.restore_points_more > 0 || may_cut_a_point;
+            !self.restore_points.is_empty() || self.restore_points_more > 0 || cuts_a_point;
         let sorts = [
             (MINIMAL, self.minimals().next().is_some()),
             (EFFECTS, has_effects),
@@ -139,8 +159,9 @@ impl Repository {
         self.put_same_line(ctx, Kind::Summary, &key, &note, "note")
     }
 
-    /// Lists the notes of a place. One request for a thousand, and one for the mark. To whom they are not
-    /// shown, others may have any; and why, in words.
+    /// Lists the notes of a place: a thousand by one request, several at a time where they are many, and the
+    /// mark. `wal` is what is archived, listed before. To whom notes are not shown, others may have any; and
+    /// why, in words.
     ///
     /// # Errors
     /// As the store's.
@@ -148,35 +169,54 @@ impl Repository {
         &self,
         ctx: &Ctx,
         place: &Place,
-        size: SegmentSize,
+        wal: &ArchivedWal,
     ) -> Result<(Notes, Option<String>)> {
         let is_complete = match self.read_line::<Mark>(Kind::Summary, &place.notes_mark()) {
             Ok(_) => true,
             Err(error) if error.is_about_one_object() => false,
             Err(error) => return Err(error),
         };
-        match self.list_notes(ctx, place, size) {
+        match self.list_notes(ctx, place, wal) {
             Ok(notes) => Ok((Notes { is_complete, ..notes }, None)),
             Err(error) if error.is_about_one_object() => {
-                Ok((Notes::new(size), Some(error.to_string())))
+                Ok((Notes::new(wal.segment_size()), Some(error.to_string())))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn list_notes(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<Notes> {
-        const PAGE: usize = 1000;
-        let mut notes = Notes::new(size);
-        let mut after: Option<String> = None;
-        loop {
-            ctx.cancel.check()?;
-            let page = self.store().list(&place.notes_prefix(), after.as_deref(), PAGE)?;
-            page.iter().for_each(|meta| notes.add(meta.key.last_component()));
-            match page.last() {
-                Some(last) if page.len() == PAGE => after = Some(last.key.to_string()),
-                _ => return Ok(notes),
+    fn list_notes(&self, ctx: &Ctx, place: &Place, wal: &ArchivedWal) -> Result<Notes> {
+        let prefix = place.notes_prefix();
+        let mut notes = Notes::new(wal.segment_size());
+        let page = self.store().list(&prefix, None, PAGE)?;
+        page.iter().for_each(|meta| notes.add(meta.key.last_component()));
+        let Some(first) = page.last().filter(|_| page.len() == PAGE) else { return Ok(notes) };
+        // They are cut into parts at names, wherever those are: what lies where changes only how long it takes.
+        let first = first.key.to_string();
+        let names = parted(wal, AT_ONCE as u64).into_iter().map(|name| format!("{prefix}{name}"));
+        let behind = names.filter(|name| *name > first);
+        let cuts: Vec<String> = std::iter::once(first.clone()).chain(behind).collect();
+        let parts: Vec<_> =
+            cuts.iter().enumerate().map(|(i, cut)| (cut.clone(), cuts.get(i + 1))).collect();
+        let listed = side_by_side(&parts, |(after, until)| {
+            let mut notes = Notes::new(wal.segment_size());
+            let mut after = after.clone();
+            loop {
+                ctx.cancel.check()?;
+                let mut page = self.store().list(&prefix, Some(&after), PAGE)?;
+                let is_last = page.len() < PAGE;
+                let is_ours =
+                    |meta: &ObjectMeta| until.is_none_or(|end| meta.key.as_str() <= end.as_str());
+                page.truncate(page.partition_point(is_ours));
+                page.iter().for_each(|meta| notes.add(meta.key.last_component()));
+                match page.last() {
+                    Some(last) if page.len() == PAGE && !is_last => after = last.key.to_string(),
+                    _ => return Ok::<_, Error>(notes),
+                }
             }
-        }
+        })?;
+        listed.iter().for_each(|part| notes.add_listed(part));
+        Ok(notes)
     }
 
     /// Tells `wal` which positions recovery does not pass, by the facts of the segments that are noted; what

@@ -125,7 +125,7 @@ impl Repository {
                 Err(error) => unreadable.push(format!("history of timeline {number}: {error}")),
             }
         }
-        let (notes, hidden) = self.notes(ctx, place, size)?;
+        let (notes, hidden) = self.notes(ctx, place, &wal)?;
         unreadable.extend(hidden);
         unreadable.extend(self.add_minimals(ctx, place, &notes, &mut wal)?);
         Ok(Survey { wal, unreadable, claimed, complaints, notes })

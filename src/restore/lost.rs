@@ -297,7 +297,7 @@ mod tests {
         let mut segment = found(None, None);
         assert_eq!(may_be_cut(&segment), 0);
         for (rmgr, expected) in [(None, 1), (Some(RM_XACT), 1), (Some(RM_XACT + 9), 0)] {
-            segment.cut = Some(crate::repo::Cut { lsn: Lsn(1), xid: None, rmgr });
+            segment.cut = Some(crate::repo::Cut { lsn: Lsn(1), xid: None, rmgr, bytes: None });
             assert_eq!(may_be_cut(&segment), expected, "{rmgr:?}");
         }
     }

@@ -10,9 +10,9 @@ use super::reach::{Archive, Crossing, Mark, What};
 use super::replayed::ALL_ASKED_MAX;
 use super::target::Target;
 use crate::base::{Ctx, Timestamp};
-use crate::pg::wal::{RM_XACT, RM_XLOG};
+use crate::pg::wal::RM_XACT;
 use crate::pg::{History, Lsn, Run, SegmentNo, TimelineId};
-use crate::repo::{Cut, Found, RESTORE_POINT_BYTES, Summary};
+use crate::repo::{Cut, Found, Summary};
 
 /// How many segments are asked at most whether they hold what is looked for.
 pub(super) const SEARCH_SEGMENTS_MAX: usize = 20_000;
@@ -288,10 +288,7 @@ impl Looking<'_> {
     /// Whether a record that is cut may be it, as far as its beginning tells.
     fn may_be(&self, cut: &Cut, end: Lsn) -> bool {
         match self.target {
-            Target::Name(_) => {
-                let held = end.0.saturating_sub(cut.lsn.0);
-                cut.rmgr.is_none_or(|id| id == RM_XLOG) && held < RESTORE_POINT_BYTES
-            }
+            Target::Name(_) => cut.may_be_a_point(end.0.saturating_sub(cut.lsn.0)),
             // The end of a prepared transaction has no number of its own.
             Target::Xid(xid) => {
                 cut.rmgr.is_none_or(|id| id == RM_XACT)

@@ -217,6 +217,11 @@ impl Large {
             } else {
                 store.put(&place.wal(&segment(number, SIZE)).unwrap(), b"never read").unwrap();
             }
+            // One segment in ten has a note.
+            if number % 10 == 0 {
+                let note = place.note(&segment(number, SIZE), "p", "0123456789abcdef");
+                store.put(&note.unwrap(), b"never read").unwrap();
+            }
         }
         Self { ctx, store, place, registration, unlock }
     }

@@ -47,6 +47,6 @@ pub use stop::{CutRecord, Invalid, Stop};
 pub use tblspc::{RM_TBLSPC, TablespaceCreation};
 pub use xact::{Outcome, Xact};
 pub use xlog::{
-    BackupEnd, Checkpoint, EndOfRecovery, Overwrite, ParameterChange, RestorePoint, WalLevel,
-    XlogEvent,
+    BackupEnd, Checkpoint, EndOfRecovery, Overwrite, ParameterChange, RESTORE_POINT_BYTES,
+    RestorePoint, WalLevel, XlogEvent,
 };

@@ -21,6 +21,11 @@ const XLOG_END_OF_RECOVERY: u8 = 0x90;
 /// 14.1 and later.
 const XLOG_OVERWRITE_CONTRECORD: u8 = 0xD0;
 
+/// How long the record of a restore point is: `SizeOfXLogRecord`, the header of its data, and
+/// `xl_restore_point`; 5 bytes more in a subtransaction that no record has named yet
+/// (`XLR_BLOCK_ID_TOPLEVEL_XID`, `XLogRecordAssemble` in `xloginsert.c`).
+pub const RESTORE_POINT_BYTES: [u32; 2] = [24 + 2 + 72, 24 + 2 + 72 + 5];
+
 /// Seconds from 1970 to 2000, where PostgreSQL's timestamps begin (`POSTGRES_EPOCH_JDATE`).
 const POSTGRES_EPOCH_SECONDS: i64 = 946_684_800;
 /// 9999-12-31 23:59:59 UTC. A later time, or one before 1970, is a broken clock's or no time at all,

@@ -5,6 +5,7 @@ mod file_table;
 mod hidden;
 mod keys;
 mod manifest;
+mod notes;
 mod packs;
 mod ranges;
 mod sealed;

@@ -53,7 +53,7 @@ fn put(repository: &Repository, ctx: &Ctx, number: u64, facts: &WalFacts) {
     repository.put_wal(ctx, Kind::Wal, &key, facts, b"wal").unwrap();
 }
 
-fn facts(number: u64, latest: Option<Timestamp>, end: u64) -> WalFacts {
+pub(super) fn facts(number: u64, latest: Option<Timestamp>, end: u64) -> WalFacts {
     let mut found: Found =
         serde_json::from_str(r#"{"read":true,"commits":1,"ending":"full"}"#).unwrap();
     if end < u64::from(SIZE.bytes()) {

@@ -308,7 +308,7 @@ fn found() -> Found {
         last_checkpoint_lsn: None,
         end: Some(Lsn(0x0200_9c40)),
         ending: "full".into(),
-        cut: Some(Cut { lsn: Lsn(0x0200_9c00), xid: Some(734), rmgr: Some(10) }),
+        cut: Some(Cut { lsn: Lsn(0x0200_9c00), xid: Some(734), rmgr: Some(10), bytes: None }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The records of a segment, compared one by one with what pg_waldump reads from it.
 
 use super::sample::{self, Dumped};
+use crate::pg::wal::{RESTORE_POINT_BYTES, XlogEvent};
 
 fn read(sample: &sample::Sample) -> Vec<Dumped> {
     let mut reader = sample.reader();
@@ -39,5 +40,21 @@ fn every_record_of_every_major_can_be_decoded() {
             with_data += usize::from(!data.is_empty());
         }
         assert!(with_data > 0, "{} {}", sample.major, sample.fact("segment"));
+    }
+}
+
+/// By its length, a record that is cut before its kind is told from a restore point.
+#[test]
+fn the_record_of_a_restore_point_has_one_length() {
+    for major in sample::MAJORS {
+        let sample = sample::load(major, "work");
+        let (mut reader, mut lengths) = (sample.reader(), vec![]);
+        let format = reader.format();
+        while let Some(record) = reader.read_next() {
+            if let Ok(Some(XlogEvent::RestorePoint(_))) = XlogEvent::parse(&record, format) {
+                lengths.push(record.header.total_bytes);
+            }
+        }
+        assert_eq!(lengths, [RESTORE_POINT_BYTES[0]; 2], "{major}");
     }
 }
