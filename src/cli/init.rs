@@ -363,6 +363,8 @@ fn register(
             ));
         };
         compare(&stored, given)?;
+        // An init that was killed may have come no further than the registration.
+        repository.promise_notes(&run.ctx, &place)?;
         return print(&format!(
             "cluster {cluster}: registered in {name} already (system {system}, epoch {})",
             place.epoch()

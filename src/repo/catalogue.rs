@@ -156,8 +156,10 @@ impl Repository {
     pub fn summarise(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<()> {
         let catalogue = self.update_catalogue(ctx, place);
         let ranges = self.update_ranges(ctx, place, size);
+        let notes = self.update_notes(ctx, place, size);
         catalogue?;
-        ranges.map(drop)
+        ranges?;
+        notes.map(drop)
     }
 
     /// Writes a new catalogue where the newest one leaves out many backups; whether it did. For whoever

@@ -25,6 +25,9 @@ const EFFECTS: char = 'e';
 /// Restore points.
 const POINTS: char = 'p';
 
+/// Of how many segments notes are put again at most: a minute's requests in a bucket.
+const REBUILT_MAX: u64 = 20_000;
+
 /// What the object says; the name says it all.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note<'a> {
@@ -136,12 +139,50 @@ impl Found {
 
 impl Repository {
     /// Says that every segment of a place will be put after its note, where none is there yet.
-    pub(super) fn promise_notes(&self, ctx: &Ctx, place: &Place) -> Result<()> {
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn promise_notes(&self, ctx: &Ctx, place: &Place) -> Result<()> {
         if !self.store().list(&place.all_wal_prefix(), None, 1)?.is_empty() {
             return Ok(());
         }
+        self.put_mark(ctx, place)
+    }
+
+    fn put_mark(&self, ctx: &Ctx, place: &Place) -> Result<()> {
         let mark = Mark { since: ctx.clock.now() };
         self.put_same_line(ctx, Kind::Summary, &place.notes_mark(), &mark, "mark")
+    }
+
+    /// Where the mark is lost, puts the notes that are missing, by the facts of all segments, and then the
+    /// mark; whether it did. Not where that would take long.
+    ///
+    /// # Errors
+    /// As the store's; of a segment whose facts cannot be read. Nothing depends on it.
+    pub fn update_notes(&self, ctx: &Ctx, place: &Place, size: SegmentSize) -> Result<bool> {
+        match self.read_line::<Mark>(Kind::Summary, &place.notes_mark()) {
+            Err(error) if error.is_not_found() => {}
+            // One that cannot be read keeps its name.
+            Err(error) if error.is_about_one_object() => return Ok(false),
+            mark => return mark.map(|_| false),
+        }
+        // What comes after this list comes after its note.
+        let wal = self.list_wal(ctx, place, size)?.wal;
+        if wal.stretches().map(|stretch| stretch.count()).sum::<u64>() > REBUILT_MAX {
+            return Ok(false);
+        }
+        let segments: Vec<_> = wal.stretches().flat_map(|stretch| stretch.segments()).collect();
+        side_by_side(&segments, |(timeline, number)| {
+            ctx.cancel.check()?;
+            let Some(key) = place.wal(&wal.name(*timeline, *number)) else { return Ok(()) };
+            match self.wal_facts(Kind::Wal, &key) {
+                Ok(facts) => self.put_note(ctx, place, &facts),
+                Err(error) if error.is_not_found() => Ok(()),
+                Err(error) => Err(error),
+            }
+        })?;
+        self.put_mark(ctx, place)?;
+        Ok(true)
     }
 
     /// Puts a segment's note, where its facts ask for one. To be durable before the segment is.

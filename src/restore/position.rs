@@ -64,12 +64,33 @@ pub(super) fn search(
     backups: &[&Summary],
     options: &Options,
 ) -> Result<Search> {
+    // Of a name, a long archive's notes tell where it cannot be.
+    let is_long =
+        |backup: &&Summary| archive.wal().run(history, backup.start_lsn).count() > ALL_ASKED_MAX;
+    let is_guided = matches!(options.target, Target::Name(_))
+        && archive.notes().points().is_some()
+        && backups.iter().any(is_long);
+    let search = |how| search_in(ctx, archive, history, backups, options, how);
     // Reading boundaries costs two segments each: only for what the facts do not know. So a name that was
     // used before, on a boundary, is not seen behind a use that they do know.
-    match search_in(ctx, archive, history, backups, options, false)? {
-        found @ (Search::Found(..) | Search::GaveUp) => Ok(found),
-        _ => search_in(ctx, archive, history, backups, options, true),
+    let found = search(How { boundaries: false, is_guided })?;
+    if matches!(found, Search::Found(..) | Search::GaveUp) {
+        return Ok(found);
     }
+    match search(How { boundaries: true, is_guided })? {
+        // A note may be lost: that a name is nowhere, only facts prove.
+        Search::Nowhere if is_guided => search(How { boundaries: true, is_guided: false }),
+        found => Ok(found),
+    }
+}
+
+/// How segments are looked at.
+#[derive(Clone, Copy)]
+struct How {
+    /// Whether records that go on in the next segment are looked at too.
+    boundaries: bool,
+    /// Whether only the segments that are noted are.
+    is_guided: bool,
 }
 
 fn search_in(
@@ -78,9 +99,9 @@ fn search_in(
     history: &History,
     backups: &[&Summary],
     options: &Options,
-    boundaries: bool,
+    how: How,
 ) -> Result<Search> {
-    let target = &options.target;
+    let (target, boundaries) = (&options.target, how.boundaries);
     let mut looking = Looking { archive, target, boundaries, asked: 0, read: 0, is_skipped: false };
     let mut first: Option<Spot> = None;
     // From here on, everything was walked already.
@@ -94,10 +115,7 @@ fn search_in(
         let part = Part { from: backup.start_lsn, until: walked.min(run.end) };
         let size = archive.segment_size();
         let is_in = |number: SegmentNo| number.begin(size).is_some_and(|begin| begin < part.until);
-        // Of a name, a long archive's notes tell where it cannot be.
-        let points = archive.notes().points();
-        let points =
-            points.filter(|_| matches!(target, Target::Name(_)) && run.count() > ALL_ASKED_MAX);
+        let points = archive.notes().points().filter(|_| how.is_guided);
         let segments = run.segments().take_while(|(_, number)| is_in(*number));
         let wanted =
             segments.filter(|segment| points.is_none_or(|points| points.has(segment.0, segment.1)));

@@ -100,6 +100,23 @@ fn from_init_to_a_backup_that_info_shows() {
     assert_hole(config, &segment);
 }
 
+/// An init that was killed between the registration and the mark of notes left a cluster without one for ever.
+#[test]
+fn d2026_11_28_a_repeated_init_puts_the_mark_of_notes() {
+    let Some(server) = Server::main() else { return };
+    let cluster = TestCluster::create(&server).start();
+    let repo = TestRepo::new();
+    let config = TestConfig::new(&cluster).repository("local", &repo, Cipher::Aes);
+    config.run(["init"]).assert_ok();
+    let systems = fs::read_dir(repo.path().join("c/main")).unwrap();
+    let place = systems.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mark = place.join("sum/found-first");
+    fs::remove_file(&mark).unwrap();
+    config.run(["init"]).assert_ok().assert_says("registered in local already");
+    assert!(mark.exists());
+    config.run(["init"]).assert_ok();
+}
+
 /// A segment that disappears from the repository is a hole everywhere.
 fn assert_hole(config: &TestConfig, segment: &str) {
     let shown = json(&config.run(["info", "--json"]).assert_ok().stdout);

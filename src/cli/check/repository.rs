@@ -168,7 +168,8 @@ fn contents(
 /// Summaries are derived: what is wrong with them misleads `info` and costs time.
 fn summaries(complaints: Vec<String>, findings: &mut Findings) {
     for complaint in complaints {
-        let todo = "Objects below sum/ may be removed: later backups write them again.";
+        let todo = "Objects below sum/backups/ and sum/wal/ may be removed: later backups write \
+                    them again. Leave sum/found-first and sum/found/ alone.";
         findings.warn("summaries", complaint, todo);
     }
 }

@@ -141,6 +141,7 @@ fn who_dies_while_writing_summaries_changes_nothing() {
     for k in 1.. {
         for effect in [Effect::None, Effect::Full] {
             let made = made(20);
+            made.repository.register(&made.ctx, &super::window::registration()).unwrap();
             for number in 1..2_500 {
                 let key = place().wal(&super::window::name(number)).unwrap();
                 made.store.put(&key, b"never read").unwrap();

@@ -1,9 +1,9 @@
 //! Notes of segments: which have one, and that many are found like few.
 
-use super::window::{facts, name};
+use super::window::{facts, name, registration};
 use super::*;
 use crate::pg::{ArchivedWal, Lsn, SegmentSize};
-use crate::repo::Cut;
+use crate::repo::{Cut, Kind};
 use crate::storage::{MeteredStore, list_all};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -89,4 +89,56 @@ fn many_notes_are_listed_side_by_side_and_none_is_missed() {
         assert!(notes.points().unwrap().stretches().eq(expected.stretches()));
         assert!(metered.reset().list <= cost, "{cost}");
     }
+}
+
+/// An init that was killed behind the registration left no mark, and one that was removed never came back: each
+/// plan read the facts of twenty thousand segments for ever.
+#[test]
+fn d2026_11_28_a_lost_mark_is_put_again_with_the_notes_that_are_missing() {
+    let ctx = ctx();
+    let (repository, store) = fresh(&ctx, CipherChoice::None);
+    repository.register(&ctx, &registration()).unwrap();
+    let listed = |prefix: &str| list_all(&store, prefix).unwrap().len();
+    let is_known = || {
+        let survey = repository.survey(&ctx, &place(), &registration()).unwrap();
+        survey.notes.points().map(|points| points.stretches().count())
+    };
+    let remove_all = || {
+        let all = list_all(&store, &format!("{}sum/", place().prefix())).unwrap();
+        all.iter().for_each(|meta| store.delete(&meta.key).unwrap());
+    };
+    // Without WAL, whoever registers again promises it again.
+    remove_all();
+    assert_eq!(is_known(), None);
+    repository.promise_notes(&ctx, &place()).unwrap();
+    assert_eq!(is_known(), Some(0));
+    for number in 1..40 {
+        let mut facts = facts(number, Some(now()), SIZE.bytes().into());
+        if number % 10 == 0 {
+            let point = serde_json::json!({ "name": "here", "lsn": Lsn(number << 24) });
+            let found = facts.found.as_mut().unwrap();
+            found.restore_points.push(serde_json::from_value(point).unwrap());
+        }
+        repository.put_note(&ctx, &place(), &facts).unwrap();
+        let key = place().wal(&name(number)).unwrap();
+        repository.put_wal(&ctx, Kind::Wal, &key, &facts, b"wal").unwrap();
+    }
+    assert!(!repository.update_notes(&ctx, &place(), SIZE).unwrap(), "it is there");
+    assert_eq!(is_known(), Some(3));
+    // With WAL, only facts tell.
+    remove_all();
+    repository.promise_notes(&ctx, &place()).unwrap();
+    assert_eq!((is_known(), listed(&place().notes_prefix())), (None, 0));
+    repository.summarise(&ctx, &place(), SIZE).unwrap();
+    assert_eq!((is_known(), listed(&place().notes_prefix())), (Some(3), 3));
+    // Not while nobody can say what is in a segment.
+    remove_all();
+    let key = place().wal(&name(7)).unwrap();
+    let bytes = store.get(&key).unwrap();
+    replace(&store, &key, b"damaged");
+    assert!(repository.update_notes(&ctx, &place(), SIZE).is_err());
+    assert_eq!(is_known(), None);
+    replace(&store, &key, &bytes);
+    assert!(repository.update_notes(&ctx, &place(), SIZE).unwrap());
+    assert_eq!(is_known(), Some(3));
 }
