@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::backup_id::BackupId;
 use super::catalogue::Catalogue;
 use super::error::{Error, Result};
-use super::layout::{BackupId, Kind, Place};
+use super::layout::{Kind, Place};
 use super::manifest::Summary;
 use super::repository::Repository;
 use crate::base::{Ctx, side_by_side};

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{SubsecRound as _, TimeDelta};
 use serde::{Deserialize, Serialize};
 
+use super::backup_id::BackupId;
 use super::error::{Error, Result};
-use super::layout::{BackupId, Kind, Place};
+use super::layout::{Kind, Place};
 use super::manifest::{Summary, complete};
 use super::newest::Unreadable;
 use super::repository::{Repository, parse_line};

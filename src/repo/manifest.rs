@@ -5,9 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::backup_id::{BackupId, BackupType};
 use super::error::{Error, Result};
 use super::file_table::IndexEntry;
-use super::layout::{BackupId, BackupType, Kind, Place};
+use super::layout::{Kind, Place};
 use super::records::HashScheme;
 use super::repository::{Repository, parse_line};
 use super::sealed::SealedSummary;

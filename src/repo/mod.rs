@@ -6,6 +6,7 @@
 
 #![warn(clippy::indexing_slicing)]
 
+mod backup_id;
 pub mod catalog;
 mod catalogue;
 mod claim;
@@ -37,6 +38,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub use backup_id::{BackupId, BackupType};
 pub use catalog::Backups;
 pub use claim::RACERS;
 pub use descriptor::{CipherChoice, Descriptor};
@@ -44,7 +46,7 @@ pub use error::{DamagedSlot, Error, Result, SlotSummary, Slots};
 pub use file_table::{FileTableReader, FileTableWriter, Layer, Row, RowKind, Source, StatIdentity};
 pub use found::{Cut, Found, FoundParameters, FoundRestorePoint, FoundTablespace, NewestMoment};
 pub use key_cache::KeyCache;
-pub use layout::{BackupId, BackupType, Kind, Place};
+pub use layout::{Kind, Place};
 pub use location::Location;
 pub use manifest::{Manifest, ObjectRecord, Summary};
 pub use notes::Notes;

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::backup_id::BackupId;
 use super::error::{Error, Result};
 use super::file_table::{self, FileTableReader, Layer, Row, RowKind, RowParser, Source};
 use super::frame::stored_size;
 use super::header::{FRAME_SIZE, HEADER_SIZE};
-use super::layout::{BackupId, Kind, Place};
+use super::layout::{Kind, Place};
 use super::manifest::{Manifest, ObjectRecord};
 use super::pack_writer::{PACK_SUMMARY_SIZE, PAGE_FRAMES, PAGE_SIZE};
 use super::repository::Repository;

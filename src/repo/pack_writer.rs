@@ -8,11 +8,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::backup_id::BackupId;
 use super::error::{Error, Result};
 use super::file_table::{Layer, Source, StatIdentity};
 use super::frame::{BATCH, Raw};
 use super::header::FRAME_SIZE;
-use super::layout::{self, BackupId, Kind, Place};
+use super::layout::{self, Kind, Place};
 use super::manifest::ObjectRecord;
 use super::repository::Repository;
 use super::sealed::SealedWriter;

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::backup_id::{BackupId, BackupType};
 use super::error::{Error, Result};
-use super::layout::{self, BackupId, BackupType, Kind, Place};
+use super::layout::{self, Kind, Place};
 use super::repository::Repository;
 use super::text::{hex_array, time_text, u64_text};
 use crate::base::{Ctx, Timestamp};

@@ -8,10 +8,11 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::backup_id::BackupId;
 use super::catalog::Backups;
 use super::error::{Error, Result};
 use super::found::{Found, NewestMoment};
-use super::layout::{BackupId, Kind, Place};
+use super::layout::{Kind, Place};
 use super::manifest::Summary;
 use super::notes::Notes;
 use super::ranges::correct;
