@@ -123,6 +123,39 @@ fn d2026_11_28_an_upload_that_was_completed_is_not_told_as_failed() {
     assert!(s3.unfinished_uploads().is_empty());
 }
 
+/// A request that hangs holds its place among those that may be under way, and no other one's.
+#[test]
+fn f098_what_hangs_keeps_nobody_else_waiting_for_ever() {
+    let s3 = TestS3::start();
+    let store = open(S3Options { requests_max: 2, ..options(&s3) });
+    for name in ["a", "b"] {
+        store.put(&key(name), name.as_bytes()).unwrap();
+    }
+    let hangs = s3.fault(Fault::Hang).on("GetObject").when(|seen| seen.key.ends_with('a')).always();
+    std::thread::scope(|scope| {
+        let hanging = scope.spawn(|| store.get(&key("a")));
+        while hangs.hits() == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for _ in 0..100 {
+            assert_eq!(store.get(&key("b")).unwrap(), b"b");
+        }
+        assert!(!hanging.is_finished(), "a hundred requests took longer than its time limits");
+        assert!(hanging.join().unwrap().is_err());
+    });
+    // Where it is the only place, the next one waits until it is ended.
+    let store = open(S3Options { requests_max: 1, ..options(&s3) });
+    let before = hangs.hits();
+    std::thread::scope(|scope| {
+        let hanging = scope.spawn(|| store.get(&key("a")));
+        while hangs.hits() == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(store.get(&key("b")).unwrap(), b"b");
+        assert!(hanging.join().unwrap().is_err());
+    });
+}
+
 /// All requests of HTTP/2 share a connection, whose end nobody tells when a load balancer goes away.
 #[test]
 fn d2026_11_28_a_connection_that_fell_silent_is_left() {

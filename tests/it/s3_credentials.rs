@@ -131,13 +131,21 @@ fn proxies_are_gone_through_where_the_environment_names_them() {
     let site = BucketSite::new(&server, TestS3::start(), Cipher::None);
     let endpoint = site.s3.endpoint();
     let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();
-    let text = read(site.config.path()).replace(&endpoint, "http://s3.invalid:9000");
-    let config = site.config.replaced(&text);
+    let text = read(site.config.path()).replace(&endpoint, "http://s3.test");
+    let config = TestConfig::new(&site.cluster).replaced(&text);
     info(&config, &[]).assert_code(1);
     site.s3.reset_counts();
     info(&config, &[("HTTP_PROXY", &endpoint)]).assert_ok();
     assert!(site.s3.requests("GetObject") > 0);
-    info(&config, &[("HTTP_PROXY", &endpoint), ("NO_PROXY", "s3.invalid")]).assert_code(1);
+    info(&config, &[("HTTP_PROXY", &endpoint), ("NO_PROXY", "s3.test")]).assert_code(1);
+
+    // With the bucket in the host's name.
+    let config = config.replaced(&text.replace("path_style = true", "path_style = false"));
+    info(&config, &[("HTTP_PROXY", &endpoint)]).assert_ok();
+    let name = site.segment();
+    let mut push = config.pgkeep(["archive-push", site.wal(&name).to_str().unwrap()]);
+    run(push.env("HTTP_PROXY", &endpoint)).assert_ok();
+    assert!(site.object(&name).is_some_and(|object| object.starts_with("pgkeep/c/")));
 
     let site = BucketSite::new(&server, TestS3::builder().tls().start(), Cipher::None);
     let tunnels = Tunnels::start();

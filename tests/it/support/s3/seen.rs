@@ -4,6 +4,9 @@ use http::HeaderMap;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 
+/// Buckets may be named in the host instead of the path: below this domain, which resolves nowhere.
+pub const DOMAIN: &str = "s3.test";
+
 /// What faults are chosen by, and what the log keeps.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -22,6 +25,9 @@ pub struct Seen {
 impl Seen {
     pub fn of(parts: &Parts) -> Seen {
         let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned();
+        let host = parts.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("");
+        let in_host = host.strip_suffix(DOMAIN).and_then(|rest| rest.strip_suffix('.'));
+        let path = in_host.map_or_else(|| path.clone(), |bucket| format!("/{bucket}{path}"));
         let (bucket, key) = match path.trim_start_matches('/').split_once('/') {
             Some((bucket, key)) => (bucket.to_owned(), key.to_owned()),
             None => (path.trim_start_matches('/').to_owned(), String::new()),

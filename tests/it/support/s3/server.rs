@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use s3s::host::MultiDomain;
 use s3s::service::S3ServiceBuilder;
 use tokio::sync::oneshot;
 
@@ -21,6 +22,7 @@ use super::counters::Counters;
 use super::fault::Fault;
 use super::faults::{FaultOrder, Faults};
 use super::front::Front;
+use super::seen::DOMAIN;
 use super::service::Service;
 use super::thaw;
 use super::transport::Transport;
@@ -52,7 +54,11 @@ impl TestS3 {
             accounts: Arc::new(builder.accounts),
             bucket: Arc::new(Mutex::new(Bucket::new(builder.rules))),
         };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
         let mut stack = S3ServiceBuilder::new(service.clone());
+        let own = [address.to_string(), format!("localhost:{}", address.port()), DOMAIN.to_owned()];
+        stack.set_host(MultiDomain::new(own).unwrap());
         stack.set_auth(service.accounts.authentication());
         stack.set_access(Gate(Arc::clone(&service.accounts)));
         let (faults, counters) = (Arc::<Faults>::default(), Arc::<Counters>::default());
@@ -64,8 +70,6 @@ impl TestS3 {
             latency: builder.latency,
             rejects_checksums: builder.rejects_checksums,
         };
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let transport = Transport::new(builder.has_tls);
         let carrying = transport.clone();
