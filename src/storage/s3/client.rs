@@ -32,8 +32,13 @@ const REGION_DEFAULT: &str = "us-east-1";
 pub(super) async fn connect(options: &S3Options, location: &str) -> Result<(Client, String)> {
     // Where credentials come from has a retry policy of the SDK's: only requests to the bucket are tried again
     // by ours. And it may be behind TLS where the bucket is not.
+    let secure = http_client(options, location, false)?;
+    let http = match is_plain(options) {
+        true => http_client(options, location, true)?,
+        false => secure.clone(),
+    };
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http_client(options, location, false)?)
+        .http_client(secure)
         .timeout_config(timeouts(options))
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     // Named, it is not looked for: that may take a request to the instance's metadata service.
@@ -53,7 +58,7 @@ pub(super) async fn connect(options: &S3Options, location: &str) -> Result<(Clie
     let shared = loader.load().await;
     let region = shared.region().map_or(REGION_DEFAULT, AsRef::as_ref).to_owned();
     let mut builder = aws_sdk_s3::config::Builder::from(&shared)
-        .http_client(http_client(options, location, is_plain(options))?)
+        .http_client(http)
         .retry_config(RetryConfig::disabled())
         .interceptor(WholeAnswers)
         .region(Region::new(region.clone()))
