@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::openings::Unopened;
 use crate::base::Cancelled;
 use crate::pg::{self, Lsn};
 use crate::repo;
@@ -102,6 +103,32 @@ pub enum Error {
         /// What is wrong with the directory.
         why: String,
     },
+    /// A repository cannot be used: what whoever opens it says.
+    #[error(transparent)]
+    Unopened(#[from] Unopened),
+    /// A repository has not come to the epoch that another one is in.
+    #[error(
+        "repository {repository}: cluster {cluster} is in epoch {epoch} there, and in a newer one \
+         elsewhere"
+    )]
+    OlderEpoch {
+        /// Its name in the configuration.
+        repository: String,
+        /// The configured name.
+        cluster: String,
+        /// Its own.
+        epoch: u32,
+    },
+    /// A standby may be being promoted, and the archive cannot be read: "not there" would end its
+    /// recovery.
+    #[error("{why}, and the archive cannot be read: {source}")]
+    Promotion {
+        /// What shows it.
+        why: String,
+        /// Why the archive cannot be read.
+        #[source]
+        source: Box<Error>,
+    },
     /// No repository was given.
     #[error("no repository is configured for WAL")]
     NoRepository,
@@ -132,6 +159,7 @@ impl Error {
         match self {
             Self::Hole { .. } | Self::NoWal { .. } => true,
             Self::Repository { source, .. } => source.may_pass(),
+            Self::Unopened(unopened) => unopened.may_pass,
             _ => false,
         }
     }

@@ -9,16 +9,16 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::vec::IntoIter;
 
 use super::Destination;
 use super::absence::{needed_segment, prove_absence};
+use super::asking::{Ahead, Asking, Content, Pieces};
 use super::error::{Error, Result};
 use super::tablespaces;
 use crate::base::{Ctx, durable};
 use crate::pg::wal::{Expected, SegmentHeader};
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, WalFileName};
-use crate::repo::{self, Kind, WAL_READ_PIECE, WalFacts, WalPiece, WalReader};
+use crate::repo::{self, Cut, Kind, WAL_READ_PIECE, WalFacts};
 use crate::storage::ObjectKey;
 
 /// What the caller may choose.
@@ -34,18 +34,72 @@ pub struct GetOptions {
     pub data_directory: Option<PathBuf>,
 }
 
+/// Where a fetched file goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Target<'a> {
+    /// To this path, which has the whole file or nothing of it.
+    Path(&'a Path),
+    /// Into an open, empty file, for somebody else who gives it its name, and who sees other paths: what
+    /// is looked for by absolute paths is left to him ([`check_locations`]).
+    Open {
+        /// The file.
+        file: &'a File,
+        /// The folder that it is in.
+        folder: &'a Path,
+    },
+}
+
+impl Target<'_> {
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => path.parent(),
+            Self::Open { folder, .. } => Some(folder),
+        }
+    }
+}
+
 /// How a fetch ended without a doubt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Got {
-    /// The file is at the destination: whole and authenticated. Not synced: the server does that.
-    Delivered {
-        /// From which repository.
-        repository: String,
-        /// From which object.
-        object: ObjectKey,
-    },
+    /// The file is at its target: whole and authenticated. Not synced: the server does that.
+    Delivered(Box<Delivered>),
     /// Proven: no repository has it, and nothing shows that it is needed.
     Absent,
+}
+
+/// A file that was delivered.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Delivered {
+    /// From which repository.
+    pub repository: String,
+    /// From which object.
+    pub object: String,
+    /// What is known of it.
+    pub facts: WalFacts,
+    /// What the segment before says of a record that this one completes, where that may be one of a
+    /// tablespace.
+    pub cut: Option<Cut>,
+}
+
+/// What [`get`] leaves to whoever gives an open file its name: whether recovery, replaying it, would write
+/// into directories that are somebody else's. `beginning` is that of the file.
+///
+/// # Errors
+/// [`Error::Tablespace`].
+pub fn check_locations(
+    ctx: &Ctx,
+    data_directory: &Path,
+    delivered: &Delivered,
+    beginning: &[u8],
+) -> Result<()> {
+    let Delivered { facts, cut, .. } = delivered;
+    tablespaces::check(ctx, data_directory, facts)?;
+    match facts.address {
+        Some(begin) if tablespaces::is_copy(data_directory) => {
+            tablespaces::check_completed(facts, cut.as_ref(), begin, beginning)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fetches the file that PostgreSQL calls `name` to `destination`.
@@ -59,12 +113,28 @@ pub fn get(
     name: &str,
     destination: &Path,
 ) -> Result<Got> {
+    get_to(ctx, destinations, options, name, Target::Path(destination), None)
+}
+
+/// As [`get`], to any target. What was fetched `ahead` is taken from there.
+///
+/// # Errors
+/// As [`get`].
+pub(super) fn get_to(
+    ctx: &Ctx,
+    destinations: &[Destination],
+    options: &GetOptions,
+    name: &str,
+    target: Target<'_>,
+    ahead: Option<&dyn Ahead>,
+) -> Result<Got> {
     if destinations.is_empty() {
         return Err(Error::NoRepository);
     }
     let parsed = WalFileName::parse(name.as_bytes())
         .map_err(|source| Error::Name { name: name.into(), source })?;
     let (mut doubt, mut is_abandoned) = (None, false);
+    let mut asking = Asking::new(ahead);
     for from in destinations {
         ctx.cancel.check()?;
         let Some((kind, object)) = object_of(from, &parsed) else { continue };
@@ -72,15 +142,17 @@ pub fn get(
             doubt = doubt.or_else(|| held_elsewhere(from, &object, name));
             continue;
         }
-        match from.repository.open_wal(kind, &object) {
-            Ok(reader) => {
+        asking.add(from, kind, object);
+    }
+    while let Some((from, object, answer)) = asking.next() {
+        ctx.cancel.check()?;
+        match answer {
+            Ok(content) => {
                 let all = destinations;
                 let fetching = Fetching { ctx, from, all, options, name: &parsed, object: &object };
-                match fetching.deliver(reader, destination) {
-                    Ok(true) => {
-                        return Ok(Got::Delivered { repository: from.name.clone(), object });
-                    }
-                    Ok(false) => is_abandoned = true,
+                match fetching.deliver(content, target) {
+                    Ok(Some(delivered)) => return Ok(Got::Delivered(Box::new(delivered))),
+                    Ok(None) => is_abandoned = true,
                     // Whichever repository it would come from.
                     Err(error @ Error::Tablespace { .. }) => return Err(error),
                     // Of a segment that ends too early another repository may have all.
@@ -146,39 +218,53 @@ impl Fetching<'_> {
     /// Nothing is synced: the server syncs a file that it keeps (`KeepFileRestoredFromArchive`,
     /// src/backend/access/transam/xlogarchive.c, by `durable_rename`), and after a crash it throws
     /// away what it had asked for and asks again (`RestoreArchivedFile`). Only whole files get their
-    /// name, so that what a killed call leaves is never mistaken for a segment. `false` when there is a
+    /// name, so that what a killed call leaves is never mistaken for a segment. Nothing when there is a
     /// file, and it is not part of the history that recovery follows.
-    fn deliver(&self, mut reader: WalReader, destination: &Path) -> Result<bool> {
-        let facts = reader.facts().clone();
-        let mut pieces = reader.pieces().map_err(|error| self.failed(error))?.into_iter();
-        let piece = pieces.next().expect("a content has at least one piece");
-        let mut first = vec![0; piece.length];
-        piece.open(&mut first).map_err(|error| self.failed(error))?;
+    fn deliver(&self, mut content: Content, target: Target<'_>) -> Result<Option<Delivered>> {
+        let facts = content.facts().clone();
+        let mut pieces = content.pieces().map_err(|error| self.failed(error))?;
+        let mut first = vec![0; pieces.first_length()];
+        pieces.open_first(&mut first).map_err(|error| self.failed(error))?;
         self.check(&facts, &first)?;
         check_goes_on(self.all, self.options, self.name, &facts)?;
-        if !self.check_switch(&facts, destination)? {
-            return Ok(false);
+        if !self.check_switch(&facts, target)? {
+            return Ok(None);
         }
-        if let Some(data_directory) = &self.options.data_directory {
-            tablespaces::check(self.ctx, data_directory, &facts)?;
-            if tablespaces::is_copy(data_directory) && tablespaces::may_complete(&first) {
-                self.check_completed(&facts, &first)?;
+        let directory = self.options.data_directory.as_deref();
+        let copy = directory.filter(|directory| tablespaces::is_copy(directory));
+        let cut = match copy.filter(|_| tablespaces::may_complete(&first)) {
+            Some(_) => self.cut_before(&facts)?,
+            None => None,
+        };
+        let (repository, object) = (self.from.name.clone(), self.object.to_string());
+        let delivered = Delivered { repository, object, facts, cut };
+        match target {
+            Target::Path(path) => {
+                if let Some(directory) = directory {
+                    check_locations(self.ctx, directory, &delivered, &first)?;
+                }
+                let temporary = Temporary::create(path)?;
+                self.write(&first, pieces, (&temporary.file, &temporary.path))?;
+                temporary.name(path)?;
             }
+            Target::Open { file, folder } => self.write(&first, pieces, (file, folder))?,
         }
-        let temporary = Temporary::create(destination)?;
-        temporary.write(&first, 0)?;
-        self.write_each(pieces, &temporary)?;
-        temporary.name(destination)?;
-        Ok(true)
+        Ok(Some(delivered))
     }
 
     /// Two threads open pieces and write them: of one file one write goes on at a time, and meanwhile
     /// the other thread opens its piece.
-    fn write_each(&self, pieces: IntoIter<WalPiece<'_>>, temporary: &Temporary) -> Result<()> {
-        if pieces.len() == 0 {
-            return Ok(());
-        }
-        let pieces = Mutex::new(pieces);
+    fn write(&self, first: &[u8], pieces: Pieces<'_>, (file, path): (&File, &Path)) -> Result<()> {
+        file.write_all_at(first, 0).map_err(failed("write", path))?;
+        let pieces = match pieces {
+            // Nothing is left to be opened.
+            Pieces::Opened(content) => {
+                let rest = content.get(first.len()..).unwrap_or_default();
+                return file.write_all_at(rest, first.len() as u64).map_err(failed("write", path));
+            }
+            Pieces::Sealed(pieces) if pieces.len() == 0 => return Ok(()),
+            Pieces::Sealed(pieces) => Mutex::new(pieces),
+        };
         let next = || pieces.lock().expect("no holder of this lock panics").next();
         let work = || {
             let mut space = vec![0; WAL_READ_PIECE];
@@ -186,7 +272,8 @@ impl Fetching<'_> {
                 let (offset, length) = (piece.offset, piece.length);
                 let opened = piece.open(&mut space).map_err(|error| self.failed(error));
                 let content = space.get(..length).unwrap_or_default();
-                if let Err(error) = opened.and_then(|()| temporary.write(content, offset)) {
+                let write = || file.write_all_at(content, offset).map_err(failed("write", path));
+                if let Err(error) = opened.and_then(|()| write()) {
                     // Nothing is left for the other thread.
                     while next().is_some() {}
                     return Err(error);
@@ -209,14 +296,14 @@ impl Fetching<'_> {
     ///
     /// A restore's plan that ends at the switch has told the server to stop there, and needs the segment
     /// that the switch lies in; of the segments behind it, none is there for that recovery: `false`.
-    fn check_switch(&self, facts: &WalFacts, destination: &Path) -> Result<bool> {
+    fn check_switch(&self, facts: &WalFacts, target: Target<'_>) -> Result<bool> {
         let WalFileName::Segment(segment) = self.name else { return Ok(true) };
         let Some(begin) = facts.address else { return Ok(true) };
         let whole = Lsn(begin.0.saturating_add(facts.size));
         // The last record of a full one may go on in the next, and is replayed with it.
         let found = facts.found.as_ref().filter(|found| found.ending != "full");
         let end = found.and_then(|found| found.end).unwrap_or(whole);
-        let beside = destination.parent().map(std::fs::read_dir);
+        let beside = target.folder().map(std::fs::read_dir);
         let Some(Ok(entries)) = beside else { return Ok(true) };
         let through = self.options.through;
         for entry in entries.flatten() {
@@ -254,25 +341,20 @@ impl Fetching<'_> {
         Ok(true)
     }
 
-    /// A tablespace's record whose header begins in the segment before. Where no repository has that one,
-    /// recovery begins behind it, and does not replay its records.
-    fn check_completed(&self, facts: &WalFacts, first: &[u8]) -> Result<()> {
-        let (WalFileName::Segment(segment), Some(begin)) = (self.name, facts.address) else {
-            return Ok(());
-        };
+    /// What the segment before says of a record whose header begins in it. Where no repository has that
+    /// one, recovery begins behind it, and does not replay its records.
+    fn cut_before(&self, facts: &WalFacts) -> Result<Option<Cut>> {
+        let WalFileName::Segment(segment) = self.name else { return Ok(None) };
         let size = SegmentSize::new(facts.size).ok();
         let before = size.and_then(|size| {
             let number = segment.number(size).ok()?.previous()?;
             SegmentName::new(segment.timeline(), number, size).ok()
         });
-        let Some(before) = before else { return Ok(()) };
+        let Some(before) = before else { return Ok(None) };
         for from in self.all {
             let Some(key) = from.place.wal(&before.to_string()) else { continue };
             match from.repository.wal_facts(Kind::Wal, &key) {
-                Ok(before) => {
-                    let cut = before.found.as_ref().and_then(|found| found.cut.as_ref());
-                    return tablespaces::check_completed(facts, cut, begin, first);
-                }
+                Ok(before) => return Ok(before.found.and_then(|found| found.cut)),
                 Err(error) if error.is_not_found() => {}
                 Err(source) => {
                     let repository = from.name.clone();
@@ -280,7 +362,7 @@ impl Fetching<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether some repository has a segment.
@@ -386,10 +468,6 @@ impl Temporary {
         let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
         let file = file.map_err(failed("create", &path))?;
         Ok(Self { path, file, is_named: false })
-    }
-
-    fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(failed("write", &self.path))
     }
 
     fn name(mut self, destination: &Path) -> Result<()> {

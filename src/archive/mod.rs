@@ -4,23 +4,33 @@
 //! "absent" only when that is proven; every doubt is an error. Exit codes are the command line's.
 
 mod absence;
+mod asking;
 mod error;
 mod get;
+mod identity;
+mod openings;
 mod pass;
 mod push;
+mod recover;
 mod standby;
+mod submit;
 mod tablespaces;
 
+pub use asking::{Ahead, Fetched};
 pub use error::{Error, Result};
-pub use get::{GetOptions, Got, get};
+pub use get::{Delivered, GetOptions, Got, Target, check_locations, get};
+pub use identity::{FileIdentity, FileRead};
+pub use openings::{Asked, Openings, Purpose, RepositoryUse, Unopened};
 pub use push::{MARKER, PushOptions, Pushed, Stored, push, read_control_file};
+pub use recover::{Recovered, Wanted, recover};
 pub use standby::{is_standby, promotion};
+pub use submit::archive;
 
 use crate::repo::{Place, Registration, Repository};
 
 /// A repository that takes or gives WAL of one cluster; opening it has authenticated descriptor and
 /// registration, so that "absent" may be believed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Destination {
     /// Its name in the configuration.
     pub name: String,

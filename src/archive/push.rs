@@ -4,16 +4,19 @@
 //! repository: once for each, since each has keys of its own. A history file goes before the first
 //! segment of its timeline.
 
+use std::convert::Infallible;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Destination;
 use super::error::{Error, Result};
+use super::identity::FileRead;
 use super::pass::{Passed, pass};
-use crate::base::Ctx;
+use crate::base::{Ctx, side_by_side};
+use crate::crypt::RepositoryId;
 use crate::pg::control_file::ClusterState;
 use crate::pg::wal::{self, Ending, Expected, Findings, LONG_HEADER_BYTES, SegmentHeader};
 use crate::pg::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
@@ -24,7 +27,7 @@ use crate::storage::ObjectKey;
 pub const MARKER: &str = "pgkeep_restored.json";
 
 /// What the caller may choose.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PushOptions {
     /// The server's data directory, whose `global/pg_control` says which cluster this is.
     pub data_directory: PathBuf,
@@ -40,8 +43,12 @@ pub struct PushOptions {
 pub struct Stored {
     /// The repository.
     pub repository: String,
+    /// The repository's own id, which another one under its name does not have.
+    pub id: RepositoryId,
     /// The object.
     pub object: ObjectKey,
+    /// What tells its content from others, by the repository's key.
+    pub digest: String,
     /// Stored now, or the same content before.
     pub put: WalPut,
 }
@@ -53,6 +60,8 @@ pub struct Pushed {
     pub stored: Vec<Stored>,
     /// What the operator should know.
     pub warnings: Vec<String>,
+    /// The file that was read.
+    pub read: FileRead,
 }
 
 /// Archives the file at `path` under its own name. `Ok` means durable in every repository.
@@ -100,17 +109,21 @@ pub fn push(
     }
     match name {
         WalFileName::History(timeline) => {
-            let content = read(path)?;
+            let (content, read) = read_small(path)?;
             check_history(timeline, path, &content)?;
-            put_small(ctx, destinations, &options.origin, &name, &content)
+            let stored = put_small(ctx, destinations, &options.origin, &name, &content)?;
+            Ok(Pushed { stored, warnings: Vec::new(), read })
         }
         WalFileName::BackupHistory { .. } => {
-            put_small(ctx, destinations, &options.origin, &name, &read(path)?)
+            let (content, read) = read_small(path)?;
+            let stored = put_small(ctx, destinations, &options.origin, &name, &content)?;
+            Ok(Pushed { stored, warnings: Vec::new(), read })
         }
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
             let file = File::open(path).map_err(failed("open", path))?;
+            let read = FileRead::begin(&file).map_err(failed("look at", path))?;
             let pushing =
-                Pushing { ctx, destinations, options, path, file, name, segment, control };
+                Pushing { ctx, read, destinations, options, path, file, name, segment, control };
             pushing.push()
         }
     }
@@ -123,6 +136,14 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(failed("read", path))
+}
+
+fn read_small(path: &Path) -> Result<(Vec<u8>, FileRead)> {
+    let mut file = File::open(path).map_err(failed("open", path))?;
+    let read = FileRead::begin(&file).map_err(failed("look at", path))?;
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).map_err(failed("read", path))?;
+    Ok((content, read))
 }
 
 /// How often the control file is read before its content counts as it is: a second, where a write takes a
@@ -176,7 +197,7 @@ fn put_small(
     origin: &Origin,
     name: &WalFileName,
     content: &[u8],
-) -> Result<Pushed> {
+) -> Result<Vec<Stored>> {
     let push = |destination: &Destination| {
         let place = &destination.place;
         let (kind, object) = match name {
@@ -187,19 +208,25 @@ fn put_small(
         let facts = facts(destination, origin, name, content.len() as u64, digest);
         let put =
             at(destination, destination.repository.put_wal(ctx, kind, &object, &facts, content))?;
-        Ok(Stored { repository: destination.name.clone(), object, put })
+        Ok(stored(destination, object, facts.digest, put))
     };
-    Ok(Pushed { stored: to_each(destinations, push)?, warnings: Vec::new() })
+    to_each(destinations, push)
 }
 
-/// Tries every repository, so that one that is full does not starve the others; the first failure
-/// is the answer all the same.
-fn to_each(
+fn stored(destination: &Destination, object: ObjectKey, digest: String, put: WalPut) -> Stored {
+    let id = destination.repository.descriptor().repository;
+    Stored { repository: destination.name.clone(), id, object, digest, put }
+}
+
+/// Tries every repository, side by side, so that one that is full or slow does not starve the others; the
+/// first failure is the answer all the same.
+fn to_each<T: Send>(
     destinations: &[Destination],
-    push: impl FnMut(&Destination) -> Result<Stored>,
-) -> Result<Vec<Stored>> {
-    let tried: Vec<Result<Stored>> = destinations.iter().map(push).collect();
-    tried.into_iter().collect()
+    push: impl Fn(&Destination) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    // All are tried: a failure is a result here.
+    let tried = side_by_side(destinations, |each| Ok::<_, Infallible>(push(each)));
+    tried.unwrap_or_else(|never| match never {}).into_iter().collect()
 }
 
 fn facts(
@@ -223,6 +250,7 @@ fn facts(
 
 struct Pushing<'a> {
     ctx: &'a Ctx,
+    read: FileRead,
     destinations: &'a [Destination],
     options: &'a PushOptions,
     path: &'a Path,
@@ -235,11 +263,16 @@ struct Pushing<'a> {
 impl Pushing<'_> {
     fn push(&self) -> Result<Pushed> {
         let header = self.check()?;
-        let mut warnings = Vec::new();
-        let stored = to_each(self.destinations, |destination| {
-            self.store(destination, &header, &mut warnings)
-        })?;
-        Ok(Pushed { stored, warnings })
+        let (mut stored, mut warnings) = (Vec::new(), Vec::new());
+        let store = |destination: &Destination| {
+            let mut warnings = Vec::new();
+            Ok((self.store(destination, &header, &mut warnings)?, warnings))
+        };
+        for (each, told) in to_each(self.destinations, store)? {
+            stored.push(each);
+            told.into_iter().for_each(|message| warn(&mut warnings, message));
+        }
+        Ok(Pushed { stored, warnings, read: self.read })
     }
 
     fn about_minimal(&self, found: &Found) -> Option<String> {
@@ -303,7 +336,7 @@ impl Pushing<'_> {
             }
             put => at(destination, put)?,
         };
-        Ok(Stored { repository: destination.name.clone(), object, put })
+        Ok(stored(destination, object, facts.digest, put))
     }
 
     /// Reads the segment, by this repository's key, and seals it under a name, if there is one.

@@ -59,6 +59,14 @@ impl Clock for SystemClock {
     }
 }
 
+/// The clock that the kernel stamps changes of files with (`ktime_get_coarse_real_ts64`): seconds and
+/// nanoseconds since 1970, as coarse as its tick. Only good to be compared with such stamps.
+#[must_use]
+pub fn file_system_now() -> (i64, i64) {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    (now.tv_sec, now.tv_nsec)
+}
+
 /// A clock that stands still until it is moved.
 #[derive(Debug)]
 pub struct ManualClock {

@@ -7,10 +7,9 @@ use std::error::Error as StdError;
 
 use super::args::LogFormat;
 use super::exit::Exit;
-use super::output::{self, exact_moment};
+use super::output;
 use crate::repo::SlotSummary;
-use crate::restore::{Nearest, Side};
-use crate::{archive, backup, config, pgconn, repo, restore, storage, wiring};
+use crate::{archive, backup, config, pgconn, repo, storage, wiring};
 
 /// What sort of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -54,7 +53,7 @@ pub struct Failure {
 }
 
 /// Exit code, kind and hint of an error.
-type Advice = (Exit, Kind, Option<String>);
+pub(super) type Advice = (Exit, Kind, Option<String>);
 
 impl Failure {
     /// A failure without a room's error behind it.
@@ -75,7 +74,7 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    fn of(error: &(dyn StdError + 'static), (exit, kind, hint): Advice) -> Self {
+    pub(super) fn of(error: &(dyn StdError + 'static), (exit, kind, hint): Advice) -> Self {
         let message = error.to_string();
         let mut said = message.clone();
         let mut causes = Vec::new();
@@ -143,7 +142,7 @@ impl Failure {
     }
 }
 
-fn hint(text: &str) -> Option<String> {
+pub(super) fn hint(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
@@ -230,7 +229,7 @@ fn slot_line(slot: &SlotSummary) -> String {
     line
 }
 
-fn of_repo(error: &repo::Error) -> Advice {
+pub(super) fn of_repo(error: &repo::Error) -> Advice {
     match error {
         repo::Error::Storage(error) => of_storage(error),
         repo::Error::NoRepository { .. } => {
@@ -439,9 +438,33 @@ impl From<backup::Error> for Failure {
     }
 }
 
+/// What whoever opens repositories said, which is the wiring's, or a test's.
+fn of_unopened(unopened: archive::Unopened) -> Failure {
+    match unopened.source.downcast::<wiring::Error>() {
+        Ok(error) => (*error).into(),
+        Err(other) => Failure::of(other.as_ref(), (Exit::Failed, Kind::Failed, None)),
+    }
+}
+
 impl From<archive::Error> for Failure {
     fn from(error: archive::Error) -> Self {
+        let error = match error {
+            archive::Error::Unopened(unopened) => return of_unopened(unopened),
+            archive::Error::Promotion { why, source } => {
+                let failure = Self::from(*source);
+                let next = "Until the archive answers, the standby may lack WAL, so it is not \
+                            promoted. Once it does, start and promote it again. To promote without \
+                            the archive, start the standby with an empty restore_command.";
+                let message = format!("{why}, and the archive cannot be read: {}", failure.message);
+                return Self { message, ..failure }.with_hint(next);
+            }
+            other => other,
+        };
         let advice = match &error {
+            archive::Error::OlderEpoch { .. } => {
+                let next = "Run `pgkeep init`: the repository joins the newer epoch.";
+                (Exit::Failed, Kind::Failed, hint(next))
+            }
             archive::Error::Repository { source, .. } => of_repo(source),
             archive::Error::Copy { .. } => {
                 let next = "So it cannot write into its source's archive. To let it take the \
@@ -477,80 +500,6 @@ impl From<archive::Error> for Failure {
         };
         Self::of(&error, advice)
     }
-}
-
-impl From<restore::Error> for Failure {
-    fn from(error: restore::Error) -> Self {
-        let advice = match &error {
-            _ if error.is_cancelled() => (Exit::Interrupted, Kind::Interrupted, None),
-            restore::Error::Repository(source) => of_repo(source),
-            restore::Error::Unreachable { hint, nearest, .. } => {
-                let next = unreachable_hint(hint.as_deref(), nearest);
-                (Exit::TargetNotReachable, Kind::NotFound, Some(next))
-            }
-            restore::Error::Occupied { .. } => {
-                let next = "Name another directory with --to, or move this one out of the way once \
-                            its server is stopped: --rename-old does (keep it: it may hold WAL that \
-                            is not archived).";
-                (Exit::DirectoryInUse, Kind::Busy, hint(next))
-            }
-            restore::Error::Tablespace { lsn, .. } => {
-                let next = format!(
-                    "If another cluster lives there, restore on another host, or to a target before \
-                     the segment of WAL that holds {lsn}, or take a new full backup: --tablespace \
-                     maps what that has. If it is left over, move it aside."
-                );
-                (Exit::DirectoryInUse, Kind::Busy, Some(next))
-            }
-            restore::Error::File { .. } => (Exit::Failed, Kind::Environment, None),
-            restore::Error::Content { .. } => (Exit::Failed, Kind::Corrupt, None),
-            _ => (Exit::Failed, Kind::Failed, None),
-        };
-        let mut failure = Self::of(&error, advice);
-        if let restore::Error::Unreachable { nearest, windows, .. } = &error {
-            failure.causes.extend(nearest.iter().map(nearest_line));
-            failure.details.push(("nearest", serde_json::json!(nearest)));
-            failure.details.push(("windows", serde_json::json!(windows)));
-        }
-        failure
-    }
-}
-
-fn nearest_line(nearest: &Nearest) -> String {
-    let Nearest { side, time, timeline, is_elsewhere, lsn, end_of } = nearest;
-    let order = match side {
-        Side::Before => "last",
-        Side::After => "first",
-        Side::Exact => return format!("it can be reached along timeline {timeline}"),
-    };
-    let time = time.map(exact_moment).unwrap_or_default();
-    let position = lsn.map(|lsn| format!(" (LSN {lsn})")).unwrap_or_default();
-    let end = end_of.as_ref().map(|id| format!(" (the end of backup {id})")).unwrap_or_default();
-    let along = if *is_elsewhere { format!(", along timeline {timeline}") } else { String::new() };
-    format!("the {order} {side} it that can be reached: {time}{position}{end}{along}")
-}
-
-fn unreachable_hint(first: Option<&str>, nearest: &[Nearest]) -> String {
-    let each = nearest.iter().map(|nearest| {
-        let target = match (&nearest.end_of, nearest.lsn, nearest.time) {
-            _ if nearest.side == Side::Exact => "the same".to_owned(),
-            (Some(id), ..) => format!("--backup {id} --target-immediate"),
-            (None, Some(lsn), _) => format!("--target-lsn {lsn}"),
-            (None, None, Some(time)) => format!("--target-time '{}'", exact_moment(time)),
-            (None, None, None) => "the end".to_owned(),
-        };
-        match nearest.is_elsewhere {
-            true => format!("{target} with --target-timeline {}", nearest.timeline),
-            false => target,
-        }
-    });
-    let each: Vec<String> = each.collect();
-    let mut sentences: Vec<String> = first.map(str::to_owned).into_iter().collect();
-    if !each.is_empty() {
-        sentences.push(format!("Ask for {}.", each.join(" or ")));
-    }
-    sentences.push("`pgkeep info` shows what can be reached.".into());
-    sentences.join(" ")
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod output;
 mod own_place;
 mod restore;
 mod server_settings;
+mod unreachable;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
