@@ -17,6 +17,8 @@ pub mod backup;
 pub mod restore;
 pub mod retention;
 
+pub mod daemon;
+
 pub mod config;
 
 pub mod wiring;

@@ -12,6 +12,7 @@ use std::vec::IntoIter;
 
 use super::Destination;
 use crate::base::detached;
+use crate::pg::WalFileName;
 use crate::repo::{Kind, Repository, Result, WalFacts, WalPiece, WalReader};
 use crate::storage::ObjectKey;
 
@@ -28,9 +29,13 @@ pub struct Fetched {
 }
 
 /// What was fetched ahead of recovery.
-pub trait Ahead: fmt::Debug {
-    /// The file that lies under this name in this repository, if it was fetched.
+pub trait Ahead: Send + Sync + fmt::Debug {
+    /// The file that lies under this name in this repository, if it was fetched. One that is on its way is
+    /// waited for.
     fn find(&self, repository: &Repository, object: &ObjectKey) -> Option<Arc<Fetched>>;
+
+    /// A file was delivered from there: recovery will ask for what follows.
+    fn delivered(&self, from: &Destination, name: &WalFileName);
 }
 
 /// A file that a repository has.
@@ -94,7 +99,7 @@ pub(super) type Answer = Result<Content>;
 
 /// Repositories that are being asked for one file.
 pub(super) struct Asking<'a> {
-    ahead: Option<&'a dyn Ahead>,
+    ahead: Option<Arc<dyn Ahead>>,
     /// Not asked yet.
     left: VecDeque<(&'a Destination, Kind, ObjectKey)>,
     /// Asked, by their number.
@@ -106,7 +111,7 @@ pub(super) struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    pub(super) fn new(ahead: Option<&'a dyn Ahead>) -> Self {
+    pub(super) fn new(ahead: Option<Arc<dyn Ahead>>) -> Self {
         let (sender, answers) = channel();
         let (left, asked) = (VecDeque::new(), Vec::new());
         Self { ahead, left, asked, waiting: 0, sender, answers }
@@ -142,11 +147,11 @@ impl<'a> Asking<'a> {
         let (from, kind, object) = self.left.pop_front()?;
         let number = self.asked.len();
         let (sender, repository) = (self.sender.clone(), from.repository.clone());
-        let fetched = self.ahead.and_then(|ahead| ahead.find(&repository, &object));
+        let ahead = self.ahead.clone();
         self.asked.push((from, object.clone()));
         self.waiting += 1;
         let ask = move || {
-            let fetch = || match fetched {
+            let fetch = || match ahead.and_then(|ahead| ahead.find(&repository, &object)) {
                 Some(fetched) => Ok(Content::Opened(fetched)),
                 None => repository.open_wal(kind, &object).map(Box::new).map(Content::Sealed),
             };

@@ -6,16 +6,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::Destination;
 use super::absence::{needed_segment, prove_absence};
 use super::asking::{Ahead, Asking, Content, Pieces};
 use super::error::{Error, Result};
 use super::tablespaces;
-use crate::base::{Ctx, durable};
+use super::temporary::Temporary;
+use crate::base::Ctx;
 use crate::pg::wal::{Expected, SegmentHeader};
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, WalFileName};
 use crate::repo::{self, Cut, Kind, WAL_READ_PIECE, WalFacts};
@@ -126,7 +127,7 @@ pub(super) fn get_to(
     options: &GetOptions,
     name: &str,
     target: Target<'_>,
-    ahead: Option<&dyn Ahead>,
+    ahead: Option<&Arc<dyn Ahead>>,
 ) -> Result<Got> {
     if destinations.is_empty() {
         return Err(Error::NoRepository);
@@ -134,7 +135,7 @@ pub(super) fn get_to(
     let parsed = WalFileName::parse(name.as_bytes())
         .map_err(|source| Error::Name { name: name.into(), source })?;
     let (mut doubt, mut is_abandoned) = (None, false);
-    let mut asking = Asking::new(ahead);
+    let mut asking = Asking::new(ahead.cloned());
     for from in destinations {
         ctx.cancel.check()?;
         let Some((kind, object)) = object_of(from, &parsed) else { continue };
@@ -151,7 +152,12 @@ pub(super) fn get_to(
                 let all = destinations;
                 let fetching = Fetching { ctx, from, all, options, name: &parsed, object: &object };
                 match fetching.deliver(content, target) {
-                    Ok(Some(delivered)) => return Ok(Got::Delivered(Box::new(delivered))),
+                    Ok(Some(delivered)) => {
+                        if let Some(ahead) = ahead {
+                            ahead.delivered(from, &parsed);
+                        }
+                        return Ok(Got::Delivered(Box::new(delivered)));
+                    }
                     Ok(None) => is_abandoned = true,
                     // Whichever repository it would come from.
                     Err(error @ Error::Tablespace { .. }) => return Err(error),
@@ -244,7 +250,7 @@ impl Fetching<'_> {
                     check_locations(self.ctx, directory, &delivered, &first)?;
                 }
                 let temporary = Temporary::create(path)?;
-                self.write(&first, pieces, (&temporary.file, &temporary.path))?;
+                self.write(&first, pieces, (temporary.file(), temporary.path()))?;
                 temporary.name(path)?;
             }
             Target::Open { file, folder } => self.write(&first, pieces, (file, folder))?,
@@ -449,47 +455,6 @@ fn segment_size(from: &Destination, header: &SegmentHeader) -> Result<SegmentSiz
             why: error.to_string(),
         },
     })
-}
-
-/// A file beside the destination, removed unless it gets its name.
-struct Temporary {
-    path: PathBuf,
-    file: File,
-    is_named: bool,
-}
-
-impl Temporary {
-    /// One name for a destination: what a killed call left is overwritten.
-    fn create(destination: &Path) -> Result<Self> {
-        let mut path = destination.to_path_buf();
-        let mut name = destination.file_name().unwrap_or_default().to_owned();
-        name.push(".pgkeep-tmp");
-        path.set_file_name(name);
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = file.map_err(failed("create", &path))?;
-        Ok(Self { path, file, is_named: false })
-    }
-
-    fn name(mut self, destination: &Path) -> Result<()> {
-        // Not replaced: ext4 writes a file out at once that takes another one's name.
-        match std::fs::remove_file(destination) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("replace", destination)(error));
-            }
-            _ => {}
-        }
-        durable::rename_unsynced(&self.path, destination).map_err(failed("rename", destination))?;
-        self.is_named = true;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_named {
-            std::fs::remove_file(&self.path).ok();
-        }
-    }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

@@ -6,25 +6,35 @@
 mod absence;
 mod asking;
 mod error;
+mod fetch_ahead;
+mod folders;
 mod get;
 mod identity;
 mod openings;
 mod pass;
 mod push;
+mod push_ahead;
+mod ready;
 mod recover;
 mod standby;
 mod submit;
 mod tablespaces;
+mod temporary;
 
 pub use asking::{Ahead, Fetched};
 pub use error::{Error, Result};
+pub use fetch_ahead::{FetchAhead, FetchLimits, FetchStatus};
+pub use folders::{FoldersId, ServerFolders};
 pub use get::{Delivered, GetOptions, Got, Target, check_locations, get};
 pub use identity::{FileIdentity, FileRead};
 pub use openings::{Asked, Openings, Purpose, RepositoryUse, Unopened};
 pub use push::{MARKER, PushOptions, Pushed, Stored, push, read_control_file};
+pub use push_ahead::{PushAhead, PushLimits, PushStatus, Submission};
+pub use ready::{Ready, oldest, ready, status_line};
 pub use recover::{Recovered, Wanted, recover};
 pub use standby::{is_standby, promotion};
 pub use submit::archive;
+pub use temporary::Temporary;
 
 use crate::repo::{Place, Registration, Repository};
 

@@ -45,6 +45,8 @@ pub struct Stored {
     pub repository: String,
     /// The repository's own id, which another one under its name does not have.
     pub id: RepositoryId,
+    /// Where the cluster's objects lie in it.
+    pub place: Place,
     /// The object.
     pub object: ObjectKey,
     /// What tells its content from others, by the repository's key.
@@ -78,12 +80,7 @@ pub fn push(
     if destinations.is_empty() {
         return Err(Error::NoRepository);
     }
-    let marker = options.data_directory.join(MARKER);
-    match marker.try_exists() {
-        Ok(false) => {}
-        Ok(true) => return Err(Error::Copy { data_directory: options.data_directory.clone() }),
-        Err(source) => return Err(Error::File { action: "look for", path: marker, source }),
-    }
+    refuse_copy(&options.data_directory)?;
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     let name = WalFileName::parse(name).map_err(|source| Error::Name {
         name: String::from_utf8_lossy(name).into_owned(),
@@ -126,6 +123,19 @@ pub fn push(
                 Pushing { ctx, read, destinations, options, path, file, name, segment, control };
             pushing.push()
         }
+    }
+}
+
+/// A copy never acts as its source.
+///
+/// # Errors
+/// [`Error::Copy`]; [`Error::File`] where nobody can tell.
+pub(super) fn refuse_copy(data_directory: &Path) -> Result<()> {
+    let marker = data_directory.join(MARKER);
+    match marker.try_exists() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Error::Copy { data_directory: data_directory.to_owned() }),
+        Err(source) => Err(Error::File { action: "look for", path: marker, source }),
     }
 }
 
@@ -215,7 +225,8 @@ fn put_small(
 
 fn stored(destination: &Destination, object: ObjectKey, digest: String, put: WalPut) -> Stored {
     let id = destination.repository.descriptor().repository;
-    Stored { repository: destination.name.clone(), id, object, digest, put }
+    let (repository, place) = (destination.name.clone(), destination.place.clone());
+    Stored { repository, id, place, object, digest, put }
 }
 
 /// Tries every repository, side by side, so that one that is full or slow does not starve the others; the

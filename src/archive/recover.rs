@@ -62,7 +62,7 @@ pub fn recover(
     openings: &Arc<dyn Openings>,
     wanted: &Wanted,
     target: Target<'_>,
-    ahead: Option<&dyn Ahead>,
+    ahead: Option<&Arc<dyn Ahead>>,
 ) -> Result<Recovered> {
     WalFileName::parse(wanted.name.as_bytes())
         .map_err(|source| Error::Name { name: wanted.name.clone(), source })?;
@@ -118,7 +118,7 @@ struct Recovery<'a> {
     openings: &'a Arc<dyn Openings>,
     wanted: &'a Wanted,
     target: Target<'a>,
-    ahead: Option<&'a dyn Ahead>,
+    ahead: Option<&'a Arc<dyn Ahead>>,
 }
 
 impl Recovery<'_> {

@@ -6,6 +6,7 @@
 pub mod byte_size;
 pub mod cancel;
 pub mod clock;
+pub mod crew;
 pub mod ctx;
 pub mod detached;
 pub mod durable;
@@ -19,6 +20,7 @@ pub mod side_by_side;
 pub use byte_size::ByteSize;
 pub use cancel::{Cancel, Cancelled};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use crew::Crew;
 pub use ctx::Ctx;
 pub use detached::detached;
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};

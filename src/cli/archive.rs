@@ -4,13 +4,22 @@ use super::args::{GetArgs, PushArgs};
 use super::error::Failure;
 use super::fate::Outcome;
 use super::invocation::Invocation;
+use super::via_daemon::Way;
 use crate::archive::{self, Delivered, PushOptions, Pushed, Recovered, Stored, Target, Wanted};
-use crate::config::Resolved;
+use crate::config::{Resolved, Settings};
 use crate::wiring;
 
-/// Archives one file into every repository.
+/// Archives one file into every repository: by the daemon, else here.
 pub fn push(run: &Invocation, args: &PushArgs) -> Result<Outcome, Failure> {
-    let resolved = run.resolved()?;
+    let way = Way::new(run, args.socket.as_deref())?;
+    match way.push(run, args)? {
+        Ok(outcome) => Ok(outcome),
+        Err(away) => push_here(run, &way.without(run, &away)?, args),
+    }
+}
+
+fn push_here(run: &Invocation, settings: &Settings, args: &PushArgs) -> Result<Outcome, Failure> {
+    let resolved = run.resolve(settings)?;
     let configured = resolved.cluster.data_directory.as_deref();
     let data_directory =
         wiring::data_directory_of(&args.path, configured).ok_or_else(|| no_directory(&resolved))?;
@@ -31,9 +40,17 @@ fn no_directory(resolved: &Resolved) -> Failure {
     wiring::Error::NoDataDirectory { cluster: resolved.cluster_name.clone() }.into()
 }
 
-/// Fetches one file, or proves that no repository has it.
+/// Fetches one file, or proves that no repository has it: by the daemon, else here.
 pub fn get(run: &Invocation, args: &GetArgs) -> Result<Outcome, Failure> {
-    let resolved = run.resolved()?;
+    let way = Way::new(run, args.socket.as_deref())?;
+    match way.get(run, args)? {
+        Ok(outcome) => Ok(outcome),
+        Err(away) => get_here(run, &way.without(run, &away)?, args),
+    }
+}
+
+fn get_here(run: &Invocation, settings: &Settings, args: &GetArgs) -> Result<Outcome, Failure> {
+    let resolved = run.resolve(settings)?;
     let configured = resolved.cluster.data_directory.as_deref();
     let wanted = Wanted {
         name: args.name.clone(),
@@ -59,7 +76,8 @@ pub fn get(run: &Invocation, args: &GetArgs) -> Result<Outcome, Failure> {
     }
 }
 
-fn standby_goes_on(doubt: Failure) -> Failure {
+/// What a standby's answer in doubt is told with.
+pub fn standby_goes_on(doubt: Failure) -> Failure {
     doubt.with_hint(
         "This is a standby, so the answer is \"not there\" and it goes on by streaming, if it can. \
          Mend the archive before you promote it.",

@@ -1,11 +1,13 @@
 //! What may be typed. The comments here are the help texts.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
 use crate::base::{ByteSize, Timestamp};
+use crate::config::parse_duration;
 use crate::pg::Lsn;
 use crate::pg::recovery::TargetAction;
 use crate::repo::{BackupId, BackupType};
@@ -147,6 +149,19 @@ pub enum Command {
     /// Manage the key slots of a repository
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Serve all clusters: WAL is pushed and fetched ahead
+    #[command(
+        after_help = "Runs in the foreground until SIGTERM; SIGHUP reads the configuration again. \
+                            archive-push and archive-get find it by daemon.socket, and work without \
+                            it when it is away.\n\nExample:\n  sudo -u postgres pgkeep daemon"
+    )]
+    Daemon(DaemonArgs),
+    /// Wait until the daemon has nothing left to archive: for a pre-stop hook
+    #[command(
+        after_help = "Exits with 0 when nothing is pending, or no daemon runs; with 1 when the \
+                            time is over.\n\nExample:\n  pgkeep drain --timeout 120s"
+    )]
+    Drain(DrainArgs),
 }
 
 /// Of `init`.
@@ -215,6 +230,9 @@ pub struct PushArgs {
     /// Store segments of a WAL version that this pgkeep does not know, without looking into them
     #[arg(long)]
     pub accept_unknown_wal: bool,
+    /// Ask the daemon that listens here; no configuration is needed then [default: daemon.socket]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }
 
 /// Of `archive-get`.
@@ -230,6 +248,31 @@ pub struct GetArgs {
     /// From this epoch's archive [default: the newest]
     #[arg(long, value_name = "N")]
     pub epoch: Option<u32>,
+    /// Ask the daemon that listens here; no configuration is needed then [default: daemon.socket]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Of `daemon`.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// Listen here [default: daemon.socket]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Of `drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Print what is going on in the end as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Ask the daemon that listens here; no configuration is needed then [default: daemon.socket]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }
 
 /// Of `restore`.

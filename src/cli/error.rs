@@ -9,7 +9,7 @@ use super::args::LogFormat;
 use super::exit::Exit;
 use super::output;
 use crate::repo::SlotSummary;
-use crate::{archive, backup, config, pgconn, repo, storage, wiring};
+use crate::{archive, backup, config, daemon, pgconn, repo, storage, wiring};
 
 /// What sort of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -435,6 +435,21 @@ impl From<backup::Error> for Failure {
             failure.causes.push(archiver.clone());
         }
         failure
+    }
+}
+
+impl From<daemon::Error> for Failure {
+    fn from(error: daemon::Error) -> Self {
+        let advice = match &error {
+            daemon::Error::Running { .. } => (Exit::Locked, Kind::Busy, None),
+            daemon::Error::Socket { .. } => {
+                let next = "daemon.socket names it. Its folder must be the account's own, mode 0700: \
+                            who can enter it can pass for the daemon.";
+                (Exit::Failed, Kind::Environment, hint(next))
+            }
+            _ => (Exit::Failed, Kind::Environment, None),
+        };
+        Self::of(&error, advice)
     }
 }
 

@@ -44,8 +44,10 @@ pub enum Outcome {
 const GET: &str = "archive-get";
 const PUSH: &str = "archive-push";
 /// The subcommands; a test holds this to what the parser knows.
-pub const COMMANDS: [&str; 11] =
-    ["init", "check", "backup", PUSH, GET, "restore", "adopt", "info", "expire", "key", "help"];
+pub const COMMANDS: [&str; 13] = [
+    "init", "check", "backup", PUSH, GET, "restore", "adopt", "info", "expire", "key", "daemon",
+    "drain", "help",
+];
 /// Global flags that take a value as the next argument; held to the parser likewise.
 pub const FLAGS_WITH_VALUE: [&str; 6] =
     ["--config", "--cluster", "--repository", "--log-level", "--log-format", "--color"];

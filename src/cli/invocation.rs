@@ -36,8 +36,13 @@ impl Invocation {
 
     /// The cluster and the repositories that are meant.
     pub fn resolved(&self) -> Result<Resolved, Failure> {
+        self.resolve(&self.settings()?)
+    }
+
+    /// As [`Invocation::resolved`], of settings that were read.
+    pub fn resolve(&self, settings: &Settings) -> Result<Resolved, Failure> {
         let (cluster, repository) = (&self.global.cluster, &self.global.repository);
-        Ok(self.settings()?.resolve(cluster.as_deref(), repository.as_deref())?)
+        Ok(settings.resolve(cluster.as_deref(), repository.as_deref())?)
     }
 
     /// Tells warnings about secrets.

@@ -9,6 +9,7 @@ mod archive;
 mod args;
 mod backup;
 mod check;
+mod daemon;
 mod error;
 mod exit;
 mod expire;
@@ -23,6 +24,7 @@ mod own_place;
 mod restore;
 mod server_settings;
 mod unreachable;
+mod via_daemon;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -88,7 +90,11 @@ fn ordinary(arguments: &[OsString]) -> ExitCode {
 
 fn run(global: Global, command: Command) -> Exit {
     let run = Invocation::new(global, LogLevel::Info);
-    let done = cancel_on_signals(&run.ctx).and_then(|()| dispatch(&run, command));
+    let done = match command {
+        // Signals tell it to finish what is under way.
+        Command::Daemon(args) => daemon::daemon(&run, &args),
+        command => cancel_on_signals(&run.ctx).and_then(|()| dispatch(&run, command)),
+    };
     done.unwrap_or_else(|failure| {
         failure.report(run.voice.format, run.voice.color);
         failure.exit
@@ -105,6 +111,8 @@ fn dispatch(run: &Invocation, command: Command) -> Result<Exit, Failure> {
         Command::Restore(args) => restore::restore(run, &args),
         Command::Adopt(args) => adopt::adopt(run, &args),
         Command::Expire(args) => expire::expire(run, &args),
+        Command::Drain(args) => daemon::drain(run, &args),
+        Command::Daemon(args) => daemon::daemon(run, &args),
         Command::ArchivePush(_) | Command::ArchiveGet(_) => {
             Err(Failure::usage("PostgreSQL's commands have rules of their own"))
         }

@@ -194,13 +194,6 @@ pub enum Warning {
         /// Its permission bits.
         mode: u32,
     },
-    /// A repository that need not hold every segment: not yet possible.
-    NotRequired {
-        /// Where the key stands.
-        origin: Origin,
-        /// The repository's name.
-        repository: String,
-    },
     /// A variable that looks as if it were meant for pgkeep, and is not.
     UnusedVariable {
         /// The variable.
@@ -225,11 +218,6 @@ impl std::fmt::Display for Warning {
                 "{}: others than its owner can read or change this secret (mode {mode:04o}); \
                  chmod 600 it",
                 path.display()
-            ),
-            Self::NotRequired { origin, repository } => write!(
-                f,
-                "{origin}: required = false is reserved: this version treats repository \
-                 {repository} like every other, so WAL counts as archived only when it is there"
             ),
             Self::UnusedVariable { variable } => write!(
                 f,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::env::Environment;
 use super::error::{Error, Result, Warning};
 use super::file;
-use super::layers::{FlagValue, Layer, Layered, SectionName};
+use super::layers::{FlagValue, Layer, Layered, Origin, SectionName};
 use super::schema::Section;
 use super::secret_source::SecretFolders;
 use super::sections::{
@@ -83,7 +83,7 @@ impl Settings {
     fn build(path: &Path, file: Option<Layer>, sources: &Sources<'_>) -> Result<Self> {
         let is_file = file.is_some();
         let file = file.unwrap_or_default();
-        let (environment, mut warnings) = sources.environment.layer(&file)?;
+        let (environment, warnings) = sources.environment.layer(&file)?;
         let layered = Layered::new(path, is_file, file, environment, sources.flags);
         let credentials = sources.environment.credentials();
         let folders = SecretFolders {
@@ -97,7 +97,7 @@ impl Settings {
         let repositories = repositories.map(|name| read_repository(&layered, name, &folders));
         let repositories: Vec<_> = repositories.collect::<Result<_>>()?;
         check_defaults(&layered, &repositories)?;
-        warnings.extend(repositories.iter().filter_map(not_required));
+        check_required(&layered, &repositories)?;
         let schedule = read_schedule(&layered, &SectionName::new(Section::Schedule, ""))?;
         let daemon = read_daemon(&layered, &SectionName::new(Section::Daemon, ""))?;
         Ok(Self { layered, clusters, repositories, schedule, daemon, warnings })
@@ -223,9 +223,17 @@ fn check_defaults(layered: &Layered, repositories: &[RepositoryDraft]) -> Result
     Err(Error::Conflict { file, section: Section::Repository.to_string(), why })
 }
 
-fn not_required(draft: &RepositoryDraft) -> Option<Warning> {
-    let origin = draft.not_required.clone()?;
-    Some(Warning::NotRequired { origin, repository: draft.name.name.clone() })
+/// Where no repository is required, nothing says when WAL is archived.
+fn check_required(layered: &Layered, repositories: &[RepositoryDraft]) -> Result<()> {
+    let all: Option<Vec<&Origin>> =
+        repositories.iter().map(|draft| draft.not_required.as_ref()).collect();
+    let Some(first) = all.as_ref().and_then(|all| all.first()) else { return Ok(()) };
+    let file = layered.describe_source();
+    let why = format!(
+        "no repository is required ({first} has required = false): WAL would count as archived when \
+         it is nowhere; take it out of one of them"
+    );
+    Err(Error::Conflict { file, section: Section::Repository.to_string(), why })
 }
 
 /// What one run works with.

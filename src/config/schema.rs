@@ -89,6 +89,8 @@ pub enum Form {
     Duration,
     /// Bytes per second.
     Rate,
+    /// Bytes.
+    Size,
     /// A whole number.
     Integer,
     /// `true` or `false`.
@@ -110,6 +112,7 @@ impl Form {
             Self::Path | Self::SecretPath => "a path in quotes",
             Self::Duration => "a duration with its unit, in quotes, such as \"90s\" or \"5m\"",
             Self::Rate => "bytes per second with their unit, in quotes, such as \"100MiB\"",
+            Self::Size => "bytes with their unit, in quotes, such as \"256MiB\"",
             Self::Integer => "a whole number without quotes",
             Self::Boolean => "true or false, without quotes",
         }
@@ -131,7 +134,9 @@ pub struct Key {
     pub summary: &'static str,
 }
 
-use Form::{Boolean, Duration, EnvironmentSecret, Integer, Path, Rate, Secret, SecretPath, Text};
+use Form::{
+    Boolean, Duration, EnvironmentSecret, Integer, Path, Rate, Secret, SecretPath, Size, Text,
+};
 use Section::{Cluster, Daemon, Repository, Schedule};
 
 const fn key(
@@ -168,7 +173,7 @@ pub const KEYS: &[Key] = &[
     key(Repository, "default", Boolean, Some("false"),
         "whether this one is meant where a command names none of several"),
     key(Repository, "required", Boolean, Some("true"),
-        "whether WAL counts as archived only when it is here; false is reserved"),
+        "whether WAL counts as archived only when it is here; one that is not required may lag"),
     key(Repository, "endpoint", Text, None,
         "s3 only: URL of a server that is not AWS"),
     key(Repository, "region", Text, None,
@@ -240,7 +245,21 @@ pub const KEYS: &[Key] = &[
     key(Schedule, "expire", Text, None,
         "when to remove what retention no longer keeps"),
     key(Daemon, "socket", Path, Some("/run/pgkeep/pgkeep.sock"),
-        "the control socket"),
+        "the socket that archive-push and archive-get ask the daemon by; its folder must be its account's own, mode 0700"),
+    key(Daemon, "fallback", Text, Some("direct"),
+        "what they do when no daemon answers: direct does the work without it, fail fails"),
+    key(Daemon, "push_jobs", Integer, Some("4"),
+        "how many files of WAL of a cluster are stored at a time, 1 to 256; with 1 nothing is stored ahead"),
+    key(Daemon, "push_memory", Size, Some("256MiB"),
+        "how many bytes of WAL of a cluster may be on their way ahead of their requests"),
+    key(Daemon, "push_ahead", Integer, Some("64"),
+        "how many files of WAL of a cluster may be stored that its server has not asked for yet"),
+    key(Daemon, "fetch_jobs", Integer, Some("4"),
+        "how many segments are fetched at a time ahead of a recovery, 1 to 256"),
+    key(Daemon, "fetch_memory", Size, Some("256MiB"),
+        "how many bytes of segments are held ahead of a recovery; less than two segments hold none"),
+    key(Daemon, "grace", Duration, Some("30s"),
+        "how long the daemon finishes what is under way when it is told to stop"),
     key(Daemon, "listen", Text, Some("127.0.0.1:9187"),
         "address and port of metrics and status page"),
 ];

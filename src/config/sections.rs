@@ -14,8 +14,8 @@ use super::reader::Reader;
 use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
-    absolute, boolean, cipher, count, cron, jobs, rate, secret_file, some_text, some_time, time,
-    timezone,
+    absolute, boolean, cipher, count, cron, fallback, jobs, rate, secret_file, size, some_text,
+    some_time, time, timezone,
 };
 use crate::base::{ByteSize, Secret};
 use crate::repo::CipherChoice;
@@ -52,7 +52,7 @@ pub struct RepositorySettings {
     pub s3: Option<S3Settings>,
     /// Whether it is meant where none is named.
     pub is_default: bool,
-    /// Whether WAL counts as archived only when it is here. Reserved: treat it as true.
+    /// Whether WAL counts as archived only when it is here.
     pub is_required: bool,
     /// How it encrypts.
     pub cipher: CipherChoice,
@@ -103,11 +103,34 @@ pub struct ScheduleSettings {
     pub expire: Option<String>,
 }
 
+/// What `archive-push` and `archive-get` do when no daemon answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// The work, without it.
+    Direct,
+    /// Nothing.
+    Fail,
+}
+
 /// `[daemon]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonSettings {
     /// The control socket.
     pub socket: PathBuf,
+    /// What happens without a daemon.
+    pub fallback: Fallback,
+    /// How many files of WAL of a cluster are stored at a time.
+    pub push_jobs: usize,
+    /// Bytes of WAL of a cluster on their way ahead.
+    pub push_memory: u64,
+    /// Files of WAL of a cluster that are stored and not asked for.
+    pub push_ahead: usize,
+    /// How many segments are fetched at a time.
+    pub fetch_jobs: usize,
+    /// Bytes of segments that are held ahead.
+    pub fetch_memory: u64,
+    /// How long what is under way is finished at the end.
+    pub grace: Duration,
     /// Where metrics and status page are served.
     pub listen: SocketAddr,
 }
@@ -149,6 +172,13 @@ pub(super) fn read_daemon(layered: &Layered, name: &SectionName) -> Result<Daemo
     };
     Ok(DaemonSettings {
         socket: section.get("socket", absolute)?,
+        fallback: section.get("fallback", fallback)?,
+        push_jobs: section.get("push_jobs", jobs)?,
+        push_memory: section.get("push_memory", size)?,
+        push_ahead: section.get("push_ahead", jobs)?,
+        fetch_jobs: section.get("fetch_jobs", jobs)?,
+        fetch_memory: section.get("fetch_memory", size)?,
+        grace: section.get("grace", time)?,
         listen: section.get("listen", address)?,
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::duration::parse_duration;
 use super::secret_source::{SecretFile, SecretFolders};
+use super::sections::Fallback;
 use crate::base::ByteSize;
 use crate::repo::CipherChoice;
 
@@ -45,6 +46,18 @@ pub(super) fn rate(text: &str) -> Read<Option<ByteSize>> {
         }
         Ok(rate) => Ok(Some(rate)),
         Err(wrong) => Err(format!("{wrong}, or \"unlimited\"")),
+    }
+}
+
+pub(super) fn size(text: &str) -> Read<u64> {
+    text.parse::<ByteSize>().map(|size| size.0).map_err(|wrong| wrong.to_string())
+}
+
+pub(super) fn fallback(text: &str) -> Read<Fallback> {
+    match text {
+        "direct" => Ok(Fallback::Direct),
+        "fail" => Ok(Fallback::Fail),
+        _ => Err(format!("{text:?} is neither \"direct\" nor \"fail\"")),
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Repository {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) descriptor: Descriptor,
     pub(super) keyring: Keyring,
+    /// The key slots that there were.
+    slots: Arc<[ObjectKey]>,
 }
 
 /// What `init` is told.
@@ -132,7 +134,7 @@ impl Repository {
             return Err(storage::Error::AlreadyExists { key }.into());
         }
         drop(lease);
-        Ok(Self { store, descriptor, keyring })
+        Ok(Self { store, descriptor, keyring, slots: [slot_key].into() })
     }
 
     /// Opens a repository with the secret at hand and authenticates its descriptor.
@@ -164,17 +166,38 @@ impl Repository {
         if let Some(keyring) = cache.and_then(|(_, cache)| cache.load(id, &listed, unlock))
             && Descriptor::verify(&bytes, &keyring).is_ok()
         {
-            return Ok(Self { store, descriptor, keyring });
+            let slots = names(&listed);
+            return Ok(Self { store, descriptor, keyring, slots });
         }
-        let (keyring, slots) = open_slots(store.as_ref(), &mut listed, &descriptor, unlock)?;
+        let (keyring, summaries) = open_slots(store.as_ref(), &mut listed, &descriptor, unlock)?;
         let Some(keyring) = keyring else {
-            return Err(Error::WrongKey { given: unlock.kind(), slots });
+            return Err(Error::WrongKey { given: unlock.kind(), slots: summaries });
         };
         Descriptor::verify(&bytes, &keyring)?;
         if let Some((ctx, cache)) = cache {
             cache.store(ctx, id, &listed, unlock, &keyring);
         }
-        Ok(Self { store, descriptor, keyring })
+        let slots = names(&listed);
+        Ok(Self { store, descriptor, keyring, slots })
+    }
+
+    /// The same repository opened once more, in `store`, which may be another handle of its place: what
+    /// [`Repository::open`] reads is read again, and no secret is needed. Nothing when it is another one
+    /// now, or its key slots have changed.
+    ///
+    /// # Errors
+    /// As [`Repository::open`].
+    pub fn reopened(&self, store: Arc<dyn ObjectStore>) -> Result<Option<Self>> {
+        let bytes = match store.get(&layout::descriptor()) {
+            Err(error) if error.is_not_found() => {
+                return Err(Error::NoRepository { location: store.location() });
+            }
+            other => other?,
+        };
+        let is_same = Descriptor::decode(&bytes)?.repository == self.descriptor.repository
+            && Descriptor::verify(&bytes, &self.keyring).is_ok()
+            && names(&storage::list_all(store.as_ref(), layout::SLOT_PREFIX)?) == self.slots;
+        Ok(is_same.then(|| Self { store, ..self.clone() }))
     }
 
     /// Refuses a repository whose cipher is not the configured one.
@@ -457,6 +480,10 @@ impl Repository {
         let opener = FrameOpener::new(object.clone(), &header, cipher);
         Ok(SealedRandom::new(Arc::clone(&self.store), opener))
     }
+}
+
+fn names(slots: &[storage::ObjectMeta]) -> Arc<[ObjectKey]> {
+    slots.iter().map(|slot| slot.key.clone()).collect()
 }
 
 /// Parses one JSON line of an object.

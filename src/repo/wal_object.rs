@@ -227,14 +227,8 @@ impl Repository {
     /// [`crate::storage::Error::NotFound`], [`Error::Corrupt`].
     pub fn get_wal(&self, kind: Kind, key: &ObjectKey) -> Result<(WalFacts, Vec<u8>)> {
         let mut reader = self.open_wal(kind, key)?;
-        let facts = reader.facts().clone();
-        let pieces = reader.pieces()?;
-        // The number of frames that are there fits the size.
-        let mut content = vec![0; usize::try_from(facts.size).unwrap_or(CONTENT_MAX)];
-        for (piece, space) in pieces.into_iter().zip(content.chunks_mut(WAL_READ_PIECE)) {
-            piece.open(space)?;
-        }
-        Ok((facts, content))
+        let content = reader.content()?;
+        Ok((reader.facts, content))
     }
 
     /// An archived file, to be opened piece by piece: its facts are authentic when this returns, each
@@ -326,6 +320,21 @@ impl WalReader {
     #[must_use]
     pub fn facts(&self) -> &WalFacts {
         &self.facts
+    }
+
+    /// The whole content, authentic.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn content(&mut self) -> Result<Vec<u8>> {
+        let size = usize::try_from(self.facts.size).unwrap_or(CONTENT_MAX);
+        let pieces = self.pieces()?;
+        // The number of frames that are there fits the size.
+        let mut content = vec![0; size];
+        for (piece, space) in pieces.into_iter().zip(content.chunks_mut(WAL_READ_PIECE)) {
+            piece.open(space)?;
+        }
+        Ok(content)
     }
 
     /// The content, at least one piece, in order. The whole is authentic when each piece is.

@@ -151,7 +151,7 @@ pub fn open(ctx: &Ctx, settings: &RepositorySettings, access: Access) -> Result<
 }
 
 /// As [`open`]; what a passphrase opens is kept, where the configuration names a folder for it.
-fn open_in(
+pub(super) fn open_in(
     store: Arc<dyn ObjectStore>,
     settings: &RepositorySettings,
     ctx: Option<&Ctx>,

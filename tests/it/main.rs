@@ -19,6 +19,7 @@ mod cli_live;
 mod config_live;
 mod copy_live;
 mod crash;
+mod daemon_live;
 mod failover_live;
 mod format;
 mod live_harness;

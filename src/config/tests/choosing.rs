@@ -45,16 +45,18 @@ fn the_only_one_the_named_one_or_the_marked_one_is_meant() {
 }
 
 #[test]
-fn a_repository_that_is_not_required_is_told_about() {
-    let text =
-        format!("[cluster.main]\n[repository.a]\nrequired = false\nurl = \"file:///a\"\n{CLEAR}");
-    let settings = parse(&text).unwrap();
-    let shown = settings.warnings()[0].to_string();
-    assert!(
-        shown.starts_with("/etc/pgkeep/pgkeep.toml line 3: required = false is reserved"),
-        "{shown}"
-    );
-    assert!(!settings.resolve(None, None).unwrap().repository().unwrap().is_required);
+fn one_repository_at_least_is_required() {
+    let section = |name: &str, more: &str| {
+        format!("[repository.{name}]\n{more}url = \"file:///{name}\"\n{}", CLEAR.replace('a', name))
+    };
+    let alone = format!("[cluster.main]\n{}", section("a", "required = false\n"));
+    let refused = message(&alone);
+    assert!(refused.contains("no repository is required"), "{refused}");
+    assert!(refused.contains("line 3 has required = false"), "{refused}");
+    let two = format!("{alone}{}", section("b", ""));
+    let settings = parse(&two).unwrap();
+    let all = settings.repositories().unwrap();
+    assert_eq!(all.iter().map(|each| each.is_required).collect::<Vec<_>>(), [false, true]);
 }
 
 #[test]

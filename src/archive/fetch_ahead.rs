@@ -1,0 +1,298 @@
+//! Fetching ahead: while recovery replays one segment, the ones that follow are fetched, opened and
+//! authenticated, several at once, into memory that is bounded.
+//!
+//! Nothing is written anywhere: a crash at any moment leaves nothing that recovery could mistake for a
+//! segment. Only what was found is kept, and only until it is delivered. That a segment is not there is
+//! never remembered, and a segment of a repository is given under its own name in that repository alone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Destination;
+use super::asking::{Ahead, Fetched};
+use crate::base::{Crew, Ctx};
+use crate::crypt::RepositoryId;
+use crate::pg::{SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
+use crate::repo::{Kind, Place, Repository};
+use crate::storage::ObjectKey;
+
+/// For how long a segment that nobody asks for is kept.
+const IDLE: Duration = Duration::from_secs(60);
+/// How many are fetched behind one that came by itself: a standby that streams asks for one now and then.
+const FIRST: u64 = 2;
+
+/// How much is fetched ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchLimits {
+    /// How many segments are fetched at a time.
+    pub jobs: usize,
+    /// How many bytes of segments are held at most, those on their way included.
+    pub bytes: u64,
+}
+
+/// What is going on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct FetchStatus {
+    /// Segments that are asked for or on their way.
+    pub under_way: usize,
+    /// Segments that are held.
+    pub held: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+/// Fetches ahead for one cluster; ends its threads when it is dropped.
+#[derive(Debug)]
+pub struct FetchAhead {
+    shared: Arc<Shared>,
+    /// Joined after [`Shared::stop`].
+    #[allow(dead_code, reason = "its threads end with it")]
+    crew: Crew,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ctx: Ctx,
+    limits: FetchLimits,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: BTreeMap<Name, Held>,
+    /// Of `held`.
+    bytes: u64,
+    /// What was delivered last, along each timeline.
+    last: BTreeMap<Along, SegmentNo>,
+    is_stopping: bool,
+}
+
+/// An object: which repository, which name.
+type Name = (RepositoryId, String);
+/// A timeline of a cluster in a repository.
+type Along = (RepositoryId, String, TimelineId);
+
+#[derive(Debug)]
+struct Held {
+    bytes: u64,
+    since: Duration,
+    content: Part,
+}
+
+#[derive(Debug)]
+enum Part {
+    Wanted(Repository, ObjectKey),
+    UnderWay,
+    Ready(Arc<Fetched>),
+}
+
+impl FetchAhead {
+    /// Begins, for one cluster.
+    #[must_use]
+    pub fn begin(ctx: &Ctx, limits: FetchLimits) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { ctx: ctx.clone(), limits, state, changed });
+        let crew = Crew::begin(limits.jobs, &shared, Shared::work);
+        Self { shared, crew }
+    }
+
+    /// What is going on.
+    #[must_use]
+    pub fn status(&self) -> FetchStatus {
+        let state = self.shared.state();
+        let is_ready = |held: &&Held| matches!(held.content, Part::Ready(_));
+        let held = state.held.values().filter(is_ready).count();
+        FetchStatus { under_way: state.held.len() - held, held, bytes: state.bytes }
+    }
+
+    /// Forgets what nobody has asked for in a while.
+    pub fn tidy(&self) {
+        let now = self.shared.ctx.clock.monotonic();
+        let mut state = self.shared.state();
+        let is_old = |held: &Held| now.saturating_sub(held.since) > IDLE;
+        let old: Vec<Name> = state
+            .held
+            .iter()
+            .filter(|(_, held)| is_old(held) && !matches!(held.content, Part::UnderWay))
+            .map(|(name, _)| name.clone())
+            .collect();
+        old.iter().for_each(|name| state.remove(name));
+        if state.held.is_empty() {
+            state.last.clear();
+        }
+    }
+
+    /// Fetches nothing more.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+}
+
+impl Drop for FetchAhead {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Ahead for FetchAhead {
+    fn find(&self, repository: &Repository, object: &ObjectKey) -> Option<Arc<Fetched>> {
+        let name = (repository.descriptor().repository, object.to_string());
+        let mut state = self.shared.state();
+        loop {
+            match &state.held.get(&name)?.content {
+                Part::UnderWay => {
+                    let waited = self.shared.changed.wait(state);
+                    state = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+                // Whoever asks is quicker than a thread that is not there yet.
+                Part::Wanted(..) => {
+                    state.remove(&name);
+                    return None;
+                }
+                // Kept until it is delivered: the one that asks may find that it is not to be.
+                Part::Ready(fetched) => return Some(Arc::clone(fetched)),
+            }
+        }
+    }
+
+    fn delivered(&self, from: &Destination, name: &WalFileName) {
+        let WalFileName::Segment(segment) = name else { return };
+        let Ok(size) = SegmentSize::new(from.registration.wal_segment_size.into()) else { return };
+        let Ok(number) = segment.number(size) else { return };
+        let mut state = self.shared.state();
+        let id = from.repository.descriptor().repository;
+        if let Some(object) = from.place.wal(&segment.to_string()) {
+            state.remove(&(id, object.to_string()));
+        }
+        let along = (id, from.place.prefix(), segment.timeline());
+        let before = state.last.insert(along, number);
+        let follows = before.is_some_and(|before| before.0 + 1 == number.0);
+        let bytes = u64::from(size.bytes());
+        let depth = if follows { self.shared.limits.bytes / bytes } else { FIRST };
+        let now = self.shared.ctx.clock.monotonic();
+        for next in (1..=depth).map(|i| SegmentNo(number.0.saturating_add(i))) {
+            let Some(object) = object_of(&from.place, segment.timeline(), next, size) else {
+                break;
+            };
+            let name = (id, object.to_string());
+            if state.held.contains_key(&name) {
+                continue;
+            }
+            if state.bytes + bytes > self.shared.limits.bytes {
+                break;
+            }
+            state.bytes += bytes;
+            let content = Part::Wanted(from.repository.clone(), object);
+            state.held.insert(name, Held { bytes, since: now, content });
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
+fn object_of(
+    place: &Place,
+    timeline: TimelineId,
+    number: SegmentNo,
+    size: SegmentSize,
+) -> Option<ObjectKey> {
+    place.wal(&SegmentName::new(timeline, number, size).ok()?.to_string())
+}
+
+impl State {
+    fn remove(&mut self, name: &Name) {
+        if let Some(held) = self.held.remove(name) {
+            self.bytes -= held.bytes;
+        }
+    }
+
+    /// The first one that is wanted: names are in the order of the WAL.
+    fn take(&mut self) -> Option<(Name, Repository, ObjectKey, u64)> {
+        self.held.iter_mut().find_map(|(name, held)| {
+            let Part::Wanted(repository, object) = &held.content else { return None };
+            let taken = (name.clone(), repository.clone(), object.clone(), held.bytes);
+            held.content = Part::UnderWay;
+            Some(taken)
+        })
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.state().is_stopping = true;
+        self.changed.notify_all();
+    }
+
+    fn work(&self) {
+        let mut state = self.state();
+        while !state.is_stopping {
+            let Some((name, repository, object, bytes)) = state.take() else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let fetching = Fetching { shared: self, name: &name };
+            let fetched = fetch(&repository, &object, bytes);
+            match &fetched {
+                // The end of what is archived, or a hole: whoever asks finds out for himself.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => self.ctx.note(format!("{object}, ahead of its request: {error}")),
+                Ok(_) => {}
+            }
+            fetching.end(fetched.ok());
+            // It takes the lock, too.
+            drop(fetching);
+            state = self.state();
+        }
+    }
+}
+
+/// One that is on its way: whatever happens, nobody waits for it afterwards.
+struct Fetching<'a> {
+    shared: &'a Shared,
+    name: &'a Name,
+}
+
+impl Fetching<'_> {
+    fn end(&self, fetched: Option<Fetched>) {
+        let now = self.shared.ctx.clock.monotonic();
+        let mut state = self.shared.state();
+        if let Some(fetched) = fetched
+            && let Some(held) = state.held.get_mut(self.name)
+        {
+            (held.content, held.since) = (Part::Ready(Arc::new(fetched)), now);
+        }
+    }
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if let Some(Part::UnderWay) = state.held.get(self.name).map(|held| &held.content) {
+            state.remove(self.name);
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
+fn fetch(
+    repository: &Repository,
+    object: &ObjectKey,
+    bytes_max: u64,
+) -> crate::repo::Result<Fetched> {
+    let mut reader = repository.open_wal(Kind::Wal, object)?;
+    let facts = reader.facts().clone();
+    if facts.size > bytes_max {
+        let why = format!("it holds {} bytes, more than this cluster's segments", facts.size);
+        return Err(crate::repo::Error::Limit(format!("{object}: {why}")));
+    }
+    let content = reader.content()?;
+    Ok(Fetched { facts, content })
+}

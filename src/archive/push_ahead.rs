@@ -1,0 +1,549 @@
+//! Pushing ahead: while the server waits for one file, the files that it has ready behind it are stored,
+//! several at once, and when it asks for one of those the answer is there.
+//!
+//! A request is answered only when its file is durable in every required repository. What is known of a
+//! file is bound to the open folders it lies in, the system identifier, the repositories' ids and epochs,
+//! and the file's content: whatever of it has changed, the file is pushed as if nothing were known. Nothing
+//! that failed is remembered against a request. Nothing is kept on disk.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::error::{Error, Result};
+use super::folders::{FoldersId, ServerFolders};
+use super::openings::{Asked, Openings, Purpose};
+use super::push::{PushOptions, Pushed, Stored, read_control_file, refuse_copy};
+use super::ready::ready;
+use super::submit::archive;
+use crate::base::{Crew, Ctx};
+use crate::pg::ControlFile;
+use crate::repo::{Origin, Repository};
+
+/// Between two looks for files that are ready.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// For how long after a request the server counts as archiving.
+const ACTIVE: Duration = Duration::from_secs(10);
+/// For how long a server's folders are held open without a request.
+const IDLE: Duration = Duration::from_secs(600);
+/// How many names one look brings.
+const NAMES_MAX: usize = 1024;
+/// How many servers are known at a time: each is one data directory.
+const SERVERS_MAX: usize = 16;
+/// How long nothing is pushed ahead after a failure, at first and at most; and one file not, after its own.
+const REST_FIRST: Duration = Duration::from_millis(500);
+const REST_MAX: Duration = Duration::from_secs(30);
+const FAILED_FOR: Duration = Duration::from_secs(60);
+/// How much of a file is read at a time to compare it.
+const PIECE: usize = 1 << 20;
+
+/// How much is done ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PushLimits {
+    /// How many files are stored at a time, the one that is asked for included.
+    pub jobs: usize,
+    /// How many bytes of files may be under way ahead; one file may in any case.
+    pub bytes: u64,
+    /// How many files may be stored that have not been asked for.
+    pub window: usize,
+}
+
+/// A file that a server asks to be archived.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The server's folders.
+    pub folders: Arc<ServerFolders>,
+    /// The file's name in the folder of the WAL.
+    pub name: String,
+    /// Which server this is, for the record.
+    pub origin: Origin,
+    /// As [`PushOptions::accept_unknown_wal`].
+    pub accept_unknown_wal: bool,
+}
+
+/// What is going on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PushStatus {
+    /// Files that are being stored, asked for or not.
+    pub under_way: usize,
+    /// Files that are stored and have not been asked for.
+    pub ahead: usize,
+    /// Bytes of files that are being stored ahead.
+    pub bytes: u64,
+}
+
+/// Stores files of the servers of one cluster; ends its threads when it is dropped.
+#[derive(Debug)]
+pub struct PushAhead {
+    shared: Arc<Shared>,
+    /// Joined after [`Shared::stop`].
+    #[allow(dead_code, reason = "its threads end with it")]
+    crew: Crew,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ctx: Ctx,
+    openings: Arc<dyn Openings>,
+    limits: PushLimits,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The one that asked last is the last one.
+    servers: Vec<Server>,
+    ahead_jobs: usize,
+    ahead_bytes: u64,
+    is_stopping: bool,
+}
+
+type ServerId = (FoldersId, u64);
+
+#[derive(Debug)]
+struct Server {
+    id: ServerId,
+    folders: Arc<ServerFolders>,
+    origin: Origin,
+    accept_unknown_wal: bool,
+    segment_bytes: u64,
+    files: BTreeMap<String, Known>,
+    /// Ready, by the last look.
+    queue: VecDeque<String>,
+    requests: usize,
+    asked: Duration,
+    looked: Duration,
+    is_looking: bool,
+    rests_until: Duration,
+    failures: u32,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone)]
+enum Known {
+    UnderWay,
+    Stored {
+        pushed: Arc<Pushed>,
+        is_answered: bool,
+    },
+    /// Ahead of a request, which would try it all the same.
+    Failed {
+        until: Duration,
+    },
+}
+
+/// A file to be stored ahead.
+struct Job {
+    server: ServerId,
+    folders: Arc<ServerFolders>,
+    name: String,
+    options: PushOptions,
+    bytes: u64,
+}
+
+impl PushAhead {
+    /// Begins, for one cluster.
+    #[must_use]
+    pub fn begin(ctx: &Ctx, openings: Arc<dyn Openings>, limits: PushLimits) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { ctx: ctx.clone(), openings, limits, state, changed });
+        let crew = Crew::begin(limits.jobs.saturating_sub(1), &shared, Shared::work);
+        Self { shared, crew }
+    }
+
+    /// Archives a file: from what is known, or now. `Ok` means durable in every required repository.
+    ///
+    /// # Errors
+    /// As [`archive`].
+    pub fn archive(&self, submission: &Submission) -> Result<Pushed> {
+        self.shared.archive(submission)
+    }
+
+    /// What is going on.
+    #[must_use]
+    pub fn status(&self) -> PushStatus {
+        let state = self.shared.state();
+        let mut status = PushStatus { bytes: state.ahead_bytes, ..PushStatus::default() };
+        for known in state.servers.iter().flat_map(|server| server.files.values()) {
+            match known {
+                Known::UnderWay => status.under_way += 1,
+                Known::Stored { is_answered: false, .. } => status.ahead += 1,
+                Known::Stored { .. } | Known::Failed { .. } => {}
+            }
+        }
+        status
+    }
+
+    /// The folders of the servers that have asked, the last one first.
+    #[must_use]
+    pub fn folders(&self) -> Vec<Arc<ServerFolders>> {
+        let state = self.shared.state();
+        state.servers.iter().rev().map(|server| Arc::clone(&server.folders)).collect()
+    }
+
+    /// Lets go of the folders of servers that have stopped, or not asked for long: an open folder keeps
+    /// its file system mounted.
+    pub fn tidy(&self) {
+        let now = self.shared.ctx.clock.monotonic();
+        let mut state = self.shared.state();
+        state.servers.retain(|server| server.is_busy() || !server.is_left(now));
+    }
+
+    /// Begins nothing more ahead; what is under way goes on.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+}
+
+impl Drop for PushAhead {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.state().is_stopping = true;
+        self.changed.notify_all();
+    }
+
+    fn archive(&self, submission: &Submission) -> Result<Pushed> {
+        let Submission { folders, name, .. } = submission;
+        let control = read_control_file(folders.data())?;
+        let id = (folders.id(), control.system_identifier);
+        let path = folders.wal().join(name);
+        loop {
+            let mut state = self.state();
+            let now = self.ctx.clock.monotonic();
+            let server = state.server(id, submission, &control, now);
+            let pushed = match server.files.get(name) {
+                Some(Known::UnderWay) => {
+                    drop(self.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
+                    continue;
+                }
+                Some(Known::Stored { pushed, .. }) => Arc::clone(pushed),
+                Some(Known::Failed { .. }) | None => {
+                    server.files.insert(name.clone(), Known::UnderWay);
+                    server.requests += 1;
+                    break;
+                }
+            };
+            drop(state);
+            let is_same = self.is_stored(&pushed, folders.data(), &path, id.1)?;
+            let mut state = self.state();
+            let Some(server) = state.find(id) else { continue };
+            if is_same {
+                let known = Known::Stored { pushed: Arc::clone(&pushed), is_answered: true };
+                server.files.insert(name.clone(), known);
+                return Ok(Arc::unwrap_or_clone(pushed));
+            }
+            if !matches!(server.files.get(name), Some(Known::UnderWay)) {
+                server.files.remove(name);
+            }
+        }
+        // What is behind it may begin.
+        self.changed.notify_all();
+        let mut under_way = UnderWay { shared: self, server: id, name, asked: true, bytes: 0 };
+        let done = archive(&self.ctx, &self.openings, &submission.options(), &path, true);
+        under_way.end(&done);
+        done
+    }
+
+    /// Whether what was stored is what would be stored now.
+    fn is_stored(
+        &self,
+        pushed: &Pushed,
+        data_directory: &Path,
+        path: &Path,
+        system: u64,
+    ) -> Result<bool> {
+        refuse_copy(data_directory)?;
+        let Ok(file) = File::open(path) else { return Ok(false) };
+        let asked = Asked { system: Some(system), epoch: None, purpose: Purpose::Push };
+        let mut witness: Option<(&Stored, Repository)> = None;
+        let repositories = self.openings.repositories();
+        let any_required = repositories.iter().any(|each| each.is_required);
+        for (at, each) in repositories.iter().enumerate() {
+            if any_required && !each.is_required {
+                continue;
+            }
+            let destination = self.openings.open(&self.ctx, at, &asked)?;
+            let id = destination.repository.descriptor().repository;
+            let stored = pushed.stored.iter().find(|stored| {
+                stored.repository == each.name
+                    && stored.id == id
+                    && stored.place == destination.place
+            });
+            let Some(stored) = stored else { return Ok(false) };
+            witness.get_or_insert((stored, destination.repository));
+        }
+        if pushed.read.is_unchanged(&file) {
+            return Ok(true);
+        }
+        let Some((stored, repository)) = witness else { return Ok(false) };
+        Ok(digest_of(&file, &repository).is_ok_and(|digest| digest == stored.digest))
+    }
+
+    /// What each thread does.
+    fn work(&self) {
+        while let Some(job) = self.next_job() {
+            let Job { server, folders, name, options, bytes } = job;
+            let mut under_way = UnderWay { shared: self, server, name: &name, asked: false, bytes };
+            let path = folders.wal().join(&name);
+            let done = archive(&self.ctx, &self.openings, &options, &path, true);
+            if let Err(error) = &done
+                && !error.is_not_found()
+            {
+                self.ctx.note(format!("{name}, ahead of its request: {error}"));
+            }
+            under_way.end(&done);
+        }
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        let mut state = self.state();
+        loop {
+            if state.is_stopping {
+                return None;
+            }
+            let now = self.ctx.clock.monotonic();
+            if let Some(job) = state.take_job(now, &self.limits) {
+                return Some(job);
+            }
+            let mut servers = state.servers.iter_mut();
+            if let Some(server) = servers.find(|server| server.wants_look(now)) {
+                server.is_looking = true;
+                let (id, folders) = (server.id, Arc::clone(&server.folders));
+                let known: BTreeSet<String> = server.files.keys().cloned().collect();
+                drop(state);
+                let looked = ready(folders.wal(), NAMES_MAX, |name| known.contains(name));
+                state = self.state();
+                let now = self.ctx.clock.monotonic();
+                if let Some(server) = state.find(id) {
+                    server.is_looking = false;
+                    server.looked = now;
+                    if let Ok(found) = looked {
+                        server.queue = found.first.into();
+                        // What is not ready any more was answered, and nobody will ask for it.
+                        let is_gone =
+                            |name: &String| known.contains(name) && !found.known.contains(name);
+                        server.files.retain(|name, known| {
+                            matches!(known, Known::UnderWay) || !is_gone(name)
+                        });
+                    }
+                }
+                continue;
+            }
+            let is_active = state.servers.iter().any(|server| server.is_active(now));
+            state = match is_active {
+                true => {
+                    let waited = self.changed.wait_timeout(state, LOOK_EVERY);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                false => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+impl Submission {
+    fn options(&self) -> PushOptions {
+        PushOptions {
+            data_directory: self.folders.data().to_owned(),
+            accept_unknown_wal: self.accept_unknown_wal,
+            origin: self.origin.clone(),
+        }
+    }
+}
+
+impl State {
+    fn find(&mut self, id: ServerId) -> Option<&mut Server> {
+        self.servers.iter_mut().find(|server| server.id == id)
+    }
+
+    /// The server that asks; of too many, the one that has asked for nothing for the longest time goes.
+    fn server(
+        &mut self,
+        id: ServerId,
+        submission: &Submission,
+        control: &ControlFile,
+        now: Duration,
+    ) -> &mut Server {
+        let known = self.servers.iter().position(|server| server.id == id);
+        let mut server = match known {
+            Some(at) => self.servers.remove(at),
+            None => Server {
+                id,
+                folders: Arc::clone(&submission.folders),
+                origin: submission.origin.clone(),
+                accept_unknown_wal: submission.accept_unknown_wal,
+                segment_bytes: control.wal_segment_size.bytes().into(),
+                files: BTreeMap::new(),
+                queue: VecDeque::new(),
+                requests: 0,
+                asked: now,
+                looked: now.saturating_sub(LOOK_EVERY),
+                is_looking: false,
+                rests_until: Duration::ZERO,
+                failures: 0,
+            },
+        };
+        server.asked = now;
+        server.accept_unknown_wal = submission.accept_unknown_wal;
+        if self.servers.len() >= SERVERS_MAX
+            && let Some(idle) = self.servers.iter().position(|server| !server.is_busy())
+        {
+            self.servers.remove(idle);
+        }
+        self.servers.push(server);
+        self.servers.last_mut().expect("it was put there")
+    }
+
+    fn take_job(&mut self, now: Duration, limits: &PushLimits) -> Option<Job> {
+        let (ahead_jobs, ahead_bytes) = (self.ahead_jobs, self.ahead_bytes);
+        let has_room =
+            |bytes: u64| ahead_jobs == 0 || ahead_bytes.saturating_add(bytes) <= limits.bytes;
+        let mut servers = self.servers.iter_mut().rev();
+        let job = servers.find_map(|server| {
+            if !server.is_active(now)
+                || now < server.rests_until
+                || !has_room(server.segment_bytes)
+                || server.ahead() >= limits.window
+            {
+                return None;
+            }
+            server.take_job(now)
+        })?;
+        self.ahead_jobs += 1;
+        self.ahead_bytes += job.bytes;
+        Some(job)
+    }
+}
+
+impl Server {
+    fn is_active(&self, now: Duration) -> bool {
+        self.requests > 0 || now.saturating_sub(self.asked) < ACTIVE
+    }
+
+    fn is_left(&self, now: Duration) -> bool {
+        let idle = now.saturating_sub(self.asked);
+        let has_stopped = !self.folders.data().join("postmaster.pid").exists();
+        self.requests == 0 && (idle > IDLE || (idle > ACTIVE && has_stopped))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.is_looking || self.files.values().any(|known| matches!(known, Known::UnderWay))
+    }
+
+    fn wants_look(&self, now: Duration) -> bool {
+        self.is_active(now)
+            && !self.is_looking
+            && self.queue.is_empty()
+            && now >= self.rests_until
+            && now.saturating_sub(self.looked) >= LOOK_EVERY
+    }
+
+    /// How many files are stored, or being stored, that nobody has been told of.
+    fn ahead(&self) -> usize {
+        let known = self.files.values();
+        known.filter(|known| !matches!(known, Known::Stored { is_answered: true, .. })).count()
+    }
+
+    fn take_job(&mut self, now: Duration) -> Option<Job> {
+        loop {
+            let name = self.queue.pop_front()?;
+            match self.files.get(&name) {
+                None => {}
+                Some(Known::Failed { until }) if now >= *until => {}
+                Some(_) => continue,
+            }
+            self.files.insert(name.clone(), Known::UnderWay);
+            let options = PushOptions {
+                data_directory: self.folders.data().to_owned(),
+                accept_unknown_wal: self.accept_unknown_wal,
+                origin: self.origin.clone(),
+            };
+            let (folders, bytes) = (Arc::clone(&self.folders), self.segment_bytes);
+            return Some(Job { server: self.id, folders, name, options, bytes });
+        }
+    }
+}
+
+/// A file that is being stored: whatever happens, it is not left so.
+struct UnderWay<'a> {
+    shared: &'a Shared,
+    server: ServerId,
+    name: &'a str,
+    /// Somebody waits for it.
+    asked: bool,
+    bytes: u64,
+}
+
+impl UnderWay<'_> {
+    fn end(&mut self, done: &Result<Pushed>) {
+        let now = self.shared.ctx.clock.monotonic();
+        let mut state = self.shared.state();
+        let Some(server) = state.find(self.server) else { return };
+        match done {
+            Ok(pushed) => {
+                let (pushed, is_answered) = (Arc::new(pushed.clone()), self.asked);
+                server.files.insert(self.name.to_owned(), Known::Stored { pushed, is_answered });
+                (server.failures, server.rests_until) = (0, Duration::ZERO);
+            }
+            Err(error) => {
+                // A request tries it in any case; what nobody asked for is left alone for a while.
+                server.files.remove(self.name);
+                if !self.asked && !error.is_not_found() {
+                    let failed = Known::Failed { until: now + FAILED_FOR };
+                    server.files.insert(self.name.to_owned(), failed);
+                }
+                if error.may_pass() || matches!(error, Error::Unopened(_)) {
+                    let rest = REST_FIRST.saturating_mul(1 << server.failures.min(6));
+                    server.rests_until = now + rest.min(REST_MAX);
+                    server.failures += 1;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if !self.asked {
+            state.ahead_jobs -= 1;
+            state.ahead_bytes -= self.bytes;
+        }
+        if let Some(server) = state.find(self.server) {
+            server.requests -= usize::from(self.asked);
+            if let Some(Known::UnderWay) = server.files.get(self.name) {
+                server.files.remove(self.name);
+            }
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
+fn digest_of(file: &File, repository: &Repository) -> io::Result<String> {
+    let mut digest = repository.digest();
+    let mut space = vec![0; PIECE];
+    let mut offset = 0;
+    loop {
+        let length = file.read_at(&mut space, offset)?;
+        if length == 0 {
+            return Ok(digest.finish());
+        }
+        digest.add(space.get(..length).unwrap_or_default());
+        offset += length as u64;
+    }
+}

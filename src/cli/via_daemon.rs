@@ -1,0 +1,200 @@
+//! The archive commands by way of the daemon: what is open here is passed to it, and its answer is this
+//! process's.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::args::{GetArgs, PushArgs};
+use super::error::Failure;
+use super::fate::Outcome;
+use super::invocation::Invocation;
+use crate::archive::{self, Delivered, Temporary};
+use crate::config::{Fallback, Settings};
+use crate::daemon::{self, Answer, Ask, Away, GetAsk, PROTOCOL, PushAsk, Request, Told};
+use crate::wiring;
+
+/// How much of a file's beginning is looked at again: its first page, at least.
+const BEGINNING: usize = 8192;
+
+/// Whom to ask, and what to do when nobody answers.
+#[derive(Debug)]
+pub struct Way {
+    socket: PathBuf,
+    is_named: bool,
+    settings: Option<Settings>,
+}
+
+/// What a request is to be.
+pub fn request(run: &Invocation, ask: Ask) -> Request {
+    Request { protocol: PROTOCOL, cluster: run.global.cluster.clone(), ask }
+}
+
+/// A failure as it is told elsewhere.
+pub fn told(failure: Failure) -> Told {
+    let Failure { message, causes, hint, .. } = failure;
+    Told { message, causes, hint }
+}
+
+fn failure(told: Told) -> Failure {
+    let Told { message, causes, hint } = told;
+    Failure { causes, hint, ..Failure::failed(message) }
+}
+
+impl Way {
+    /// By the flag, which needs no configuration, or by the configuration.
+    pub fn new(run: &Invocation, socket: Option<&Path>) -> Result<Self, Failure> {
+        if let Some(socket) = socket {
+            return Ok(Self { socket: socket.to_owned(), is_named: true, settings: None });
+        }
+        let settings = run.settings()?;
+        let socket = settings.daemon().socket.clone();
+        Ok(Self { socket, is_named: false, settings: Some(settings) })
+    }
+
+    fn data_directory(&self, run: &Invocation, path: &Path) -> Option<PathBuf> {
+        let settings = self.settings.as_ref();
+        let cluster =
+            settings.and_then(|settings| settings.cluster(run.global.cluster.as_deref()).ok());
+        let configured = cluster.and_then(|(_, cluster)| cluster.data_directory.as_deref());
+        wiring::data_directory_of(path, configured)
+    }
+
+    /// The settings for doing the work here, where no daemon does it.
+    ///
+    /// # Errors
+    /// When the configuration says that nothing is done without it, or there is none.
+    pub fn without(self, run: &Invocation, away: &Away) -> Result<Settings, Failure> {
+        let is_expected = away.is_not_there() && !self.is_named;
+        let settings = match self.settings {
+            Some(settings) => settings,
+            None => run.settings().map_err(|failure| {
+                let message = format!("{away}; and without it: {}", failure.message);
+                Failure { message, ..failure }
+            })?,
+        };
+        if settings.daemon().fallback == Fallback::Fail {
+            let next = "Start it, or write fallback = \"direct\" into [daemon]: then the work is \
+                        done without it.";
+            return Err(Failure::failed(away.to_string()).with_hint(next));
+        }
+        // Where none was ever started, there is nothing to tell.
+        if !is_expected {
+            run.ctx.warn(format!("{away}: done without it"));
+        }
+        Ok(settings)
+    }
+
+    /// Has the daemon archive a file; why it does not, if it is away.
+    pub fn push(
+        &self,
+        run: &Invocation,
+        args: &PushArgs,
+    ) -> Result<Result<Outcome, Away>, Failure> {
+        let Some((directory, opened)) = self.open(run, &args.path) else {
+            return Ok(Err(self.cannot("there is no data directory around the file")));
+        };
+        let [data, folder] = match opened {
+            Ok(files) => files,
+            Err(error) => return Ok(Err(self.cannot(&error.to_string()))),
+        };
+        let name = args.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let ask = Ask::Push(PushAsk {
+            name,
+            path: args.path.clone(),
+            data_directory: directory.clone(),
+            origin: wiring::origin(&directory),
+            accept_unknown_wal: args.accept_unknown_wal,
+        });
+        match daemon::ask(&self.socket, &request(run, ask), &[data.as_fd(), folder.as_fd()]) {
+            Ok(Answer::Pushed { warnings }) => {
+                warnings.into_iter().for_each(|warning| run.ctx.warn(warning));
+                Ok(Ok(Outcome::Done))
+            }
+            Ok(Answer::Failed(told)) => Err(failure(told)),
+            Ok(_) => Ok(Err(self.cannot("its answer is no answer to a push"))),
+            Err(away) => Ok(Err(away)),
+        }
+    }
+
+    /// Has the daemon fetch a file; why it does not, if it is away.
+    pub fn get(&self, run: &Invocation, args: &GetArgs) -> Result<Result<Outcome, Away>, Failure> {
+        let Some((directory, opened)) = self.open(run, &args.path) else {
+            return Ok(Err(self.cannot("there is no data directory around the destination")));
+        };
+        let [data, folder] = match opened {
+            Ok(files) => files,
+            Err(error) => return Ok(Err(self.cannot(&error.to_string()))),
+        };
+        let temporary = Temporary::create(&args.path)?;
+        let ask = Ask::Get(GetAsk {
+            name: args.name.clone(),
+            path: args.path.clone(),
+            data_directory: directory.clone(),
+            through: args.through,
+            epoch: args.epoch,
+            only: run.global.repository.clone(),
+        });
+        let files = [data.as_fd(), folder.as_fd(), temporary.file().as_fd()];
+        match daemon::ask(&self.socket, &request(run, ask), &files) {
+            Ok(Answer::Delivered { delivered, warnings }) => {
+                warnings.into_iter().for_each(|warning| run.ctx.warn(warning));
+                accept(run, &directory, temporary, &delivered, &args.path)?;
+                Ok(Ok(Outcome::Done))
+            }
+            Ok(Answer::Absent) => Ok(Ok(Outcome::ProvenAbsent)),
+            Ok(Answer::StandbyGoesOn(told)) => {
+                let doubt = super::archive::standby_goes_on(failure(told));
+                doubt.report(run.voice.format, run.voice.color);
+                Ok(Ok(Outcome::StandbyGoesOn))
+            }
+            Ok(Answer::Failed(told)) => Err(failure(told)),
+            Ok(_) => Ok(Err(self.cannot("its answer is no answer to a fetch"))),
+            Err(away) => Ok(Err(away)),
+        }
+    }
+
+    /// The data directory around a file, and it and the file's folder, open.
+    fn open(&self, run: &Invocation, path: &Path) -> Option<(PathBuf, io::Result<[File; 2]>)> {
+        let directory = self.data_directory(run, path)?;
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let open = || Ok([File::open(&directory)?, File::open(folder)?]);
+        let opened = open();
+        Some((directory, opened))
+    }
+
+    fn cannot(&self, why: &str) -> Away {
+        Away::Unable { path: self.socket.display().to_string(), why: why.to_owned() }
+    }
+}
+
+/// Gives the file that the daemon wrote its name, unless recovery is not to have it.
+fn accept(
+    run: &Invocation,
+    directory: &Path,
+    temporary: Temporary,
+    delivered: &Delivered,
+    path: &Path,
+) -> Result<(), Failure> {
+    let failed = |source| {
+        let path = temporary.path().to_owned();
+        archive::Error::File { action: "read", path, source }
+    };
+    let size = temporary.file().metadata().map_err(failed)?.len();
+    if size != delivered.facts.size {
+        let why = format!("the daemon wrote {size} bytes of {}", delivered.facts.size);
+        let path = temporary.path().to_owned();
+        return Err(archive::Error::Content { path, why }.into());
+    }
+    let length = usize::try_from(size).unwrap_or(BEGINNING).min(BEGINNING);
+    let mut beginning = vec![0; length];
+    temporary.file().read_exact_at(&mut beginning, 0).map_err(failed)?;
+    archive::check_locations(&run.ctx, directory, delivered, &beginning)?;
+    temporary.name(path)?;
+    Ok(())
+}

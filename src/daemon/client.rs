@@ -1,0 +1,88 @@
+//! The other side of the socket: asks the daemon, or says that it is away.
+//!
+//! Needs no runtime, no store and no secret. Believes only a daemon of its own account, or root's.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::net::sockopt::socket_peercred;
+
+use super::protocol::{Answer, Request, SILENCE_MAX, receive_answer, send_request};
+
+/// Why the daemon did not answer. The work may have been done all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum Away {
+    /// Nobody listens there.
+    #[error("no daemon listens on {path}: {source}")]
+    NotThere {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It was there and did not answer.
+    #[error("the daemon on {path} did not answer: {source}")]
+    Lost {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It says that it cannot.
+    #[error("the daemon on {path}: {why}")]
+    Unable {
+        /// The socket.
+        path: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Away {
+    /// Whether no daemon was started here, as far as can be told.
+    #[must_use]
+    pub fn is_not_there(&self) -> bool {
+        matches!(self, Self::NotThere { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Asks, and waits for the final answer, as long as the daemon says that it is at it.
+///
+/// # Errors
+/// [`Away`].
+pub fn ask(socket: &Path, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Answer, Away> {
+    let path = || socket.display().to_string();
+    let not_there = |source| Away::NotThere { path: path(), source };
+    let stream = UnixStream::connect(socket).map_err(not_there)?;
+    require_own(&stream).map_err(not_there)?;
+    let lost = |source| Away::Lost { path: path(), source };
+    stream.set_read_timeout(Some(SILENCE_MAX)).map_err(lost)?;
+    stream.set_write_timeout(Some(SILENCE_MAX)).map_err(lost)?;
+    send_request(&stream, request, files).map_err(lost)?;
+    loop {
+        match receive_answer(&stream).map_err(lost)? {
+            Answer::Working => {}
+            Answer::Unable { why } => return Err(Away::Unable { path: path(), why }),
+            answer => return Ok(answer),
+        }
+    }
+}
+
+/// Whether the other side runs as the same account, or as root: nobody else may say that a file is
+/// archived, or ask for one.
+///
+/// # Errors
+/// When it does not, or the system does not tell.
+pub(super) fn require_own(stream: &UnixStream) -> io::Result<()> {
+    let peer = socket_peercred(stream)?.uid;
+    let own = rustix::process::geteuid();
+    if peer == own || peer.is_root() {
+        return Ok(());
+    }
+    let why = format!("the other side is account {}, not {}", peer.as_raw(), own.as_raw());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}

@@ -1,0 +1,376 @@
+//! Requests: who may ask, which cluster is meant, and the answer, with a word now and then until it is
+//! there.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::client::require_own;
+use super::cluster::{Cluster, Served};
+use super::protocol::{
+    Answer, Ask, GetAsk, PROTOCOL, PushAsk, Request, Status, Told, WORKING_EVERY, receive_request,
+    send_answer,
+};
+use crate::archive::{self, Recovered, ServerFolders, Submission, Target, Wanted};
+use crate::base::{Ctx, detached};
+
+/// How many connections are served at a time; the others wait to be accepted.
+const CONNECTIONS_MAX: usize = 128;
+
+/// How long a client may take to say what it wants, or to take its answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers requests.
+#[derive(Debug)]
+pub(super) struct Service {
+    ctx: Ctx,
+    tell: fn(archive::Error) -> Told,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// As the configuration has them now. Requests that began earlier have those of their time.
+    clusters: Arc<Vec<Served>>,
+    requests: usize,
+    connections: usize,
+    /// Nothing new is begun.
+    is_stopping: bool,
+    /// What is not done is answered with failure.
+    is_over: bool,
+}
+
+impl Service {
+    pub(super) fn new(ctx: &Ctx, tell: fn(archive::Error) -> Told, clusters: Vec<Cluster>) -> Self {
+        let served = clusters.into_iter().map(|cluster| Served::begin(ctx, cluster)).collect();
+        let state = State {
+            clusters: Arc::new(served),
+            requests: 0,
+            connections: 0,
+            is_stopping: false,
+            is_over: false,
+        };
+        Self { ctx: ctx.clone(), tell, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn clusters(&self) -> Arc<Vec<Served>> {
+        Arc::clone(&self.state().clusters)
+    }
+
+    /// Serves these from now on. Requests that have begun end with what they began with.
+    pub(super) fn replace(&self, clusters: Vec<Cluster>) {
+        let served =
+            clusters.into_iter().map(|cluster| Served::begin(&self.ctx, cluster)).collect();
+        let old = std::mem::replace(&mut self.state().clusters, Arc::new(served));
+        old.iter().for_each(Served::stop);
+        // Their threads end what they are at before the last one that holds them goes on.
+        detached(move || drop(old));
+    }
+
+    /// Begins nothing more.
+    pub(super) fn stop(&self) {
+        self.state().is_stopping = true;
+        self.clusters().iter().for_each(Served::stop);
+    }
+
+    /// Waits until every request is answered, for no longer than this; then those that are left get their
+    /// failure. How many there were.
+    pub(super) fn finish(&self, grace: Duration) -> usize {
+        let deadline = self.ctx.clock.monotonic() + grace;
+        let mut state = self.state();
+        loop {
+            let left = deadline.saturating_sub(self.ctx.clock.monotonic());
+            if state.requests == 0 || left.is_zero() {
+                break;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let requests = state.requests;
+        state.is_over = true;
+        drop(state);
+        self.ctx.cancel.cancel();
+        requests
+    }
+
+    /// Waits until every client has its answer, for no longer than this.
+    pub(super) fn hang_up(&self, limit: Duration) {
+        let deadline = self.ctx.clock.monotonic() + limit;
+        let mut state = self.state();
+        while state.connections > 0 {
+            let left = deadline.saturating_sub(self.ctx.clock.monotonic());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let requests = self.state().requests;
+        let clusters = self.clusters().iter().map(Served::status).collect();
+        Status { pid: std::process::id(), requests, clusters }
+    }
+
+    /// Accepts connections until the listener is shut down.
+    pub(super) fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        loop {
+            let mut state = self.state();
+            while state.connections >= CONNECTIONS_MAX {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.is_over {
+                return;
+            }
+            drop(state);
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    self.state().connections += 1;
+                    let connection = Connection { service: Arc::clone(self), stream };
+                    detached(move || connection.serve());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if self.state().is_stopping => return,
+                // Out of descriptors, say: it may pass.
+                Err(error) => {
+                    self.ctx.warn(format!("cannot accept a connection: {error}"));
+                    self.ctx.clock.sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+}
+
+struct Connection {
+    service: Arc<Service>,
+    stream: UnixStream,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.service.state().connections -= 1;
+        self.service.changed.notify_all();
+    }
+}
+
+impl Connection {
+    fn serve(&self) {
+        let (service, stream) = (&self.service, &self.stream);
+        if let Err(error) = require_own(stream) {
+            return service.ctx.warn(format!("a connection is refused: {error}"));
+        }
+        let limits = [
+            stream.set_read_timeout(Some(CLIENT_TIMEOUT)),
+            stream.set_write_timeout(Some(CLIENT_TIMEOUT)),
+        ];
+        if limits.iter().any(Result::is_err) {
+            return;
+        }
+        let (request, files) = match receive_request(stream) {
+            Ok(received) => received,
+            // Whoever looks whether somebody listens says nothing.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
+            Err(error) => {
+                let why = format!("it does not understand the request: {error}");
+                return self.answer(&Answer::Unable { why });
+            }
+        };
+        if request.protocol != PROTOCOL {
+            let why = format!("it speaks version {PROTOCOL}, not {}", request.protocol);
+            return self.answer(&Answer::Unable { why });
+        }
+        if request.ask == Ask::Status {
+            return self.answer(&Answer::Status(Box::new(service.status())));
+        }
+        self.work(request, files);
+    }
+
+    /// One that went away gets no answer.
+    fn answer(&self, answer: &Answer) {
+        send_answer(&self.stream, answer).ok();
+    }
+
+    /// Has the work done in a thread of its own, and tells the client now and then that it goes on.
+    fn work(&self, request: Request, files: Vec<OwnedFd>) {
+        let service = &self.service;
+        let mut state = service.state();
+        if state.is_stopping {
+            drop(state);
+            return self.answer(&Answer::Unable { why: "it is stopping".into() });
+        }
+        state.requests += 1;
+        let clusters = Arc::clone(&state.clusters);
+        drop(state);
+        let under_way = UnderWay(Arc::clone(service));
+        let ctx = service.ctx.with_child_cancel();
+        let cancel = ctx.cancel.clone();
+        let (sender, answers) = channel();
+        let tell = service.tell;
+        detached(move || {
+            let answer = Work { ctx, tell, clusters: &clusters }.answer(request, files);
+            sender.send(answer).ok();
+            drop(under_way);
+        });
+        loop {
+            match answers.recv_timeout(WORKING_EVERY) {
+                Ok(answer) => return self.answer(&answer),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let message = "an internal error of the daemon; its log tells more".into();
+                    let told = Told { message, causes: Vec::new(), hint: None };
+                    return self.answer(&Answer::Failed(told));
+                }
+                Err(RecvTimeoutError::Timeout) if service.state().is_over => {
+                    return self.answer(&Answer::Unable { why: "it has stopped".into() });
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if send_answer(&self.stream, &Answer::Working).is_err() {
+                        // Whoever asked is gone. What is stored stays; a wait ends.
+                        return cancel.cancel();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A request that has no answer yet.
+struct UnderWay(Arc<Service>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.state().requests -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+struct Work<'a> {
+    ctx: Ctx,
+    tell: fn(archive::Error) -> Told,
+    clusters: &'a [Served],
+}
+
+impl Work<'_> {
+    fn answer(&self, request: Request, files: Vec<OwnedFd>) -> Answer {
+        let mut files = files.into_iter();
+        let (Some(data), Some(wal)) = (files.next(), files.next()) else {
+            return Answer::Unable { why: "the request came without its folders".into() };
+        };
+        let folders = match ServerFolders::new(data, wal) {
+            Ok(folders) => Arc::new(folders),
+            Err(error) => return Answer::Unable { why: format!("its folders: {error}") },
+        };
+        let served = match self.cluster(request.cluster.as_deref(), folders.data()) {
+            Ok(served) => served,
+            Err(why) => return Answer::Unable { why },
+        };
+        match request.ask {
+            Ask::Push(ask) => self.push(served, folders, ask),
+            Ask::Get(ask) => match files.next() {
+                Some(file) => self.get(served, &folders, ask, &File::from(file)),
+                None => Answer::Unable { why: "the request came without its file".into() },
+            },
+            Ask::Status => Answer::Unable { why: "it was asked for its status twice".into() },
+        }
+    }
+
+    /// The cluster that is meant: the one that is named, the one whose directory it is, or the only one.
+    fn cluster(&self, named: Option<&str>, data: &Path) -> Result<&Served, String> {
+        let names = || {
+            let names: Vec<&str> =
+                self.clusters.iter().map(|served| served.cluster.name.as_str()).collect();
+            names.join(", ")
+        };
+        let found = match (named, self.clusters) {
+            (Some(named), all) => all.iter().find(|served| served.cluster.name == named),
+            (None, [only]) => Some(only),
+            (None, several) => several.iter().find(|served| served.is_at(data)),
+        };
+        found.ok_or_else(|| match named {
+            Some(named) => format!("it knows no cluster {named}, but {}", names()),
+            None => format!("the request names none of its clusters {}", names()),
+        })
+    }
+
+    fn push(&self, served: &Served, folders: Arc<ServerFolders>, ask: PushAsk) -> Answer {
+        let shown = Shown { folders: Arc::clone(&folders), data: &ask.data_directory };
+        let PushAsk { name, origin, accept_unknown_wal, .. } = ask.clone();
+        let submission = Submission { folders, name, origin, accept_unknown_wal };
+        match served.push.archive(&submission) {
+            Ok(pushed) => {
+                let warnings = pushed.warnings.iter().map(|text| shown.text(text, &ask.path));
+                Answer::Pushed { warnings: warnings.collect() }
+            }
+            Err(error) => Answer::Failed(shown.told((self.tell)(error), &ask.path)),
+        }
+    }
+
+    fn get(
+        &self,
+        served: &Served,
+        folders: &Arc<ServerFolders>,
+        ask: GetAsk,
+        file: &File,
+    ) -> Answer {
+        let shown = Shown { folders: Arc::clone(folders), data: &ask.data_directory };
+        let wanted = Wanted {
+            name: ask.name.clone(),
+            through: ask.through,
+            epoch: ask.epoch,
+            only: ask.only.clone(),
+            data_directory: Some(folders.data().to_owned()),
+            wait: served.cluster.wait,
+            server: served.cluster.server.clone(),
+        };
+        let target = Target::Open { file, folder: folders.wal() };
+        let ahead = served.ahead();
+        let openings = &served.cluster.openings;
+        match archive::recover(&self.ctx, openings, &wanted, target, Some(&ahead)) {
+            Ok(Recovered::Delivered(delivered)) => {
+                Answer::Delivered { delivered, warnings: Vec::new() }
+            }
+            Ok(Recovered::Absent) => Answer::Absent,
+            Ok(Recovered::StandbyGoesOn(error)) => {
+                Answer::StandbyGoesOn(shown.told((self.tell)(error), &ask.path))
+            }
+            Err(error) => Answer::Failed(shown.told((self.tell)(error), &ask.path)),
+        }
+    }
+}
+
+/// Paths as whoever asks calls them: the daemon's own lead through its open folders.
+struct Shown<'a> {
+    folders: Arc<ServerFolders>,
+    data: &'a Path,
+}
+
+impl Shown<'_> {
+    fn text(&self, text: &str, path: &Path) -> String {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        // The longer number first: one path may be the beginning of the other.
+        let mut pairs = [(self.folders.wal(), folder), (self.folders.data(), self.data)];
+        pairs.sort_by_key(|(own, _)| std::cmp::Reverse(own.as_os_str().len()));
+        pairs.iter().fold(text.to_owned(), |text, (own, shown)| {
+            text.replace(&own.display().to_string(), &shown.display().to_string())
+        })
+    }
+
+    fn told(&self, told: Told, path: &Path) -> Told {
+        let text = |text: String| self.text(&text, path);
+        let causes = told.causes.into_iter().map(text).collect();
+        Told { message: self.text(&told.message, path), causes, hint: told.hint }
+    }
+}

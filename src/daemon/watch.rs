@@ -1,0 +1,78 @@
+//! What the daemon looks at by itself: how old what is not archived is, and how much is going on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::cluster::ServerPlace;
+use super::service::Service;
+use crate::archive::oldest;
+use crate::base::Ctx;
+
+/// Between two looks for files that wait too long.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Between two warnings about the same.
+const WARN_EVERY: Duration = Duration::from_secs(300);
+
+/// Looks at what nobody asks about.
+#[derive(Debug)]
+pub(super) struct Watch {
+    ctx: Ctx,
+    looked: Option<Duration>,
+    /// When each cluster was warned of.
+    warned: BTreeMap<String, Duration>,
+    status: String,
+}
+
+impl Watch {
+    pub(super) fn new(ctx: &Ctx) -> Self {
+        Self { ctx: ctx.clone(), looked: None, warned: BTreeMap::new(), status: "ready".to_owned() }
+    }
+
+    /// Looks where it is time to, and says in a line what is going on.
+    pub(super) fn look(&mut self, service: &Service) -> String {
+        let now = self.ctx.clock.monotonic();
+        if self.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK_EVERY) {
+            return self.status.clone();
+        }
+        self.looked = Some(now);
+        let clusters = service.clusters();
+        let mut waiting = Vec::new();
+        for served in clusters.iter() {
+            served.tidy();
+            let name = &served.cluster.name;
+            let Some((file, age)) = self.oldest(&served.servers()) else {
+                self.warned.remove(name);
+                continue;
+            };
+            if age <= served.cluster.rpo {
+                self.warned.remove(name);
+                continue;
+            }
+            let seconds = age.as_secs();
+            waiting.push(format!("{name}: {file} waits for {seconds} s"));
+            let last = self.warned.get(name);
+            if last.is_none_or(|last| now.saturating_sub(*last) >= WARN_EVERY) {
+                self.warned.insert(name.clone(), now);
+                self.ctx.warn(format!(
+                    "cluster {name}: {file} waits to be archived for {seconds} s, longer than the \
+                     rpo of {} s: what a disaster would cost grows",
+                    served.cluster.rpo.as_secs()
+                ));
+            }
+        }
+        self.status = match waiting.is_empty() {
+            true => format!("{} clusters, nothing waits too long", clusters.len()),
+            false => waiting.join("; "),
+        };
+        self.status.clone()
+    }
+
+    /// The file that has waited for the longest time, of all servers of a cluster.
+    fn oldest(&self, servers: &[ServerPlace]) -> Option<(String, Duration)> {
+        let now = self.ctx.clock.now();
+        let each = servers.iter().filter_map(|server| oldest(server.wal()).ok().flatten());
+        let ages = each.map(|(file, since)| (file, (now - since).to_std().unwrap_or_default()));
+        ages.max_by_key(|(_, age)| *age)
+    }
+}

@@ -1,0 +1,292 @@
+//! The daemon on a live server: pushing ahead, fetching ahead, falling back, stopping, and being killed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::run::{DEADLINE, Ran, run, start, wait_until};
+use crate::support::site::{Site, started};
+use crate::support::{Cipher, ScratchDir, Server, TestCluster, TestConfig, TestDaemon, TestRepo};
+
+/// A cluster that archives through a daemon.
+struct Served {
+    cluster: TestCluster,
+    config: TestConfig,
+    repo: TestRepo,
+    daemon: TestDaemon,
+}
+
+impl Served {
+    fn new(server: &Server, lines: &str) -> Self {
+        let Site { cluster, config, repo } = Site::small(server);
+        let (mut daemon, config) = TestDaemon::configure(config, lines);
+        cluster.set_archive_command(&config.archive_command());
+        daemon.start(&config);
+        Self { cluster, config, repo, daemon }
+    }
+
+    /// Where a segment's object is.
+    fn object(&self, name: &str) -> Option<std::path::PathBuf> {
+        find(self.repo.path(), name)
+    }
+
+    /// What the server has ready to be archived.
+    fn ready(&self) -> BTreeSet<String> {
+        ready(&self.cluster)
+    }
+
+    fn push(&self, name: &str) -> Ran {
+        let path = self.cluster.data_dir().join("pg_wal").join(name);
+        self.config.run(["archive-push", path.to_str().unwrap()])
+    }
+
+    /// Stops the archiver in its tracks, and makes `count` segments that are ready behind it.
+    fn backlog(&self, count: usize) -> Vec<String> {
+        self.cluster.set_archive_command("false");
+        (0..count).map(|_| self.cluster.switch_wal()).collect()
+    }
+}
+
+fn ready(cluster: &TestCluster) -> BTreeSet<String> {
+    let entries = fs::read_dir(cluster.data_dir().join("pg_wal/archive_status")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter_map(|name| name.strip_suffix(".ready").map(str::to_owned)).collect()
+}
+
+fn find(folder: &Path, name: &str) -> Option<std::path::PathBuf> {
+    for entry in fs::read_dir(folder).ok()? {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            if let Some(found) = find(&entry.path(), name) {
+                return Some(found);
+            }
+        } else if entry.file_name() == name {
+            return Some(entry.path());
+        }
+    }
+    None
+}
+
+#[test]
+fn a_cluster_archives_through_the_daemon_and_is_restored_by_it() {
+    let Some(server) = Server::main() else { return };
+    let mut site = Served::new(&server, "");
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    let taken = site.config.run(["backup", "--json"]).assert_ok();
+    for n in 2..12 {
+        site.cluster.psql(&format!("insert into t values ({n})"));
+        site.cluster.switch_wal();
+    }
+    let last = site.cluster.archive_now();
+    assert!(site.object(&last).is_some(), "{last} is archived\n{}", site.daemon.log());
+    drop(taken);
+    site.config.run(["drain", "--timeout", "60s"]).assert_ok().assert_says("nothing is pending");
+
+    // A second server recovers by way of the daemon.
+    let out = ScratchDir::new("restored");
+    let to = out.join("data");
+    let mut restore = site.config.pgkeep(["restore", "--yes", "--target-action", "promote"]);
+    run(restore.arg("--to").arg(&to)).assert_ok();
+    let restored = started(&server, &to);
+    assert_eq!(restored.psql("select count(*), max(n) from t"), "11|11");
+    let stopped = site.daemon.stop(Signal::TERM).assert_ok();
+    assert!(stopped.stderr.contains("stops"), "{stopped}");
+    assert!(!site.daemon.socket().exists());
+}
+
+/// f012, and promise 1: what was stored ahead is answered at once, and only as long as it is the same.
+#[test]
+fn f004_f012_what_was_stored_ahead_is_bound_to_its_content() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "");
+    site.cluster.archive_now();
+    let behind = site.backlog(6);
+    // The request for one stores the others.
+    site.push(&behind[0]).assert_ok();
+    let all = || behind.iter().all(|name| site.object(name).is_some());
+    wait_until(DEADLINE, all, || site.daemon.log());
+    // The server has not been told: it still has them ready.
+    assert!(site.ready().is_superset(&behind[1..].iter().cloned().collect()));
+    site.push(&behind[1]).assert_ok();
+
+    // Other content, of the same length and with the same times.
+    let wal = site.cluster.data_dir().join("pg_wal");
+    let path = wal.join(&behind[2]);
+    let (content, times) = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap());
+    let mut other = content.clone();
+    let end = other.len() - 1;
+    other[end] ^= 1;
+    let write = |bytes: &[u8]| {
+        use std::io::Write as _;
+        let mut file = fs::File::options().write(true).open(&path).unwrap();
+        file.write_all(bytes).unwrap();
+        let times = fs::FileTimes::new().set_modified(times.modified().unwrap());
+        file.set_times(times).unwrap();
+    };
+    write(&other);
+    let refused = site.push(&behind[2]).assert_code(1);
+    assert!(refused.stderr.contains("exists with other content"), "{refused}");
+    // The same content again, in a file that was written since.
+    write(&content);
+    site.push(&behind[2]).assert_ok();
+
+    // Another data directory under the same path, with a segment of the same name.
+    let (old, aside) = (site.cluster.data_dir().to_owned(), site.cluster.scratch().join("aside"));
+    site.cluster.kill9();
+    let other = TestCluster::create(&server).checksums().wal_segment_mib(1).prepare();
+    fs::rename(&old, &aside).unwrap();
+    let copied = run(std::process::Command::new("cp").arg("-a").arg(other.data_dir()).arg(&old));
+    drop(copied.assert_ok());
+    fs::copy(aside.join("pg_wal").join(&behind[3]), wal.join(&behind[3])).unwrap();
+    let refused = site.push(&behind[3]).assert_code(1);
+    assert!(
+        refused.stderr.contains("not registered") || refused.stderr.contains("system"),
+        "{refused}"
+    );
+    fs::rename(&old, site.cluster.scratch().join("other")).unwrap();
+    fs::rename(&aside, &old).unwrap();
+    site.push(&behind[3]).assert_ok();
+}
+
+/// The client does the work itself when nobody listens, when the daemon is killed before it answers, and
+/// when it is told that the daemon is stopping; or it fails, where the configuration says so.
+#[test]
+fn without_a_daemon_the_client_does_the_work_or_fails() {
+    let Some(server) = Server::main() else { return };
+    let mut site = Served::new(&server, "");
+    site.cluster.archive_now();
+    let behind = site.backlog(3);
+    site.daemon.stop(Signal::KILL);
+    assert!(site.daemon.socket().exists(), "a killed daemon leaves its socket");
+    let direct = site.push(&behind[0]).assert_ok();
+    assert!(direct.stderr.contains("done without it"), "{direct}");
+    // The next one takes its place.
+    site.daemon.start(&site.config);
+    assert_eq!(site.push(&behind[1]).assert_ok().stderr, "");
+    site.daemon.stop(Signal::TERM).assert_ok();
+    assert_eq!(site.push(&behind[1]).assert_ok().stderr, "", "no socket, no word");
+    let text = fs::read_to_string(site.config.path()).unwrap();
+    site.config.write("pgkeep.toml", &text.replace("[daemon]", "[daemon]\nfallback = \"fail\""));
+    let failed = site.push(&behind[2]).assert_code(1);
+    assert!(failed.stderr.contains("no daemon listens on"), "{failed}");
+    assert!(failed.stderr.contains("fallback"), "{failed}");
+    let out = site.cluster.data_dir().join("pg_wal/RECOVERYXLOG");
+    let get = ["archive-get", &behind[1], out.to_str().unwrap()];
+    site.config.run(get).assert_code(200);
+    assert!(!out.exists());
+}
+
+#[test]
+fn only_one_daemon_and_only_its_own_account() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "");
+    let second = site.config.run(["daemon"]).assert_code(11);
+    assert!(second.stderr.contains("listens on"), "{second}");
+    let folder = site.daemon.socket().parent().unwrap().to_owned();
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    let (mut other, config) = TestDaemon::configure(
+        TestConfig::new(&site.cluster).repository("local", &site.repo, Cipher::Aes),
+        "",
+    );
+    let folder = other.socket().parent().unwrap().to_owned();
+    fs::create_dir(&folder).unwrap();
+    crate::support::account::unprivileged().own(&folder);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let refused = config.run(["daemon"]).assert_code(1);
+    assert!(refused.stderr.contains("its mode must be 0700"), "{refused}");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    other.start(&config);
+    other.stop(Signal::INT).assert_ok();
+}
+
+#[test]
+fn a_wrong_configuration_does_not_take_the_place_of_a_right_one() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "");
+    let first = site.cluster.archive_now();
+    let text = fs::read_to_string(site.config.path()).unwrap();
+    site.config.write("pgkeep.toml", &text.replace("data_directory", "data_directry"));
+    site.daemon.signal(Signal::HUP);
+    let is_told = || site.daemon.log().contains("the configuration stays as it was");
+    wait_until(DEADLINE, is_told, || site.daemon.log());
+    assert!(site.daemon.log().contains("data_directory?"), "{}", site.daemon.log());
+    // The client reads it too: asked by the socket alone, it needs none.
+    let path = site.cluster.data_dir().join("pg_wal").join(&first);
+    let mut push = site.config.pgkeep(["archive-push"]);
+    run(push.arg("--socket").arg(site.daemon.socket()).arg(&path)).assert_ok();
+    site.config.write("pgkeep.toml", &text);
+    site.daemon.signal(Signal::HUP);
+    let is_told = || site.daemon.log().contains("the configuration was read again");
+    wait_until(DEADLINE, is_told, || site.daemon.log());
+    site.cluster.archive_now();
+}
+
+/// f017: what follows is fetched ahead and delivered whole; absence is looked for each time.
+#[test]
+fn f017_f018_segments_are_fetched_ahead_and_absence_is_never_remembered() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "fetch_memory = \"4MiB\"");
+    let names: Vec<String> = (0..8).map(|_| site.cluster.archive_now()).collect();
+    let wal = site.cluster.data_dir().join("pg_wal");
+    let out = wal.join("RECOVERYXLOG");
+    let get = |name: &str| {
+        let ran = site.config.run(["archive-get", name, out.to_str().unwrap()]);
+        let content = fs::read(&out).ok();
+        fs::remove_file(&out).ok();
+        (ran, content)
+    };
+    for name in &names {
+        let (ran, content) = get(name);
+        ran.assert_ok();
+        assert_eq!(content, Some(fs::read(wal.join(name)).unwrap()), "{name}");
+        let status = site.daemon.status(&site.config);
+        let held = status["daemon"]["clusters"][0]["held_bytes"].as_u64();
+        let held = held.unwrap_or_else(|| panic!("{status}\n{}", site.daemon.log()));
+        assert!(held <= 4 << 20, "{status}");
+    }
+    let is_held = || {
+        let status = site.daemon.status(&site.config);
+        status["daemon"]["clusters"][0]["held"].as_u64() == Some(0)
+    };
+    // What was looked for behind the last one is not there, and nothing is left of that.
+    wait_until(DEADLINE, is_held, || site.daemon.log());
+    let next = site.cluster.psql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    let (absent, nothing) = get(&next);
+    absent.assert_code(1);
+    assert_eq!(nothing, None);
+    let archived = site.cluster.archive_now();
+    assert_eq!(archived, next);
+    let (ran, content) = get(&next);
+    ran.assert_ok();
+    assert_eq!(content, Some(fs::read(wal.join(&next)).unwrap()));
+    // Nothing but segments is left in pg_wal.
+    let left = fs::read_dir(&wal).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("pgkeep")).collect();
+    assert_eq!(left, Vec::<std::ffi::OsString>::new());
+}
+
+/// A request that is under way when the daemon is told to stop is finished; the next one is done without
+/// it.
+#[test]
+fn a_daemon_that_stops_finishes_what_is_under_way() {
+    let Some(server) = Server::main() else { return };
+    let mut site = Served::new(&server, "");
+    site.cluster.archive_now();
+    let behind = site.backlog(4);
+    let path = |name: &str| site.cluster.data_dir().join("pg_wal").join(name);
+    let clients: Vec<_> = behind
+        .iter()
+        .map(|name| start(&mut site.config.pgkeep(["archive-push", path(name).to_str().unwrap()])))
+        .collect();
+    site.daemon.stop(Signal::TERM).assert_ok();
+    for client in clients {
+        client.wait_within(Duration::from_secs(30)).assert_ok();
+    }
+    for name in &behind {
+        assert!(site.object(name).is_some(), "{name}");
+    }
+}
