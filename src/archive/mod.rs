@@ -7,6 +7,7 @@ mod absence;
 mod error;
 mod get;
 mod pass;
+mod provenance;
 mod push;
 mod standby;
 mod tablespaces;

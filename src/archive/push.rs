@@ -6,13 +6,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Destination;
 use super::error::{Error, Result};
 use super::pass::{Passed, pass};
+use super::provenance::Provenance;
 use crate::base::Ctx;
 use crate::pg::control_file::ClusterState;
 use crate::pg::wal::{self, Ending, Expected, Findings, LONG_HEADER_BYTES, SegmentHeader};
@@ -69,54 +70,61 @@ pub fn push(
     if destinations.is_empty() {
         return Err(Error::NoRepository);
     }
-    let marker = options.data_directory.join(MARKER);
-    match marker.try_exists() {
-        Ok(false) => {}
-        Ok(true) => return Err(Error::Copy { data_directory: options.data_directory.clone() }),
-        Err(source) => return Err(Error::File { action: "look for", path: marker, source }),
-    }
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    let name = WalFileName::parse(name).map_err(|source| Error::Name {
-        name: String::from_utf8_lossy(name).into_owned(),
-        source,
-    })?;
+    refuse_copy(&options.data_directory)?;
+    let name = name_of(path)?;
     let control = read_control_file(&options.data_directory)?;
-    for destination in destinations {
-        if destination.place.system() != control.system_identifier {
-            let why = format!(
-                "it belongs to system {}, repository {} keeps {} under this name",
-                control.system_identifier,
-                destination.name,
-                destination.place.system()
-            );
-            return Err(Error::Content { path: path.into(), why });
-        }
-        let (registered, found) =
-            (destination.registration.wal_segment_size, control.wal_segment_size.bytes());
-        if registered != found {
-            let repository = destination.name.clone();
-            return Err(Error::SegmentSize { repository, registered, found });
-        }
-    }
+    let from = Provenance {
+        system: control.system_identifier,
+        segment_size: control.wal_segment_size,
+        control: Some(control),
+        origin: Some(options.origin.clone()),
+        accept_unknown_wal: options.accept_unknown_wal,
+    };
+    push_from(ctx, destinations, &from, path, name)
+}
+
+/// As [`push`], of a file that need not lie in the data directory of the server that asks.
+pub(super) fn push_from(
+    ctx: &Ctx,
+    destinations: &[Destination],
+    from: &Provenance,
+    path: &Path,
+    name: WalFileName,
+) -> Result<Pushed> {
+    from.require_at(destinations, path)?;
     match name {
         WalFileName::History(timeline) => {
             let content = read(path)?;
             check_history(timeline, path, &content)?;
-            put_small(ctx, destinations, &options.origin, &name, &content)
+            put_small(ctx, destinations, from, &name, &content)
         }
         WalFileName::BackupHistory { .. } => {
-            put_small(ctx, destinations, &options.origin, &name, &read(path)?)
+            put_small(ctx, destinations, from, &name, &read(path)?)
         }
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
             let file = File::open(path).map_err(failed("open", path))?;
-            let pushing =
-                Pushing { ctx, destinations, options, path, file, name, segment, control };
-            pushing.push()
+            Pushing { ctx, destinations, from, path, file, name, segment }.push()
         }
     }
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+/// A restored copy never acts as its source.
+pub(super) fn refuse_copy(data_directory: &Path) -> Result<()> {
+    let marker = data_directory.join(MARKER);
+    match marker.try_exists() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Error::Copy { data_directory: data_directory.into() }),
+        Err(source) => Err(Error::File { action: "look for", path: marker, source }),
+    }
+}
+
+fn name_of(path: &Path) -> Result<WalFileName> {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    WalFileName::parse(name)
+        .map_err(|source| Error::Name { name: String::from_utf8_lossy(name).into_owned(), source })
+}
+
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::File { action, path, source }
 }
@@ -155,7 +163,7 @@ pub fn read_control_file(data_directory: &Path) -> Result<ControlFile> {
     }
 }
 
-fn check_history(timeline: TimelineId, path: &Path, content: &[u8]) -> Result<()> {
+pub(super) fn check_history(timeline: TimelineId, path: &Path, content: &[u8]) -> Result<()> {
     // PostgreSQL reads an empty file as a history without ancestors; nobody writes one.
     if content.is_empty() {
         return Err(Error::Content { path: path.into(), why: "it is empty".into() });
@@ -173,7 +181,7 @@ fn at<T>(destination: &Destination, result: repo::Result<T>) -> Result<T> {
 fn put_small(
     ctx: &Ctx,
     destinations: &[Destination],
-    origin: &Origin,
+    from: &Provenance,
     name: &WalFileName,
     content: &[u8],
 ) -> Result<Pushed> {
@@ -184,7 +192,7 @@ fn put_small(
             _ => (Kind::Label, place.label(&name.to_string()).expect("a WAL file's name")),
         };
         let digest = destination.repository.content_digest(content);
-        let facts = facts(destination, origin, name, content.len() as u64, digest);
+        let facts = facts(destination, from, name, content.len() as u64, digest);
         let put =
             at(destination, destination.repository.put_wal(ctx, kind, &object, &facts, content))?;
         Ok(Stored { repository: destination.name.clone(), object, put })
@@ -204,7 +212,7 @@ fn to_each(
 
 fn facts(
     destination: &Destination,
-    origin: &Origin,
+    from: &Provenance,
     name: &WalFileName,
     size: u64,
     digest: String,
@@ -217,19 +225,18 @@ fn facts(
         timeline: None,
         address: None,
         found: None,
-        by: Some(origin.clone()),
+        by: from.origin.clone(),
     }
 }
 
 struct Pushing<'a> {
     ctx: &'a Ctx,
     destinations: &'a [Destination],
-    options: &'a PushOptions,
+    from: &'a Provenance,
     path: &'a Path,
     file: File,
     name: WalFileName,
     segment: SegmentName,
-    control: ControlFile,
 }
 
 impl Pushing<'_> {
@@ -281,8 +288,9 @@ impl Pushing<'_> {
             timeline: Some(header.timeline),
             address: Some(Lsn(header.address)),
             found: Some(found),
-            ..facts(destination, &self.options.origin, &self.name, size, digest)
+            ..facts(destination, self.from, &self.name, size, digest)
         };
+        self.require_in_place()?;
         if !partial {
             let place = &destination.place;
             at(destination, destination.repository.put_note(self.ctx, place, &facts))?;
@@ -359,6 +367,21 @@ impl Pushing<'_> {
         Ok(given.is_some() && given == so_far(&stored, header, findings))
     }
 
+    /// Nobody keeps a running server from renaming a segment while it is read, unless it asked for that
+    /// itself, and it writes into it under the next name: what was read is then of both.
+    fn require_in_place(&self) -> Result<()> {
+        if self.from.control.is_some() {
+            return Ok(());
+        }
+        let read = self.file.metadata().map_err(failed("look at", self.path))?;
+        let named = std::fs::metadata(self.path).map_err(failed("look at", self.path))?;
+        if (read.dev(), read.ino()) == (named.dev(), named.ino()) {
+            return Ok(());
+        }
+        let why = "it was replaced while it was read".into();
+        Err(Error::Content { path: self.path.into(), why })
+    }
+
     /// Whether these bytes are this cluster's segment of that name.
     fn check(&self) -> Result<SegmentHeader> {
         let wrong = |why: String| Error::Content { path: self.path.into(), why };
@@ -367,7 +390,7 @@ impl Pushing<'_> {
             vec![0; LONG_HEADER_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
         self.file.read_exact_at(&mut first, 0).map_err(failed("read", self.path))?;
         let header = SegmentHeader::parse(&first).map_err(|error| wrong(error.to_string()))?;
-        let size = self.control.wal_segment_size;
+        let size = self.from.segment_size;
         let number = self.segment.number(size).map_err(|error| wrong(error.to_string()))?;
         let (begin, end) = number
             .begin(size)
@@ -375,12 +398,12 @@ impl Pushing<'_> {
             .ok_or_else(|| wrong("its position is past the end of the log".into()))?;
         let ancestor = self.ancestor_at(&header, begin, end)?;
         let expected = Expected {
-            system_id: Some(self.control.system_identifier),
+            system_id: Some(self.from.system),
             address: begin.0,
             segment_bytes: size.bytes(),
             timeline: self.segment.timeline().get(),
             ancestors: &ancestor,
-            accept_unknown_magic: self.options.accept_unknown_wal,
+            accept_unknown_magic: self.from.accept_unknown_wal,
         };
         header.check(&expected, length).map_err(|error| match error {
             wal::Error::UnknownMagic { .. } => {
@@ -415,8 +438,7 @@ impl Pushing<'_> {
             path: self.history_path(timeline),
             why: error.to_string(),
         })?;
-        let switch = history.begin(timeline).filter(|switch| begin < *switch && *switch < end);
-        Ok(switch.map(|_| history.timeline_of(begin).get()).into_iter().collect())
+        Ok(ancestor_on_first_page(&history, begin, end).into_iter().collect())
     }
 
     fn history_path(&self, timeline: TimelineId) -> PathBuf {
@@ -454,7 +476,7 @@ impl Pushing<'_> {
                 let name = WalFileName::History(timeline);
                 let repository = &destination.repository;
                 let (size, digest) = (content.len() as u64, repository.content_digest(&content));
-                let facts = facts(destination, &self.options.origin, &name, size, digest);
+                let facts = facts(destination, self.from, &name, size, digest);
                 let put = repository.put_wal(self.ctx, Kind::History, &object, &facts, &content);
                 return at(destination, put).map(drop);
             }
@@ -473,8 +495,9 @@ impl Pushing<'_> {
     /// after a promotion the control file still names the old timeline.
     fn timeline_was_left(&self) -> bool {
         let timeline = self.segment.timeline();
+        let Some(control) = &self.from.control else { return true };
         let standby = [ClusterState::InArchiveRecovery, ClusterState::ShutDownInRecovery];
-        if self.control.checkpoint.timeline > timeline || standby.contains(&self.control.state) {
+        if control.checkpoint.timeline > timeline || standby.contains(&control.state) {
             return true;
         }
         let beside = self.path.parent().map(std::fs::read_dir);
@@ -507,9 +530,10 @@ impl Pushing<'_> {
         };
         let end = Lsn(findings.end);
         if self.timeline_was_left() {
+            let left = self.from.control.as_ref().map(|_| ", on a timeline that was left");
+            let left = left.unwrap_or_default();
             let message = format!(
-                "{}: its records end at {end} ({why}), on a timeline that was left: stored as a \
-                 partial segment",
+                "{}: its records end at {end} ({why}){left}: stored as a partial segment",
                 self.name
             );
             warn(warnings, message);
@@ -523,6 +547,13 @@ impl Pushing<'_> {
         warn(warnings, message);
         false
     }
+}
+
+/// The timeline of a segment's first page, where that is an ancestor's: the tip of the history begins
+/// within the segment.
+pub(super) fn ancestor_on_first_page(history: &History, begin: Lsn, end: Lsn) -> Option<u32> {
+    let switch = history.begin(history.timeline()).filter(|lsn| begin < *lsn && *lsn < end);
+    switch.map(|_| history.timeline_of(begin).get())
 }
 
 /// A segment's bytes up to its last record.
