@@ -4,6 +4,7 @@
 //! "absent" only when that is proven; every doubt is an error. Exit codes are the command line's.
 
 mod absence;
+pub mod backfill;
 mod error;
 mod get;
 mod pass;
