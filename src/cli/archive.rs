@@ -20,7 +20,7 @@ pub fn push(run: &Invocation, args: &PushArgs) -> Result<Outcome, Failure> {
     let data_directory =
         wiring::data_directory_of(&args.path, configured).ok_or_else(|| no_directory(&resolved))?;
     let system = wiring::system_of(&data_directory)?;
-    let (destinations, failure) = takers(run, &resolved, system);
+    let (destinations, failure) = takers(run, &resolved, Some(system), Access::Push);
     if failure.is_some() {
         wiring::forget_openings(&resolved.repositories);
     }
@@ -51,16 +51,16 @@ pub fn push(run: &Invocation, args: &PushArgs) -> Result<Outcome, Failure> {
 
 /// The repositories that can take WAL now, and why the first of the others cannot: one that is away
 /// must not starve the others, and the file is not archived before it is in all of them.
-fn takers(
+pub(super) fn takers(
     run: &Invocation,
     resolved: &Resolved,
-    system: u64,
+    system: Option<u64>,
+    access: Access,
 ) -> (Vec<Destination>, Option<Failure>) {
     let (mut destinations, mut failures) = (Vec::new(), Vec::new());
     let mut announced = None;
     for settings in &resolved.repositories {
-        let (cluster, system) = (&resolved.cluster_name, Some(system));
-        let access = Access::Push;
+        let cluster = &resolved.cluster_name;
         match wiring::destination(&run.ctx, settings, cluster, system, None, access) {
             Ok((destination, warnings)) => {
                 run.warn_each(&warnings);
@@ -75,7 +75,8 @@ fn takers(
     let behind = without_older_epochs(&mut destinations, announced);
     for Destination { name, place, repository, .. } in behind {
         // So that it is known when the newer one is away.
-        if let Some(newest) = destinations.first()
+        if access != Access::ReadOnly
+            && let Some(newest) = destinations.first()
             && let Err(error) = repository.announce(&run.ctx, &newest.registration)
         {
             run.ctx.warn(format!("repository {name}: {error}"));

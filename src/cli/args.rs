@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
+use super::wal::WalCommand;
 use crate::base::{ByteSize, Timestamp};
 use crate::pg::Lsn;
 use crate::pg::recovery::TargetAction;
@@ -144,6 +145,9 @@ pub enum Command {
                             expire --dry-run\n  pgkeep --repository offsite expire"
     )]
     Expire(ExpireArgs),
+    /// Show the archived WAL and what is missing of it, and store what only a server still has
+    #[command(subcommand)]
+    Wal(WalCommand),
     /// Manage the key slots of a repository
     #[command(subcommand)]
     Key(KeyCommand),

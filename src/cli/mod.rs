@@ -22,6 +22,7 @@ mod output;
 mod own_place;
 mod restore;
 mod server_settings;
+mod wal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -104,6 +105,7 @@ fn dispatch(run: &Invocation, command: Command) -> Result<Exit, Failure> {
         Command::Restore(args) => restore::restore(run, &args),
         Command::Adopt(args) => adopt::adopt(run, &args),
         Command::Expire(args) => expire::expire(run, &args),
+        Command::Wal(args) => wal::wal(run, &args),
         Command::ArchivePush(_) | Command::ArchiveGet(_) => {
             Err(Failure::usage("PostgreSQL's commands have rules of their own"))
         }
