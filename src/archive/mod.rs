@@ -5,6 +5,7 @@
 
 mod absence;
 mod asking;
+pub mod backfill;
 mod error;
 mod fetch_ahead;
 mod folders;
@@ -12,6 +13,8 @@ mod get;
 mod identity;
 mod openings;
 mod pass;
+mod pgdata;
+mod provenance;
 mod push;
 mod push_ahead;
 mod ready;
@@ -28,12 +31,13 @@ pub use folders::{FoldersId, ServerFolders};
 pub use get::{Delivered, GetOptions, Got, Target, check_locations, get};
 pub use identity::{FileIdentity, FileRead};
 pub use openings::{Asked, Openings, Purpose, RepositoryUse, Unopened};
-pub use push::{MARKER, PushOptions, Pushed, Stored, push, read_control_file};
+pub use pgdata::{MARKER, read_control_file};
+pub use push::{PushOptions, Pushed, Stored, push};
 pub use push_ahead::{PushAhead, PushLimits, PushStatus, Submission};
 pub use ready::{Ready, oldest, ready, status_line};
 pub use recover::{Recovered, Wanted, recover};
 pub use standby::{is_standby, promotion};
-pub use submit::archive;
+pub use submit::{archive, takers};
 pub use temporary::Temporary;
 
 use crate::repo::{Place, Registration, Repository};

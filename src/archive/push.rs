@@ -7,24 +7,22 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::Destination;
 use super::error::{Error, Result};
 use super::identity::FileRead;
 use super::pass::{Passed, pass};
+use super::pgdata::{read_control_file, refuse_copy};
+use super::provenance::Provenance;
 use crate::base::{Ctx, side_by_side};
 use crate::crypt::RepositoryId;
 use crate::pg::control_file::ClusterState;
 use crate::pg::wal::{self, Ending, Expected, Findings, LONG_HEADER_BYTES, SegmentHeader};
-use crate::pg::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
+use crate::pg::{History, Lsn, SegmentName, TimelineId, WalFileName};
 use crate::repo::{self, Found, Kind, Origin, Place, Repository, WalFacts, WalPut};
 use crate::storage::ObjectKey;
-
-/// A file in a restored data directory that must not archive: a copy never acts as its source.
-pub const MARKER: &str = "pgkeep_restored.json";
 
 /// What the caller may choose.
 #[derive(Debug, Clone)]
@@ -81,65 +79,54 @@ pub fn push(
         return Err(Error::NoRepository);
     }
     refuse_copy(&options.data_directory)?;
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    let name = WalFileName::parse(name).map_err(|source| Error::Name {
-        name: String::from_utf8_lossy(name).into_owned(),
-        source,
-    })?;
+    let name = name_of(path)?;
     let control = read_control_file(&options.data_directory)?;
-    for destination in destinations {
-        if destination.place.system() != control.system_identifier {
-            let why = format!(
-                "it belongs to system {}, repository {} keeps {} under this name",
-                control.system_identifier,
-                destination.name,
-                destination.place.system()
-            );
-            return Err(Error::Content { path: path.into(), why });
-        }
-        let (registered, found) =
-            (destination.registration.wal_segment_size, control.wal_segment_size.bytes());
-        if registered != found {
-            let repository = destination.name.clone();
-            return Err(Error::SegmentSize { repository, registered, found });
-        }
-    }
+    let from = Provenance {
+        system: control.system_identifier,
+        segment_size: control.wal_segment_size,
+        control: Some(control),
+        origin: Some(options.origin.clone()),
+        accept_unknown_wal: options.accept_unknown_wal,
+    };
+    push_from(ctx, destinations, &from, path, name)
+}
+
+/// As [`push`], of a file that need not lie in the data directory of the server that asks.
+pub(super) fn push_from(
+    ctx: &Ctx,
+    destinations: &[Destination],
+    from: &Provenance,
+    path: &Path,
+    name: WalFileName,
+) -> Result<Pushed> {
+    from.require_at(destinations, path)?;
     match name {
         WalFileName::History(timeline) => {
             let (content, read) = read_small(path)?;
             check_history(timeline, path, &content)?;
-            let stored = put_small(ctx, destinations, &options.origin, &name, &content)?;
+            let stored = put_small(ctx, destinations, from, &name, &content)?;
             Ok(Pushed { stored, warnings: Vec::new(), read })
         }
         WalFileName::BackupHistory { .. } => {
             let (content, read) = read_small(path)?;
-            let stored = put_small(ctx, destinations, &options.origin, &name, &content)?;
+            let stored = put_small(ctx, destinations, from, &name, &content)?;
             Ok(Pushed { stored, warnings: Vec::new(), read })
         }
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
             let file = File::open(path).map_err(failed("open", path))?;
             let read = FileRead::begin(&file).map_err(failed("look at", path))?;
-            let pushing =
-                Pushing { ctx, read, destinations, options, path, file, name, segment, control };
-            pushing.push()
+            Pushing { ctx, read, destinations, from, path, file, name, segment }.push()
         }
     }
 }
 
-/// A copy never acts as its source.
-///
-/// # Errors
-/// [`Error::Copy`]; [`Error::File`] where nobody can tell.
-pub(super) fn refuse_copy(data_directory: &Path) -> Result<()> {
-    let marker = data_directory.join(MARKER);
-    match marker.try_exists() {
-        Ok(false) => Ok(()),
-        Ok(true) => Err(Error::Copy { data_directory: data_directory.to_owned() }),
-        Err(source) => Err(Error::File { action: "look for", path: marker, source }),
-    }
+fn name_of(path: &Path) -> Result<WalFileName> {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    WalFileName::parse(name)
+        .map_err(|source| Error::Name { name: String::from_utf8_lossy(name).into_owned(), source })
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::File { action, path, source }
 }
@@ -156,37 +143,7 @@ fn read_small(path: &Path) -> Result<(Vec<u8>, FileRead)> {
     Ok((content, read))
 }
 
-/// How often the control file is read before its content counts as it is: a second, where a write takes a
-/// millisecond.
-const CONTROL_FILE_TRIES: u32 = 100;
-const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(10);
-
-/// Reads a data directory's control file, until its checksum fits: the server overwrites it in place, and
-/// a reading can be torn.
-///
-/// # Errors
-/// [`Error::File`], [`Error::Content`].
-pub fn read_control_file(data_directory: &Path) -> Result<ControlFile> {
-    let path = data_directory.join("global/pg_control");
-    let mut tries = 1;
-    loop {
-        let bytes = std::fs::read(&path).map_err(|source| Error::File {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
-        match ControlFile::parse(&bytes) {
-            Err(error) if tries >= CONTROL_FILE_TRIES => {
-                return Err(Error::Content { path, why: error.to_string() });
-            }
-            Err(_) => std::thread::sleep(CONTROL_FILE_PAUSE),
-            Ok(control) => return Ok(control),
-        }
-        tries += 1;
-    }
-}
-
-fn check_history(timeline: TimelineId, path: &Path, content: &[u8]) -> Result<()> {
+pub(super) fn check_history(timeline: TimelineId, path: &Path, content: &[u8]) -> Result<()> {
     // PostgreSQL reads an empty file as a history without ancestors; nobody writes one.
     if content.is_empty() {
         return Err(Error::Content { path: path.into(), why: "it is empty".into() });
@@ -204,7 +161,7 @@ fn at<T>(destination: &Destination, result: repo::Result<T>) -> Result<T> {
 fn put_small(
     ctx: &Ctx,
     destinations: &[Destination],
-    origin: &Origin,
+    from: &Provenance,
     name: &WalFileName,
     content: &[u8],
 ) -> Result<Vec<Stored>> {
@@ -215,7 +172,7 @@ fn put_small(
             _ => (Kind::Label, place.label(&name.to_string()).expect("a WAL file's name")),
         };
         let digest = destination.repository.content_digest(content);
-        let facts = facts(destination, origin, name, content.len() as u64, digest);
+        let facts = facts(destination, from, name, content.len() as u64, digest);
         let put =
             at(destination, destination.repository.put_wal(ctx, kind, &object, &facts, content))?;
         Ok(stored(destination, object, facts.digest, put))
@@ -242,7 +199,7 @@ fn to_each<T: Send>(
 
 fn facts(
     destination: &Destination,
-    origin: &Origin,
+    from: &Provenance,
     name: &WalFileName,
     size: u64,
     digest: String,
@@ -255,7 +212,7 @@ fn facts(
         timeline: None,
         address: None,
         found: None,
-        by: Some(origin.clone()),
+        by: from.origin.clone(),
     }
 }
 
@@ -263,12 +220,11 @@ struct Pushing<'a> {
     ctx: &'a Ctx,
     read: FileRead,
     destinations: &'a [Destination],
-    options: &'a PushOptions,
+    from: &'a Provenance,
     path: &'a Path,
     file: File,
     name: WalFileName,
     segment: SegmentName,
-    control: ControlFile,
 }
 
 impl Pushing<'_> {
@@ -325,8 +281,9 @@ impl Pushing<'_> {
             timeline: Some(header.timeline),
             address: Some(Lsn(header.address)),
             found: Some(found),
-            ..facts(destination, &self.options.origin, &self.name, size, digest)
+            ..facts(destination, self.from, &self.name, size, digest)
         };
+        self.require_in_place()?;
         if !partial {
             let place = &destination.place;
             at(destination, destination.repository.put_note(self.ctx, place, &facts))?;
@@ -403,6 +360,21 @@ impl Pushing<'_> {
         Ok(given.is_some() && given == so_far(&stored, header, findings))
     }
 
+    /// Nobody keeps a running server from renaming a segment while it is read, unless it asked for that
+    /// itself, and it writes into it under the next name: what was read is then of both.
+    fn require_in_place(&self) -> Result<()> {
+        if self.from.control.is_some() {
+            return Ok(());
+        }
+        let read = self.file.metadata().map_err(failed("look at", self.path))?;
+        let named = std::fs::metadata(self.path).map_err(failed("look at", self.path))?;
+        if (read.dev(), read.ino()) == (named.dev(), named.ino()) {
+            return Ok(());
+        }
+        let why = "it was replaced while it was read".into();
+        Err(Error::Content { path: self.path.into(), why })
+    }
+
     /// Whether these bytes are this cluster's segment of that name.
     fn check(&self) -> Result<SegmentHeader> {
         let wrong = |why: String| Error::Content { path: self.path.into(), why };
@@ -411,7 +383,7 @@ impl Pushing<'_> {
             vec![0; LONG_HEADER_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
         self.file.read_exact_at(&mut first, 0).map_err(failed("read", self.path))?;
         let header = SegmentHeader::parse(&first).map_err(|error| wrong(error.to_string()))?;
-        let size = self.control.wal_segment_size;
+        let size = self.from.segment_size;
         let number = self.segment.number(size).map_err(|error| wrong(error.to_string()))?;
         let (begin, end) = number
             .begin(size)
@@ -419,12 +391,12 @@ impl Pushing<'_> {
             .ok_or_else(|| wrong("its position is past the end of the log".into()))?;
         let ancestor = self.ancestor_at(&header, begin, end)?;
         let expected = Expected {
-            system_id: Some(self.control.system_identifier),
+            system_id: Some(self.from.system),
             address: begin.0,
             segment_bytes: size.bytes(),
             timeline: self.segment.timeline().get(),
             ancestors: &ancestor,
-            accept_unknown_magic: self.options.accept_unknown_wal,
+            accept_unknown_magic: self.from.accept_unknown_wal,
         };
         header.check(&expected, length).map_err(|error| match error {
             wal::Error::UnknownMagic { .. } => {
@@ -459,8 +431,7 @@ impl Pushing<'_> {
             path: self.history_path(timeline),
             why: error.to_string(),
         })?;
-        let switch = history.begin(timeline).filter(|switch| begin < *switch && *switch < end);
-        Ok(switch.map(|_| history.timeline_of(begin).get()).into_iter().collect())
+        Ok(ancestor_on_first_page(&history, begin, end).into_iter().collect())
     }
 
     fn history_path(&self, timeline: TimelineId) -> PathBuf {
@@ -498,7 +469,7 @@ impl Pushing<'_> {
                 let name = WalFileName::History(timeline);
                 let repository = &destination.repository;
                 let (size, digest) = (content.len() as u64, repository.content_digest(&content));
-                let facts = facts(destination, &self.options.origin, &name, size, digest);
+                let facts = facts(destination, self.from, &name, size, digest);
                 let put = repository.put_wal(self.ctx, Kind::History, &object, &facts, &content);
                 return at(destination, put).map(drop);
             }
@@ -517,8 +488,9 @@ impl Pushing<'_> {
     /// after a promotion the control file still names the old timeline.
     fn timeline_was_left(&self) -> bool {
         let timeline = self.segment.timeline();
+        let Some(control) = &self.from.control else { return true };
         let standby = [ClusterState::InArchiveRecovery, ClusterState::ShutDownInRecovery];
-        if self.control.checkpoint.timeline > timeline || standby.contains(&self.control.state) {
+        if control.checkpoint.timeline > timeline || standby.contains(&control.state) {
             return true;
         }
         let beside = self.path.parent().map(std::fs::read_dir);
@@ -551,9 +523,10 @@ impl Pushing<'_> {
         };
         let end = Lsn(findings.end);
         if self.timeline_was_left() {
+            let left = self.from.control.as_ref().map(|_| ", on a timeline that was left");
+            let left = left.unwrap_or_default();
             let message = format!(
-                "{}: its records end at {end} ({why}), on a timeline that was left: stored as a \
-                 partial segment",
+                "{}: its records end at {end} ({why}){left}: stored as a partial segment",
                 self.name
             );
             warn(warnings, message);
@@ -567,6 +540,13 @@ impl Pushing<'_> {
         warn(warnings, message);
         false
     }
+}
+
+/// The timeline of a segment's first page, where that is an ancestor's: the tip of the history begins
+/// within the segment.
+pub(super) fn ancestor_on_first_page(history: &History, begin: Lsn, end: Lsn) -> Option<u32> {
+    let switch = history.begin(history.timeline()).filter(|lsn| begin < *lsn && *lsn < end);
+    switch.map(|_| history.timeline_of(begin).get())
 }
 
 /// A segment's bytes up to its last record.

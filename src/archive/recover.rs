@@ -13,7 +13,7 @@ use super::asking::Ahead;
 use super::error::{Error, Result};
 use super::get::{Delivered, GetOptions, Got, Target, get_to};
 use super::openings::{Asked, GRACE, Opening, Openings, Purpose, Unopened, without_older_epochs};
-use super::push::read_control_file;
+use super::pgdata::read_control_file;
 use super::standby::{is_standby, promotion};
 use crate::base::{Ctx, Timestamp};
 use crate::pg::{Lsn, WalFileName};

@@ -11,9 +11,10 @@ use std::time::Duration;
 use super::Destination;
 use super::error::{Error, Result};
 use super::openings::{
-    Asked, GRACE, Opening, Openings, Purpose, RepositoryUse, without_older_epochs,
+    Asked, GRACE, Opening, Openings, Purpose, RepositoryUse, Unopened, without_older_epochs,
 };
-use super::push::{PushOptions, Pushed, Stored, push, read_control_file};
+use super::pgdata::read_control_file;
+use super::push::{PushOptions, Pushed, Stored, push};
 use crate::base::{Ctx, detached};
 
 /// For how long one that is not required may take, after all required ones have the file.
@@ -50,6 +51,29 @@ pub fn archive(
     Ok(pushed)
 }
 
+/// Every repository that can take WAL now, all of which are waited for, and why the others cannot. One that
+/// is behind the newest epoch is told of it, unless they are asked for reading.
+pub fn takers(
+    ctx: &Ctx,
+    openings: &Arc<dyn Openings>,
+    asked: Asked,
+) -> (Vec<Destination>, Vec<Error>) {
+    let mut opening = Opening::begin(ctx, openings, asked, |_| true);
+    let mut submitted =
+        Submitted { is_reading: asked.purpose != Purpose::Push, ..Submitted::default() };
+    let mut batch = Vec::new();
+    while let Some((at, answer)) = opening.next(None) {
+        match answer {
+            Ok(destination) => batch.push((at, destination)),
+            Err(unopened) => submitted.refused(unopened),
+        }
+    }
+    batch.sort_by_key(|(at, _)| *at);
+    let batch: Vec<Destination> = batch.into_iter().map(|(_, destination)| destination).collect();
+    submitted.add(ctx, &batch);
+    (submitted.answered, submitted.errors)
+}
+
 /// Into every repository that `is_meant` says.
 fn submit(
     ctx: &Ctx,
@@ -68,10 +92,7 @@ fn submit(
         while let Some((_, answer)) = opening.next(limit.filter(|_| !batch.is_empty())) {
             match answer {
                 Ok(destination) => batch.push(destination),
-                Err(unopened) => {
-                    submitted.announced = submitted.announced.max(unopened.announced_epoch);
-                    submitted.errors.push(Error::Unopened(unopened));
-                }
+                Err(unopened) => submitted.refused(unopened),
             }
             limit = Some(GRACE);
         }
@@ -91,16 +112,24 @@ struct Submitted {
     announced: Option<u32>,
     /// Those that have answered, of the newest epoch.
     answered: Vec<Destination>,
+    /// Nothing is written.
+    is_reading: bool,
 }
 
 impl Submitted {
-    fn push(&mut self, ctx: &Ctx, options: &PushOptions, path: &Path, batch: &[Destination]) {
-        let is_new = |each: &Destination| batch.iter().any(|new| new.name == each.name);
+    fn refused(&mut self, unopened: Unopened) {
+        self.announced = self.announced.max(unopened.announced_epoch);
+        self.errors.push(Error::Unopened(unopened));
+    }
+
+    /// Takes in what has answered, and puts out what is behind.
+    fn add(&mut self, ctx: &Ctx, batch: &[Destination]) {
         self.answered.extend(batch.iter().cloned());
         let behind = without_older_epochs(&mut self.answered, self.announced);
         for Destination { name, place, repository, .. } in behind {
             // So that it is known when the newer one is away.
-            if let Some(newest) = self.answered.first()
+            if !self.is_reading
+                && let Some(newest) = self.answered.first()
                 && let Err(error) = repository.announce(ctx, &newest.registration)
             {
                 ctx.warn(format!("repository {name}: {error}"));
@@ -108,8 +137,12 @@ impl Submitted {
             let (cluster, epoch) = (place.cluster().to_owned(), place.epoch());
             self.errors.push(Error::OlderEpoch { repository: name, cluster, epoch });
         }
-        let new = self.answered.iter().filter(|each| is_new(each));
-        let destinations: Vec<Destination> = new.cloned().collect();
+    }
+
+    fn push(&mut self, ctx: &Ctx, options: &PushOptions, path: &Path, batch: &[Destination]) {
+        self.add(ctx, batch);
+        let is_new = |each: &&Destination| batch.iter().any(|new| new.name == each.name);
+        let destinations: Vec<Destination> = self.answered.iter().filter(is_new).cloned().collect();
         if destinations.is_empty() {
             return;
         }

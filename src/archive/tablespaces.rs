@@ -12,7 +12,7 @@
 use std::path::Path;
 
 use super::error::{Error, Result};
-use super::push::MARKER;
+use super::pgdata::MARKER;
 use crate::base::Ctx;
 use crate::pg::Lsn;
 use crate::pg::wal::RM_TBLSPC;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
+use super::wal::WalCommand;
 use crate::base::{ByteSize, Timestamp};
 use crate::config::parse_duration;
 use crate::pg::Lsn;
@@ -146,6 +147,9 @@ pub enum Command {
                             expire --dry-run\n  pgkeep --repository offsite expire"
     )]
     Expire(ExpireArgs),
+    /// Show the archived WAL and what is missing of it, and store what only a server still has
+    #[command(subcommand)]
+    Wal(WalCommand),
     /// Manage the key slots of a repository
     #[command(subcommand)]
     Key(KeyCommand),

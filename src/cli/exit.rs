@@ -25,7 +25,8 @@ pub enum Exit {
     WrongKey = 12,
     /// No backup and WAL lead to the recovery target.
     TargetNotReachable = 13,
-    /// `check` or `verify` found something that fails. Warnings alone do not: they exit with 0.
+    /// `check` or `verify` found something that fails, `wal gaps` a hole. Warnings alone do not: they exit
+    /// with 0.
     ProblemsFound = 14,
     /// The directory to restore into is not empty, or a server runs on it.
     DirectoryInUse = 15,
@@ -46,7 +47,7 @@ impl Exit {
         (Self::Locked, "locked: another backup of the cluster runs"),
         (Self::WrongKey, "the key or passphrase at hand does not open the repository"),
         (Self::TargetNotReachable, "the recovery target cannot be reached"),
-        (Self::ProblemsFound, "check or verify found problems"),
+        (Self::ProblemsFound, "check or verify found problems, or wal gaps a hole"),
         (Self::DirectoryInUse, "the directory is in use or not empty"),
         (Self::Cold, "objects are in cold storage"),
         (Self::Interrupted, "interrupted"),

@@ -44,9 +44,9 @@ pub enum Outcome {
 const GET: &str = "archive-get";
 const PUSH: &str = "archive-push";
 /// The subcommands; a test holds this to what the parser knows.
-pub const COMMANDS: [&str; 13] = [
-    "init", "check", "backup", PUSH, GET, "restore", "adopt", "info", "expire", "key", "daemon",
-    "drain", "help",
+pub const COMMANDS: [&str; 14] = [
+    "init", "check", "backup", PUSH, GET, "restore", "adopt", "info", "expire", "wal", "key",
+    "daemon", "drain", "help",
 ];
 /// Global flags that take a value as the next argument; held to the parser likewise.
 pub const FLAGS_WITH_VALUE: [&str; 6] =
@@ -175,8 +175,14 @@ mod tests {
 
     #[test]
     fn other_commands_keep_their_own_codes() {
-        for line in ["", "restore --target-name archive-get", "backup", "--cluster x info", "typo"]
-        {
+        for line in [
+            "",
+            "restore --target-name archive-get",
+            "backup",
+            "--cluster x info",
+            "typo",
+            "wal backfill --from 000000010000000000000001",
+        ] {
             assert_eq!(fate(line), Fate::Ordinary, "{line}");
         }
         for line in ["archive-push pg_wal/000000010000000000000001", "--junk archive-push x"] {

@@ -174,6 +174,9 @@ impl Content {
         for hole in &self.holes {
             lines.push(format!("  MISSING: {}", self.wal.describe(hole)));
         }
+        if !self.holes.is_empty() {
+            lines.push("  `pgkeep wal gaps` says what that costs, and the way out".into());
+        }
         let misfits = self.wal.misfits.iter();
         lines.extend(misfits.map(|name| format!("  {name}: not of this cluster's segment size")));
         lines.extend(self.notes.iter().map(|note| format!("  {note}")));

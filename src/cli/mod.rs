@@ -25,6 +25,7 @@ mod restore;
 mod server_settings;
 mod unreachable;
 mod via_daemon;
+mod wal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -113,6 +114,7 @@ fn dispatch(run: &Invocation, command: Command) -> Result<Exit, Failure> {
         Command::Expire(args) => expire::expire(run, &args),
         Command::Drain(args) => daemon::drain(run, &args),
         Command::Daemon(args) => daemon::daemon(run, &args),
+        Command::Wal(args) => wal::wal(run, &args),
         Command::ArchivePush(_) | Command::ArchiveGet(_) => {
             Err(Failure::usage("PostgreSQL's commands have rules of their own"))
         }

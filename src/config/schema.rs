@@ -159,7 +159,7 @@ pub const KEYS: &[Key] = &[
     key(Cluster, "bin_directory", Path, None,
         "folder of the server's programs, for restores; not needed where packages put them, or where PATH leads"),
     key(Cluster, "rpo", Duration, Some("5m"),
-        "how much time a disaster may cost at most; check fails when the archive falls behind it"),
+        "how much time a disaster may cost at most; check fails when the archive falls behind it, or when archive_timeout is longer"),
     key(Cluster, "wal_wait", Duration, Some("10m"),
         "how long a backup waits for its last WAL segment to be archived"),
     key(Cluster, "archive_get_wait", Duration, Some("10s"),

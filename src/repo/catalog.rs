@@ -9,6 +9,7 @@ use super::layout::{Kind, Place};
 use super::manifest::Summary;
 use super::repository::Repository;
 use crate::base::{Ctx, side_by_side};
+use crate::pg::Lsn;
 use crate::storage;
 
 /// The backups of a place.
@@ -150,6 +151,16 @@ impl Repository {
             timelines.entry(timeline).or_default().push(name.to_owned());
         })?;
         Ok(timelines)
+    }
+
+    /// The partial segments in the archive: of which segment, and where their valid records end.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn partials(&self, place: &Place) -> Result<Vec<(String, Lsn)>> {
+        let listed = storage::list_all(self.store().as_ref(), &place.all_partials_prefix())?;
+        let partials = listed.iter().filter_map(|meta| place.partial_of(&meta.key));
+        Ok(partials.map(|(segment, end)| (segment.to_owned(), Lsn(end))).collect())
     }
 
     /// The timeline history files in the archive, by timeline.

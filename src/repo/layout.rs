@@ -398,6 +398,20 @@ impl Place {
     pub fn partials_prefix(&self, segment: &str) -> String {
         format!("{}partial/{segment}.", self.prefix())
     }
+
+    /// What the names of all partial segments begin with.
+    #[must_use]
+    pub fn all_partials_prefix(&self) -> String {
+        format!("{}partial/", self.prefix())
+    }
+
+    /// The segment that a partial one is of, and where its valid records end, by its name.
+    #[must_use]
+    pub fn partial_of<'k>(&self, key: &'k ObjectKey) -> Option<(&'k str, u64)> {
+        let (segment, end) = key.last_component().split_once('.')?;
+        let end = u64::from_str_radix(end, 16).ok()?;
+        (self.partial(segment, end).as_ref() == Some(key)).then_some((segment, end))
+    }
 }
 
 fn is_upper_hex(text: &str, length: usize) -> bool {

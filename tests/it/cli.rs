@@ -77,12 +77,20 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn wrong_usage_is_2_and_help_is_0() {
     let desk = Desk::new();
-    for line in
-        ["", "nonsense", "backup --type half", "backup --max-rate 0", "key add", "--nonsense"]
-    {
+    for line in [
+        "",
+        "nonsense",
+        "backup --type half",
+        "backup --max-rate 0",
+        "key add",
+        "--nonsense",
+        "wal",
+        "wal holes",
+        "wal backfill",
+    ] {
         run(&mut desk.raw(line.split_whitespace())).assert_code(2);
     }
-    for line in ["--help", "--version", "help backup", "backup --help"] {
+    for line in ["--help", "--version", "help backup", "backup --help", "wal backfill --help"] {
         let ran = run(&mut desk.raw(line.split_whitespace())).assert_code(0);
         assert!(!ran.stdout.is_empty() && ran.stderr.is_empty(), "{ran}");
     }

@@ -181,6 +181,19 @@ fn check_names_what_keeps_wal_from_the_archive() {
     let checked = config.run(["check"]).assert_code(14);
     assert!(checked.stdout.contains("FAIL  archiver: it fails: 0000"), "{checked}");
     assert!(checked.stdout.contains("FAIL  archive_command: it does not run"), "{checked}");
+    // WAL that waits for longer than rpo, and how to set what breaks it.
+    let text = fs::read_to_string(config.path()).unwrap();
+    let strict = text.replacen("[cluster.main]\n", "[cluster.main]\nrpo = \"1s\"\n", 1);
+    let strict = cluster.scratch().write("strict.toml", strict);
+    let check = || {
+        let mut command = cluster.pgkeep();
+        run(command.arg("--config").arg(&strict).arg("check"))
+    };
+    wait_until(DEADLINE, || check().stdout.contains("FAIL  waiting WAL: "), || check().to_string());
+    let checked = check().assert_code(14);
+    assert!(checked.stdout.contains("the first is 0000"), "{checked}");
+    assert!(checked.stdout.contains("ALTER SYSTEM SET archive_timeout = '1s'"), "{checked}");
+    assert!(checked.stdout.contains("patronictl edit-config -p archive_timeout=1s"), "{checked}");
 }
 
 #[test]

@@ -111,6 +111,32 @@ fn f009_a_failover_in_the_middle_of_archiving_loses_nothing_and_mixes_nothing() 
     }
 }
 
+/// A primary whose archive lags is stopped, and its streaming standby takes over: rows 1 to 5 on the old
+/// timeline, of which the segments that are named last are not archived, and 6 on the new one.
+pub(crate) fn lagging_failover(server: &Server) -> (Site, Follower, Vec<String>) {
+    let site = Site::small(server);
+    site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.backup();
+    let standby = Follower::new(server, &site, true);
+    standby.cluster.start();
+    site.cluster.archive_now();
+    site.cluster.set_archive_command("false");
+    let mut unarchived = Vec::new();
+    for n in 2..=4 {
+        site.cluster.psql(&format!("insert into t values ({n})"));
+        unarchived.push(site.cluster.switch_wal());
+    }
+    site.cluster.psql("insert into t values (5)");
+    standby.wait_for_rows(5);
+    site.cluster.stop(Stop::Fast);
+    standby.cluster.promote();
+    standby.cluster.wait_for_promotion();
+    standby.cluster.psql("insert into t values (6)");
+    standby.cluster.archive_now();
+    wait_until(DEADLINE, || ready(&standby.cluster).is_empty(), || standby.cluster.log());
+    (site, standby, unarchived)
+}
+
 /// The old primary is gone for good. Its last full segments are in the promoted standby's `pg_wal`, which
 /// does not archive what it received: an operator pushes them from there.
 #[test]

@@ -52,3 +52,4 @@ mod s3_store;
 mod standby_live;
 mod summaries;
 mod support;
+mod wal_live;

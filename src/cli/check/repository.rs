@@ -205,8 +205,9 @@ fn holes(backups: &Backups, wal: &ArchivedWal, findings: &mut Findings) {
         1 => String::new(),
         several => format!(" and {}", counted(several - 1, "more hole")),
     };
-    let todo = "Moments behind a hole need a backup taken behind it. If the segments are still in \
-                pg_wal, run `pgkeep archive-push` for each; otherwise take a backup.";
+    let todo = "Moments behind a hole need a backup taken behind it. `pgkeep wal gaps` shows each hole; if a \
+                former primary or standby still has the segments, run `pgkeep wal backfill --from DIR` \
+                there; otherwise take a backup.";
     // The newest backup decides whether the present is safe.
     let newest = backups.complete.last().and_then(Summary::start);
     let is_behind = newest.is_some_and(|newest| wal.holes(newest).is_empty());

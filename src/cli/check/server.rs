@@ -84,7 +84,8 @@ fn directory(
 
 fn settings(run: &Invocation, resolved: &Resolved, facts: &ServerFacts, findings: &mut Findings) {
     archive_settings(run, facts, findings);
-    archive_timeout(facts.archive_timeout, resolved.cluster.rpo.as_secs(), findings);
+    let archives = !facts.in_recovery || facts.archive_mode == "always";
+    archive_timeout(facts.archive_timeout, resolved.cluster.rpo.as_secs(), archives, findings);
     match facts.wal_level.as_str() {
         "minimal" => findings.fail(
             "wal_level",
@@ -152,19 +153,29 @@ fn archive_settings(run: &Invocation, facts: &ServerFacts, findings: &mut Findin
     findings.fail("archive_command", found, todo);
 }
 
-fn archive_timeout(seconds: u32, rpo: u64, findings: &mut Findings) {
+/// `archives`: whether this server does, now. On a standby that does not, the setting counts from its
+/// promotion on.
+fn archive_timeout(seconds: u32, rpo: u64, archives: bool, findings: &mut Findings) {
     const CHECK: &str = "archive_timeout";
-    let todo = || {
-        let value = server_settings::archive_timeout(std::time::Duration::from_secs(rpo));
-        format!("Set archive_timeout = '{value}s': rpo is {}.", duration(rpo))
-    };
-    match u64::from(seconds) {
-        0 => findings.fail(CHECK, "0: on a quiet server changes stay unarchived for ever", todo()),
+    let found = match u64::from(seconds) {
+        0 => "0: on a quiet server changes stay unarchived for ever".to_owned(),
         seconds if seconds > rpo => {
-            let found = format!("{}, longer than rpo ({})", duration(seconds), duration(rpo));
-            findings.fail(CHECK, found, todo());
+            format!("{}, longer than rpo ({})", duration(seconds), duration(rpo))
         }
-        seconds => findings.ok(CHECK, format!("{} (rpo {})", duration(seconds), duration(rpo))),
+        seconds => {
+            return findings.ok(CHECK, format!("{} (rpo {})", duration(seconds), duration(rpo)));
+        }
+    };
+    let value = server_settings::archive_timeout(std::time::Duration::from_secs(rpo));
+    let todo = format!(
+        "Run ALTER SYSTEM SET archive_timeout = '{value}s'; SELECT pg_reload_conf(); or, where Patroni \
+         keeps the settings, patronictl edit-config -p archive_timeout={value}s. rpo is {}.",
+        duration(rpo)
+    );
+    if archives {
+        findings.fail(CHECK, found, todo);
+    } else {
+        findings.warn(CHECK, format!("{found}, once this standby is promoted"), todo);
     }
 }
 
@@ -243,8 +254,20 @@ mod tests {
         for (seconds, expected) in
             [(0, Level::Fail), (60, Level::Ok), (300, Level::Ok), (301, Level::Fail)]
         {
-            assert_eq!(level(|all| archive_timeout(seconds, 300, all)), expected, "{seconds}");
+            assert_eq!(
+                level(|all| archive_timeout(seconds, 300, true, all)),
+                expected,
+                "{seconds}"
+            );
         }
+        // It does not archive yet; when it does, it is too late to notice.
+        assert_eq!(level(|all| archive_timeout(0, 300, false, all)), Level::Warn);
+        assert_eq!(level(|all| archive_timeout(60, 300, false, all)), Level::Ok);
+        let mut findings = Findings::default();
+        archive_timeout(0, 300, true, &mut findings);
+        let todo = findings.list.swap_remove(0).todo.unwrap();
+        assert!(todo.contains("ALTER SYSTEM SET archive_timeout = '150s'"), "{todo}");
+        assert!(todo.contains("patronictl edit-config -p archive_timeout=150s"), "{todo}");
     }
 
     #[test]
