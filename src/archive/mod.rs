@@ -6,6 +6,8 @@
 mod absence;
 mod asking;
 pub mod backfill;
+mod catch_up;
+mod continuity;
 mod error;
 mod fetch_ahead;
 mod folders;
@@ -25,6 +27,8 @@ mod tablespaces;
 mod temporary;
 
 pub use asking::{Ahead, Fetched};
+pub use catch_up::{CatchUp, Lagging};
+pub use continuity::continuity;
 pub use error::{Error, Result};
 pub use fetch_ahead::{FetchAhead, FetchLimits, FetchStatus};
 pub use folders::{FoldersId, ServerFolders};

@@ -180,6 +180,19 @@ impl PushAhead {
         status
     }
 
+    /// What servers of this system would ask with, the last one first; the name is to be filled in.
+    pub(super) fn submissions(&self, system: u64) -> Vec<Submission> {
+        let state = self.shared.state();
+        let servers = state.servers.iter().rev().filter(|server| server.id.1 == system);
+        let each = servers.map(|server| Submission {
+            folders: Arc::clone(&server.folders),
+            name: String::new(),
+            origin: server.origin.clone(),
+            accept_unknown_wal: server.accept_unknown_wal,
+        });
+        each.collect()
+    }
+
     /// The folders of the servers that have asked, the last one first.
     #[must_use]
     pub fn folders(&self) -> Vec<Arc<ServerFolders>> {
@@ -357,7 +370,7 @@ impl Shared {
 }
 
 impl Submission {
-    fn options(&self) -> PushOptions {
+    pub(super) fn options(&self) -> PushOptions {
         PushOptions {
             data_directory: self.folders.data().to_owned(),
             accept_unknown_wal: self.accept_unknown_wal,

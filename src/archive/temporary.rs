@@ -17,7 +17,8 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// One name for a destination: what a killed call left is overwritten.
+    /// One name for a destination: what a killed call left is removed. Not overwritten: a daemon that was
+    /// asked before and taken for gone may still write into that file.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -26,6 +27,12 @@ impl Temporary {
         let mut name = destination.file_name().unwrap_or_default().to_owned();
         name.push(".pgkeep-tmp");
         path.set_file_name(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("replace", &path)(error));
+            }
+            _ => {}
+        }
         let file = File::options()
             .read(true)
             .write(true)

@@ -1,13 +1,14 @@
 //! A cluster as the daemon runs it: what pushes ahead, what fetches ahead, and what is pending.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::protocol::ClusterStatus;
+use super::protocol::{ClusterStatus, Lag};
 use crate::archive::{
-    Ahead, FetchAhead, FetchLimits, Openings, PushAhead, PushLimits, ServerFolders, ready,
-    status_line,
+    Ahead, CatchUp, FetchAhead, FetchLimits, Openings, PushAhead, PushLimits, ServerFolders,
+    read_control_file, ready, status_line,
 };
 use crate::base::Ctx;
 use crate::pgconn::ConnectOptions;
@@ -37,8 +38,11 @@ pub struct Cluster {
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) cluster: Cluster,
-    pub(super) push: PushAhead,
+    pub(super) push: Arc<PushAhead>,
     pub(super) fetch: Arc<FetchAhead>,
+    pub(super) catch_up: CatchUp,
+    /// What was missing in the repositories when it was looked at last.
+    pub(super) holes: Mutex<BTreeSet<String>>,
 }
 
 /// Where a server's files are. The paths lead there as long as this lives.
@@ -67,8 +71,13 @@ impl ServerPlace {
 impl Served {
     pub(super) fn begin(ctx: &Ctx, cluster: Cluster) -> Self {
         let push = PushAhead::begin(ctx, Arc::clone(&cluster.openings), cluster.push);
+        let push = Arc::new(push);
         let fetch = Arc::new(FetchAhead::begin(ctx, cluster.fetch));
-        Self { cluster, push, fetch }
+        let configured = cluster.data_directory.as_deref();
+        let system = configured.and_then(|data| read_control_file(data).ok());
+        let system = system.map(|control| control.system_identifier);
+        let catch_up = CatchUp::begin(ctx, &cluster.openings, &push, system);
+        Self { cluster, push, fetch, catch_up, holes: Mutex::default() }
     }
 
     pub(super) fn ahead(&self) -> Arc<dyn Ahead> {
@@ -93,6 +102,17 @@ impl Served {
         places
     }
 
+    /// The system identifier of a server that is known.
+    pub(super) fn system(&self) -> Option<u64> {
+        let servers = self.servers();
+        let mut read = servers.iter().filter_map(|server| read_control_file(server.data()).ok());
+        read.next().map(|control| control.system_identifier)
+    }
+
+    pub(super) fn holes(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.holes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn tidy(&self) {
         self.push.tidy();
         self.fetch.tidy();
@@ -102,6 +122,7 @@ impl Served {
     pub(super) fn stop(&self) {
         self.push.stop();
         self.fetch.stop();
+        self.catch_up.stop();
     }
 
     pub(super) fn status(&self) -> ClusterStatus {
@@ -112,6 +133,8 @@ impl Served {
             ahead: push.ahead,
             held: fetch.held,
             held_bytes: fetch.bytes,
+            lags: self.catch_up.lagging().into_iter().map(Lag::from).collect(),
+            holes: self.holes().iter().cloned().collect(),
             ..ClusterStatus::default()
         };
         for server in self.servers() {

@@ -18,7 +18,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::archive::Delivered;
+use crate::archive::{Delivered, Lagging};
 use crate::pg::Lsn;
 use crate::repo::Origin;
 
@@ -167,6 +167,8 @@ pub struct ClusterStatus {
     pub held_bytes: u64,
     /// How far repositories that are not required lag behind.
     pub lags: Vec<Lag>,
+    /// What is missing in the repositories, by the last look.
+    pub holes: Vec<String>,
 }
 
 /// How far a repository that is not required lags behind.
@@ -178,6 +180,13 @@ pub struct Lag {
     pub files: u64,
     /// Why it did not take the last one.
     pub why: Option<String>,
+}
+
+impl From<Lagging> for Lag {
+    fn from(lagging: Lagging) -> Self {
+        let Lagging { repository, files, why } = lagging;
+        Self { repository, files, why }
+    }
 }
 
 impl Status {

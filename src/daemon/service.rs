@@ -308,6 +308,9 @@ impl Work<'_> {
         let submission = Submission { folders, name, origin, accept_unknown_wal };
         match served.push.archive(&submission) {
             Ok(pushed) => {
+                if let Some(stored) = pushed.stored.first() {
+                    served.catch_up.archived(stored.place.system(), &ask.name);
+                }
                 let warnings = pushed.warnings.iter().map(|text| shown.text(text, &ask.path));
                 Answer::Pushed { warnings: warnings.collect() }
             }

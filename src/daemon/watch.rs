@@ -1,15 +1,20 @@
 //! What the daemon looks at by itself: how old what is not archived is, and how much is going on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::cluster::ServerPlace;
+use super::cluster::{Served, ServerPlace};
 use super::service::Service;
-use crate::archive::oldest;
-use crate::base::Ctx;
+use crate::archive::{continuity, oldest};
+use crate::base::{Ctx, detached};
 
 /// Between two looks for files that wait too long.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Between two looks for what is missing in the repositories, and how long after the start the first is.
+const HOLES_EVERY: Duration = Duration::from_secs(300);
+const HOLES_FIRST: Duration = Duration::from_secs(30);
 
 /// Between two warnings about the same.
 const WARN_EVERY: Duration = Duration::from_secs(300);
@@ -19,6 +24,8 @@ const WARN_EVERY: Duration = Duration::from_secs(300);
 pub(super) struct Watch {
     ctx: Ctx,
     looked: Option<Duration>,
+    /// When holes are looked for next.
+    holes: Duration,
     /// When each cluster was warned of.
     warned: BTreeMap<String, Duration>,
     status: String,
@@ -26,7 +33,9 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(ctx: &Ctx) -> Self {
-        Self { ctx: ctx.clone(), looked: None, warned: BTreeMap::new(), status: "ready".to_owned() }
+        let holes = ctx.clock.monotonic() + HOLES_FIRST;
+        let (ctx, status) = (ctx.clone(), "ready".to_owned());
+        Self { ctx, looked: None, holes, warned: BTreeMap::new(), status }
     }
 
     /// Looks where it is time to, and says in a line what is going on.
@@ -37,6 +46,12 @@ impl Watch {
         }
         self.looked = Some(now);
         let clusters = service.clusters();
+        if now >= self.holes {
+            self.holes = now + HOLES_EVERY;
+            let (ctx, clusters) = (self.ctx.clone(), Arc::clone(&clusters));
+            // It asks repositories that may be away: nobody waits for it.
+            detached(move || clusters.iter().for_each(|served| look_for_holes(&ctx, served)));
+        }
         let mut waiting = Vec::new();
         for served in clusters.iter() {
             served.tidy();
@@ -75,4 +90,26 @@ impl Watch {
         let ages = each.map(|(file, since)| (file, (now - since).to_std().unwrap_or_default()));
         ages.max_by_key(|(_, age)| *age)
     }
+}
+
+/// Looks what is missing in the repositories of a cluster, and tells what was missing the last time, too:
+/// pushing ahead makes holes for a moment.
+fn look_for_holes(ctx: &Ctx, served: &Served) {
+    let mut found = BTreeSet::new();
+    for (repository, missing) in continuity(ctx, &served.cluster.openings, served.system()) {
+        match missing {
+            Ok(missing) => {
+                found.extend(missing.into_iter().map(|what| format!("{repository}: {what}")))
+            }
+            Err(error) => ctx.note(format!("what {repository} holds is not known: {error}")),
+        }
+    }
+    let mut holes = served.holes();
+    for hole in found.intersection(&holes) {
+        ctx.warn(format!(
+            "cluster {}: WAL is missing in {hole}; `pgkeep wal gaps` says what that costs and the way out",
+            served.cluster.name
+        ));
+    }
+    *holes = found;
 }

@@ -290,3 +290,107 @@ fn a_daemon_that_stops_finishes_what_is_under_way() {
         assert!(site.object(name).is_some(), "{name}");
     }
 }
+
+/// A repository that is not required lags while it is away, and is caught up: from the server's files, and
+/// from the other repository when those are gone. The server is never kept waiting for it.
+#[test]
+fn a_repository_that_is_not_required_lags_and_is_caught_up() {
+    let Some(server) = Server::main() else { return };
+    let Site { cluster, config, repo } = Site::small(&server);
+    let second = TestRepo::new();
+    let config = config.repository("second", &second, Cipher::Aes);
+    config.run(["init"]).assert_ok();
+    let text = fs::read_to_string(config.path()).unwrap();
+    config.write(
+        "pgkeep.toml",
+        &text.replace("[repository.second]", "[repository.second]\nrequired = false"),
+    );
+    let text = fs::read_to_string(config.path()).unwrap();
+    let (mut daemon, config) = TestDaemon::configure(config.replaced(&text), "");
+    cluster.set_archive_command(&config.archive_command());
+    daemon.start(&config);
+    let first = cluster.archive_now();
+    let has = |name: &str| find(second.path(), name).is_some();
+    wait_until(DEADLINE, || has(&first), || daemon.log());
+
+    // Away: the folder is not there.
+    let away = second.path().with_extension("away");
+    fs::rename(second.path(), &away).unwrap();
+    let behind: Vec<String> = (0..5).map(|_| cluster.archive_now()).collect();
+    assert!(behind.iter().all(|name| find(repo.path(), name).is_some()));
+    let lag = || {
+        let status = daemon.status(&config);
+        let lag = &status["daemon"]["clusters"][0]["lags"][0];
+        (lag["files"].as_u64().unwrap(), lag["why"].as_str().map(str::to_owned))
+    };
+    let is_told = || matches!(lag(), (5.., Some(_)));
+    wait_until(DEADLINE, is_told, || format!("{:?}\n{}", lag(), daemon.log()));
+    assert!(daemon.log().contains("second lags behind"), "{}", daemon.log());
+    config
+        .run(["drain", "--timeout", "0s"])
+        .assert_code(1)
+        .assert_says("second lags 5 files behind");
+    // Some of them are not in pg_wal any more.
+    for name in &behind[..3] {
+        fs::remove_file(cluster.data_dir().join("pg_wal").join(name)).unwrap();
+    }
+    fs::rename(&away, second.path()).unwrap();
+    wait_until(DEADLINE, || behind.iter().all(|name| has(name)), || daemon.log());
+    config.run(["drain", "--timeout", "60s"]).assert_ok();
+    // What came from the other repository is what was archived, for this one's own key.
+    let out = ScratchDir::new("fetched");
+    for name in &behind {
+        let to = out.join(name);
+        let mut get = config.pgkeep(["--repository", "second", "archive-get", name]);
+        run(get.arg(&to)).assert_ok();
+        let mut get = config.pgkeep(["--repository", "local", "archive-get", name]);
+        run(get.arg(out.join("other"))).assert_ok();
+        assert_eq!(fs::read(&to).unwrap(), fs::read(out.join("other")).unwrap(), "{name}");
+    }
+
+    // What was archived while no daemon ran is found by comparing.
+    daemon.stop(Signal::TERM).assert_ok();
+    fs::rename(second.path(), &away).unwrap();
+    let direct = cluster.archive_now();
+    fs::rename(&away, second.path()).unwrap();
+    assert!(!has(&direct));
+    daemon.start(&config);
+    wait_until(DEADLINE, || has(&direct), || daemon.log());
+}
+
+/// Two clusters under one daemon: each request goes to the cluster whose directory it comes from.
+#[test]
+fn f001_two_clusters_are_served_and_never_mixed() {
+    let Some(server) = Server::main() else { return };
+    let Site { cluster, config, repo } = Site::small(&server);
+    let other = Site::small(&server);
+    let text = fs::read_to_string(other.config.path()).unwrap();
+    let section = |text: &str| text.split("\n[repository").next().unwrap().to_owned();
+    let config = config.toml(&section(&text).replace("[cluster.main]", "[cluster.other]"));
+    let (mut daemon, config) = TestDaemon::configure(config, "");
+    config.run(["--cluster", "other", "init"]).assert_ok();
+    daemon.start(&config);
+    let command = |cluster: &str| {
+        config
+            .archive_command()
+            .replace("archive-push", &format!("--cluster {cluster} archive-push"))
+    };
+    // Without the configuration, the directory says which cluster it is.
+    let socket = format!("archive-push --socket {}", daemon.socket().display());
+    cluster.set_archive_command(&config.archive_command().replace("archive-push", &socket));
+    other.cluster.set_archive_command(&command("other"));
+    let first = cluster.archive_now();
+    let second = other.cluster.archive_now();
+    assert!(find(&repo.path().join("c/main"), &first).is_some(), "{}", daemon.log());
+    assert!(find(&repo.path().join("c/other"), &second).is_some(), "{}", daemon.log());
+    // Sent to the wrong one, it is refused.
+    other.cluster.set_archive_command("false");
+    let third = other.cluster.switch_wal();
+    let path = other.cluster.data_dir().join("pg_wal").join(third);
+    let mut push = config.pgkeep(["--cluster", "main", "archive-push"]);
+    let refused = run(push.arg(&path)).assert_code(1);
+    assert!(
+        refused.stderr.contains("not registered") || refused.stderr.contains("system"),
+        "{refused}"
+    );
+}
