@@ -19,6 +19,8 @@ mod cli_live;
 mod config_live;
 mod copy_live;
 mod crash;
+mod daemon_chaos;
+mod daemon_faults;
 mod daemon_live;
 mod failover_live;
 mod format;
