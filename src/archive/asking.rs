@@ -161,8 +161,9 @@ impl<'a> Asking<'a> {
         // The only one that is left to be waited for.
         if self.left.is_empty() && self.waiting == 1 {
             ask();
-        } else {
-            detached(ask);
+        } else if let Err(error) = detached(ask) {
+            let failed = crate::repo::Error::Limit(format!("it cannot be asked: {error}"));
+            self.sender.send((number, Ok(Err(failed)))).ok();
         }
         Some(())
     }

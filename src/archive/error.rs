@@ -119,16 +119,6 @@ pub enum Error {
         /// Its own.
         epoch: u32,
     },
-    /// A standby may be being promoted, and the archive cannot be read: "not there" would end its
-    /// recovery.
-    #[error("{why}, and the archive cannot be read: {source}")]
-    Promotion {
-        /// What shows it.
-        why: String,
-        /// Why the archive cannot be read.
-        #[source]
-        source: Box<Error>,
-    },
     /// No repository was given.
     #[error("no repository is configured for WAL")]
     NoRepository,

@@ -19,6 +19,8 @@ use crate::storage::ObjectKey;
 
 /// For how long a segment that nobody asks for is kept.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long one that is on its way is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How many are fetched behind one that came by itself: a standby that streams asks for one now and then.
 const FIRST: u64 = 2;
 
@@ -139,12 +141,16 @@ impl Drop for FetchAhead {
 impl Ahead for FetchAhead {
     fn find(&self, repository: &Repository, object: &ObjectKey) -> Option<Arc<Fetched>> {
         let name = (repository.descriptor().repository, object.to_string());
+        let clock = &self.shared.ctx.clock;
+        let deadline = clock.monotonic() + PATIENCE;
         let mut state = self.shared.state();
         loop {
             match &state.held.get(&name)?.content {
+                // Whoever asks does so himself, when it takes long.
+                Part::UnderWay if clock.monotonic() >= deadline => return None,
                 Part::UnderWay => {
-                    let waited = self.shared.changed.wait(state);
-                    state = waited.unwrap_or_else(PoisonError::into_inner);
+                    let waited = self.shared.changed.wait_timeout(state, PATIENCE);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 // Whoever asks is quicker than a thread that is not there yet.
                 Part::Wanted(..) => {
@@ -170,6 +176,7 @@ impl Ahead for FetchAhead {
         let before = state.last.insert(along, number);
         let follows = before.is_some_and(|before| before.0 + 1 == number.0);
         let bytes = u64::from(size.bytes());
+        let prefix = (id, from.place.wal_prefix(segment.timeline().get()));
         let depth = if follows { self.shared.limits.bytes / bytes } else { FIRST };
         let now = self.shared.ctx.clock.monotonic();
         for next in (1..=depth).map(|i| SegmentNo(number.0.saturating_add(i))) {
@@ -179,6 +186,9 @@ impl Ahead for FetchAhead {
             let name = (id, object.to_string());
             if state.held.contains_key(&name) {
                 continue;
+            }
+            if state.bytes + bytes > self.shared.limits.bytes {
+                state.give_way(&prefix);
             }
             if state.bytes + bytes > self.shared.limits.bytes {
                 break;
@@ -206,6 +216,30 @@ impl State {
         if let Some(held) = self.held.remove(name) {
             self.bytes -= held.bytes;
         }
+    }
+
+    /// Lets go of one that lies along another timeline, or in another repository: recovery has left that.
+    fn give_way(&mut self, prefix: &Name) {
+        let is_along = |name: &Name| name.0 == prefix.0 && name.1.starts_with(&prefix.1);
+        let other = self
+            .held
+            .iter()
+            .find(|(name, held)| !is_along(name) && !matches!(held.content, Part::UnderWay));
+        if let Some(name) = other.map(|(name, _)| name.clone()) {
+            self.remove(&name);
+        }
+    }
+
+    /// What lies behind one that is not there is not looked for: it is the end, or a hole.
+    fn forget_behind(&mut self, name: &Name) {
+        let (id, object) = name;
+        let folder = object.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let behind = self.held.iter().filter(|((other, key), held)| {
+            let is_wanted = matches!(held.content, Part::Wanted(..));
+            other == id && key > object && key.starts_with(folder) && is_wanted
+        });
+        let behind: Vec<Name> = behind.map(|(name, _)| name.clone()).collect();
+        behind.iter().for_each(|name| self.remove(name));
     }
 
     /// The first one that is wanted: names are in the order of the WAL.
@@ -241,7 +275,7 @@ impl Shared {
             let fetched = fetch(&repository, &object, bytes);
             match &fetched {
                 // The end of what is archived, or a hole: whoever asks finds out for himself.
-                Err(error) if error.is_not_found() => {}
+                Err(error) if error.is_not_found() => self.state().forget_behind(&name),
                 Err(error) => self.ctx.note(format!("{object}, ahead of its request: {error}")),
                 Ok(_) => {}
             }

@@ -33,6 +33,9 @@ pub struct GetOptions {
     pub unasked: bool,
     /// The server's data directory, where it is known.
     pub data_directory: Option<PathBuf>,
+    /// Only a file is of use: whether it is absent is not looked for, and what is said of that means
+    /// nothing.
+    pub only_deliver: bool,
 }
 
 /// Where a fetched file goes.
@@ -175,7 +178,7 @@ pub(super) fn get_to(
     }
     match doubt {
         Some(error) => Err(error),
-        None if is_abandoned => Ok(Got::Absent),
+        None if is_abandoned || options.only_deliver => Ok(Got::Absent),
         None => {
             prove_absence(ctx, destinations, options.through, &parsed)?;
             Ok(Got::Absent)
@@ -251,7 +254,7 @@ impl Fetching<'_> {
                 }
                 let temporary = Temporary::create(path)?;
                 self.write(&first, pieces, (temporary.file(), temporary.path()))?;
-                temporary.name(path)?;
+                temporary.name()?;
             }
             Target::Open { file, folder } => self.write(&first, pieces, (file, folder))?,
         }
@@ -367,6 +370,10 @@ impl Fetching<'_> {
                     return Err(Error::Repository { repository, source });
                 }
             }
+        }
+        if self.options.unasked {
+            let evidence = "a repository that may have it cannot be asked".into();
+            return Err(Error::Hole { name: before.to_string(), evidence });
         }
         Ok(None)
     }

@@ -78,7 +78,7 @@ pub struct Unopened {
     /// Whether the same may succeed a moment later.
     pub may_pass: bool,
     /// What whoever opens it says.
-    pub source: Box<dyn StdError + Send + Sync>,
+    pub source: Arc<dyn StdError + Send + Sync>,
 }
 
 impl fmt::Display for Unopened {
@@ -120,10 +120,19 @@ impl Opening {
             let cancel = ctx.cancel.clone();
             let one = One { ctx, openings: Arc::clone(openings), at, asked };
             let sender = sender.clone();
+            let failed = sender.clone();
             if is_alone {
                 one.open(&sender);
-            } else {
-                detached(move || one.open(&sender));
+            } else if let Err(source) = detached(move || one.open(&sender)) {
+                let repository = openings.repositories().get(at).map(|each| each.name.clone());
+                let unopened = Unopened {
+                    repository: repository.unwrap_or_default(),
+                    is_unregistered: false,
+                    announced_epoch: None,
+                    may_pass: true,
+                    source: Arc::new(source),
+                };
+                failed.send((at, Ok(Err(unopened)))).ok();
             }
             (at, cancel)
         };

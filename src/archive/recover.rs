@@ -1,10 +1,10 @@
 //! What recovery asks for: one file, or proof that no repository has it.
 //!
-//! What may pass is tried again for a while: WAL that is still on its way looks like a hole. A standby
-//! tries again in any doubt, and is told "not there" in the end, so that it goes on by streaming; but not
-//! while it is being promoted, when "not there" would end its recovery.
+//! What may pass is tried again for a while: WAL that is still on its way looks like a hole. For a standby,
+//! whose recovery goes on in any case, it is tried again in any doubt; what it is told in the end is decided
+//! beside it ([`super::promotion`]).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +14,12 @@ use super::error::{Error, Result};
 use super::get::{Delivered, GetOptions, Got, Target, get_to};
 use super::openings::{Asked, GRACE, Opening, Openings, Purpose, Unopened, without_older_epochs};
 use super::pgdata::read_control_file;
-use super::standby::{is_standby, promotion};
-use crate::base::{Ctx, Timestamp};
+use super::standby::is_standby;
+use crate::base::Ctx;
 use crate::pg::{Lsn, WalFileName};
-use crate::pgconn::ConnectOptions;
+
+/// How long what is kept may take to be at hand.
+const KEPT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Between two tries: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -38,8 +40,6 @@ pub struct Wanted {
     pub data_directory: Option<PathBuf>,
     /// How long to try again where that may help.
     pub wait: Duration,
-    /// How to ask the server whether it is being promoted.
-    pub server: ConnectOptions,
 }
 
 /// An answer that recovery can go on with.
@@ -49,8 +49,6 @@ pub enum Recovered {
     Delivered(Box<Delivered>),
     /// Proven: no repository has it, and nothing shows that it is needed.
     Absent,
-    /// Nothing is known; but this is a standby that is not being promoted, and goes on by streaming.
-    StandbyGoesOn(Error),
 }
 
 /// Fetches one file, or proves that no repository has it.
@@ -69,16 +67,15 @@ pub fn recover(
     let recovery = Recovery { ctx, openings, wanted, target, ahead };
     let standby = wanted.data_directory.as_deref().filter(|directory| is_standby(directory));
     let clock = &ctx.clock;
-    // What happened just before the question is old when the waiting is over.
-    let (asked, begun, mut pause) = (clock.now(), clock.monotonic(), FIRST_PAUSE);
+    let (begun, mut pause) = (clock.monotonic(), FIRST_PAUSE);
     // By what was read earlier a file can be delivered. Anything else is to be found out now.
     if openings.has_kept()
-        && let Ok(Got::Delivered(delivered)) = recovery.attempt(Purpose::Fetch)
+        && let Some(delivered) = recovery.quick()
     {
         return Ok(Recovered::Delivered(delivered));
     }
     loop {
-        let doubt = match recovery.attempt(Purpose::FetchAnew) {
+        let doubt = match recovery.attempt() {
             Ok(Got::Delivered(delivered)) => return Ok(Recovered::Delivered(delivered)),
             Ok(Got::Absent) => return Ok(Recovered::Absent),
             Err(doubt) => doubt,
@@ -90,10 +87,7 @@ pub fn recover(
         let waited = clock.monotonic().saturating_sub(begun);
         let goes_on = doubt.may_pass || standby.is_some();
         if !goes_on || waited + pause > wanted.wait {
-            return match standby {
-                None => Err(*doubt.error),
-                Some(directory) => recovery.for_standby(directory, asked, *doubt.error),
-            };
+            return Err(*doubt.error);
         }
         ctx.note(format!("trying again: {}", doubt.error));
         clock.sleep(pause);
@@ -122,12 +116,24 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
+    /// Delivers by what was read earlier, from whoever is ready soon.
+    fn quick(&self) -> Option<Box<Delivered>> {
+        let mut opening = self.opening(Purpose::Fetch).ok()?;
+        let mut found = Found::default();
+        let mut limit = KEPT_LIMIT;
+        while let Some(answer) = opening.next(Some(limit)) {
+            found.add(answer);
+            if !found.destinations.is_empty() {
+                limit = GRACE;
+            }
+        }
+        self.early(&found, &opening)
+    }
+
     /// Every repository that can be asked, whichever is to deliver: the others may hold what that one has
     /// not. Those that answer soon are asked first, for a file; that it is absent they all must say.
-    fn attempt(&self, purpose: Purpose) -> std::result::Result<Got, Doubt> {
-        let system = self.known_system()?;
-        let asked = Asked { system, epoch: self.wanted.epoch, purpose };
-        let mut opening = Opening::begin(self.ctx, self.openings, asked, |_| true);
+    fn attempt(&self) -> std::result::Result<Got, Doubt> {
+        let mut opening = self.opening(Purpose::FetchAnew)?;
         let mut found = Found::default();
         let mut limit = None;
         while let Some(answer) = opening.next(limit) {
@@ -135,8 +141,7 @@ impl Recovery<'_> {
             limit = (!found.destinations.is_empty()).then_some(GRACE);
         }
         if opening.waiting().next().is_some() {
-            let destinations = found.sources(self.ctx);
-            if let Ok(Got::Delivered(delivered)) = self.get(&destinations, true) {
+            if let Some(delivered) = self.early(&found, &opening) {
                 return Ok(Got::Delivered(delivered));
             }
             while let Some(answer) = opening.next(None) {
@@ -148,7 +153,7 @@ impl Recovery<'_> {
             let why = doubt.or(found.unregistered).map_or(Error::NoRepository, Error::Unopened);
             return Err(why.into());
         }
-        match self.get(&destinations, doubt.is_some())? {
+        match self.get(&destinations, doubt.is_some(), false)? {
             Got::Delivered(delivered) => {
                 if let Some(doubt) = doubt {
                     self.ctx.warn(doubt.to_string());
@@ -163,9 +168,36 @@ impl Recovery<'_> {
         }
     }
 
-    fn get(&self, destinations: &[Destination], unasked: bool) -> Result<Got> {
+    fn opening(&self, purpose: Purpose) -> std::result::Result<Opening, Doubt> {
+        let asked = Asked { system: self.known_system()?, epoch: self.wanted.epoch, purpose };
+        Ok(Opening::begin(self.ctx, self.openings, asked, |_| true))
+    }
+
+    /// The file from one of those that have answered, if one has it: whatever else they say, the others are
+    /// to be heard.
+    fn early(&self, found: &Found, opening: &Opening) -> Option<Box<Delivered>> {
+        let destinations = found.sources(self.ctx);
+        if destinations.is_empty() {
+            return None;
+        }
+        let is_alone = opening.waiting().next().is_some() || found.doubt.is_some();
+        let Ok(Got::Delivered(delivered)) = self.get(&destinations, is_alone, true) else {
+            return None;
+        };
+        if let Some(doubt) = &found.doubt {
+            self.ctx.warn(doubt.to_string());
+        }
+        for at in opening.waiting() {
+            if let Some(each) = self.openings.repositories().get(at) {
+                self.ctx.warn(format!("repository {} has not answered", each.name));
+            }
+        }
+        Some(delivered)
+    }
+
+    fn get(&self, destinations: &[Destination], unasked: bool, only_deliver: bool) -> Result<Got> {
         let Wanted { through, only, data_directory, name, .. } = self.wanted.clone();
-        let options = GetOptions { through, only, unasked, data_directory };
+        let options = GetOptions { through, only, unasked, data_directory, only_deliver };
         get_to(self.ctx, destinations, &options, &name, self.target, self.ahead)
     }
 
@@ -181,14 +213,6 @@ impl Recovery<'_> {
                 Ok(None)
             }
             Err(error) => Err(Doubt { may_pass: true, error: Box::new(error) }),
-        }
-    }
-
-    /// A standby's answer in doubt.
-    fn for_standby(&self, directory: &Path, asked: Timestamp, error: Error) -> Result<Recovered> {
-        match promotion(self.ctx, directory, &self.wanted.server, asked) {
-            Some(why) => Err(Error::Promotion { why, source: Box::new(error) }),
-            None => Ok(Recovered::StandbyGoesOn(error)),
         }
     }
 }

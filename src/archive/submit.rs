@@ -193,11 +193,13 @@ fn offer(
         names.push(name.clone());
         let (ctx, openings, options) = (ctx.clone(), Arc::clone(openings), options.clone());
         let (path, sender) = (path.to_owned(), sender.clone());
-        detached(move || {
+        // One that cannot even begin lags as one does that is not done in time.
+        let begun = detached(move || {
             let is_meant = |other: &RepositoryUse| other.name == name;
             let done = submit(&ctx, &openings, &options, &path, is_meant);
             sender.send((name.clone(), done.map(|pushed| pushed.stored))).ok();
         });
+        drop(begun);
     }
     drop(sender);
     let deadline = ctx.clock.monotonic() + OPTIONAL_WAIT;

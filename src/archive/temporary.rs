@@ -2,46 +2,54 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use super::error::{Error, Result};
 use crate::base::durable;
 
-/// A file beside the destination, removed unless it gets its name.
+/// A file on its way. It has no name where the file system allows that; else one beside the destination,
+/// which is removed unless the file gets its own.
 #[derive(Debug)]
 pub struct Temporary {
-    path: PathBuf,
+    destination: PathBuf,
     file: File,
-    is_named: bool,
+    /// Its name, where it has one.
+    path: Option<PathBuf>,
 }
 
 impl Temporary {
-    /// One name for a destination: what a killed call left is removed. Not overwritten: a daemon that was
-    /// asked before and taken for gone may still write into that file.
+    /// One for a destination.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn create(destination: &Path) -> Result<Self> {
+        let folder = match destination.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        if let Ok(file) = open(folder, flags, Mode::RUSR | Mode::WUSR) {
+            let destination = destination.to_owned();
+            return Ok(Self { destination, file: file.into(), path: None });
+        }
+        Self::named(destination)
+    }
+
+    /// One name for a destination: what a killed call left there is removed, not overwritten, for a daemon
+    /// that was asked before and taken for gone may still write into it.
+    fn named(destination: &Path) -> Result<Self> {
         let mut path = destination.to_path_buf();
         let mut name = destination.file_name().unwrap_or_default().to_owned();
         name.push(".pgkeep-tmp");
         path.set_file_name(name);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("replace", &path)(error));
-            }
-            _ => {}
-        }
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path);
+        remove(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(failed("create", &path))?;
-        Ok(Self { path, file, is_named: false })
+        Ok(Self { destination: destination.to_owned(), file, path: Some(path) })
     }
 
     /// The open file.
@@ -50,39 +58,92 @@ impl Temporary {
         &self.file
     }
 
-    /// Where it is as long as it has not its name.
+    /// What to call it.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.path.as_deref().unwrap_or(&self.destination)
     }
 
     /// Gives the file its name. Not synced: the server does that.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn name(mut self, destination: &Path) -> Result<()> {
+    pub fn name(mut self) -> Result<()> {
+        let destination = &self.destination;
         // Not replaced: ext4 writes a file out at once that takes another one's name.
-        match std::fs::remove_file(destination) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("replace", destination)(error));
+        remove(destination)?;
+        match &self.path {
+            None => {
+                let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                linkat(CWD, own, CWD, destination, AtFlags::SYMLINK_FOLLOW)
+                    .map_err(|error| failed("name", destination)(error.into()))?;
             }
-            _ => {}
+            Some(path) => {
+                // Another call for the same destination may have taken the name beside it.
+                let own = self.file.metadata().map_err(failed("look at", path))?;
+                let named = std::fs::symlink_metadata(path).map_err(failed("look at", path))?;
+                if (own.dev(), own.ino()) != (named.dev(), named.ino()) {
+                    let why = "another archive-get writes to the same destination".into();
+                    return Err(Error::Content { path: path.clone(), why });
+                }
+                durable::rename_unsynced(path, destination)
+                    .map_err(failed("rename", destination))?;
+            }
         }
-        durable::rename_unsynced(&self.path, destination).map_err(failed("rename", destination))?;
-        self.is_named = true;
+        self.path = None;
         Ok(())
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.is_named {
-            std::fs::remove_file(&self.path).ok();
+        if let Some(path) = &self.path {
+            std::fs::remove_file(path).ok();
         }
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("replace", path)(error))
+        }
+        _ => Ok(()),
     }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::File { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// Two calls for one destination, as after a server was killed and started again at once: neither gives
+    /// its name to what the other one writes.
+    #[test]
+    fn f017_two_fetches_to_one_destination_are_not_mixed() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("RECOVERYXLOG");
+        for create in [Temporary::create, Temporary::named] {
+            let first = create(&to).unwrap();
+            first.file().write_all(b"first").unwrap();
+            let second = create(&to).unwrap();
+            second.file().write_all(b"sec").unwrap();
+            let is_named = first.path.is_some();
+            match first.name() {
+                Ok(()) => assert!(!is_named && std::fs::read(&to).unwrap() == b"first"),
+                Err(error) => assert!(is_named && error.to_string().contains("same destination")),
+            }
+            second.file().write_all(b"ond").unwrap();
+            second.name().unwrap();
+            assert_eq!(std::fs::read(&to).unwrap(), b"second");
+            drop(create(&to).unwrap());
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left");
+        }
+    }
 }

@@ -41,7 +41,7 @@ pub fn daemon(run: &Invocation, args: &DaemonArgs) -> Result<Exit, Failure> {
         clusters: clusters(&run.ctx, &settings)?,
         reload: Box::new(reload),
         grace: configured.grace,
-        tell: |error| told(error.into()),
+        tell: told,
     };
     daemon::run(&run.ctx, options)?;
     Ok(Exit::Ok)

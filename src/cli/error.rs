@@ -171,27 +171,30 @@ fn of_config(error: &config::Error) -> Advice {
 
 impl From<wiring::Error> for Failure {
     fn from(error: wiring::Error) -> Self {
-        match error {
-            wiring::Error::Config(error) => error.into(),
-            wiring::Error::NoKey { ref slots, .. } => {
-                let advice = (Exit::WrongKey, Kind::Key, hint(NO_KEY));
-                let mut failure = Self::of(&error, advice);
-                failure.causes.extend(slots.iter().map(slot_line));
-                failure
-            }
-            wiring::Error::Repository { ref source, .. } => {
-                let mut failure = Self::of(&error, of_repo(source));
-                failure.causes.extend(slot_lines(source));
-                failure
-            }
-            wiring::Error::UnknownSystem { .. } => {
-                let next = hint("Set cluster.<name>.data_directory to the cluster's directory.");
-                Self::of(&error, (Exit::Failed, Kind::Config, next))
-            }
-            wiring::Error::NoDataDirectory { .. } => {
-                let next = hint("A backup reads the data directory: write its path there.");
-                Self::of(&error, (Exit::Failed, Kind::Config, next))
-            }
+        of_wiring(&error)
+    }
+}
+
+fn of_wiring(error: &wiring::Error) -> Failure {
+    match error {
+        wiring::Error::Config(error) => Failure::of(error, of_config(error)),
+        wiring::Error::NoKey { slots, .. } => {
+            let mut failure = Failure::of(error, (Exit::WrongKey, Kind::Key, hint(NO_KEY)));
+            failure.causes.extend(slots.iter().map(slot_line));
+            failure
+        }
+        wiring::Error::Repository { source, .. } => {
+            let mut failure = Failure::of(error, of_repo(source));
+            failure.causes.extend(slot_lines(source));
+            failure
+        }
+        wiring::Error::UnknownSystem { .. } => {
+            let next = hint("Set cluster.<name>.data_directory to the cluster's directory.");
+            Failure::of(error, (Exit::Failed, Kind::Config, next))
+        }
+        wiring::Error::NoDataDirectory { .. } => {
+            let next = hint("A backup reads the data directory: write its path there.");
+            Failure::of(error, (Exit::Failed, Kind::Config, next))
         }
     }
 }
@@ -454,25 +457,17 @@ impl From<daemon::Error> for Failure {
 }
 
 /// What whoever opens repositories said, which is the wiring's, or a test's.
-fn of_unopened(unopened: archive::Unopened) -> Failure {
-    match unopened.source.downcast::<wiring::Error>() {
-        Ok(error) => (*error).into(),
-        Err(other) => Failure::of(other.as_ref(), (Exit::Failed, Kind::Failed, None)),
+fn of_unopened(unopened: &archive::Unopened) -> Failure {
+    match unopened.source.downcast_ref::<wiring::Error>() {
+        Some(error) => of_wiring(error),
+        None => Failure::of(unopened, (Exit::Failed, Kind::Failed, None)),
     }
 }
 
 impl From<archive::Error> for Failure {
     fn from(error: archive::Error) -> Self {
         let error = match error {
-            archive::Error::Unopened(unopened) => return of_unopened(unopened),
-            archive::Error::Promotion { why, source } => {
-                let failure = Self::from(*source);
-                let next = "Until the archive answers, the standby may lack WAL, so it is not \
-                            promoted. Once it does, start and promote it again. To promote without \
-                            the archive, start the standby with an empty restore_command.";
-                let message = format!("{why}, and the archive cannot be read: {}", failure.message);
-                return Self { message, ..failure }.with_hint(next);
-            }
+            archive::Error::Unopened(unopened) => return of_unopened(&unopened),
             other => other,
         };
         let advice = match &error {

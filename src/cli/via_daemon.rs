@@ -6,14 +6,17 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::archive::Doubt;
 use super::args::{GetArgs, PushArgs};
 use super::error::Failure;
 use super::fate::Outcome;
 use super::invocation::Invocation;
 use crate::archive::{self, Delivered, Temporary};
-use crate::config::{Fallback, Settings};
+use crate::config::{ClusterSettings, Fallback, Settings};
 use crate::daemon::{self, Answer, Ask, Away, GetAsk, PROTOCOL, PushAsk, Request, Told};
+use crate::pgconn::ConnectOptions;
 use crate::wiring;
 
 /// How much of a file's beginning is looked at again: its first page, at least.
@@ -27,19 +30,21 @@ pub struct Way {
     settings: Option<Settings>,
 }
 
-/// What a request is to be.
+/// A question that is of no repository.
 pub fn request(run: &Invocation, ask: Ask) -> Request {
-    Request { protocol: PROTOCOL, cluster: run.global.cluster.clone(), ask }
+    let cluster = run.global.cluster.clone();
+    Request { protocol: PROTOCOL, cluster, repositories: None, ask }
 }
 
-/// A failure as it is told elsewhere.
-pub fn told(failure: Failure) -> Told {
-    let Failure { message, causes, hint, .. } = failure;
-    Told { message, causes, hint }
+/// An error as it is told elsewhere.
+pub fn told(error: archive::Error) -> Told {
+    let is_final = error.is_final();
+    let Failure { message, causes, hint, .. } = error.into();
+    Told { message, causes, hint, is_final }
 }
 
 fn failure(told: Told) -> Failure {
-    let Told { message, causes, hint } = told;
+    let Told { message, causes, hint, .. } = told;
     Failure { causes, hint, ..Failure::failed(message) }
 }
 
@@ -54,27 +59,50 @@ impl Way {
         Ok(Self { socket, is_named: false, settings: Some(settings) })
     }
 
-    fn data_directory(&self, run: &Invocation, path: &Path) -> Option<PathBuf> {
-        let settings = self.settings.as_ref();
-        let cluster =
-            settings.and_then(|settings| settings.cluster(run.global.cluster.as_deref()).ok());
-        let configured = cluster.and_then(|(_, cluster)| cluster.data_directory.as_deref());
+    fn cluster(&self, run: &Invocation) -> Option<&ClusterSettings> {
+        let (_, cluster) = self.settings.as_ref()?.cluster(run.global.cluster.as_deref()).ok()?;
+        Some(cluster)
+    }
+
+    /// The data directory around a file, else the configured one.
+    pub fn data_directory(&self, run: &Invocation, path: &Path) -> Option<PathBuf> {
+        let configured = self.cluster(run).and_then(|cluster| cluster.data_directory.as_deref());
         wiring::data_directory_of(path, configured)
+    }
+
+    /// How long archive-get tries again, by the configuration.
+    pub fn wait(&self, run: &Invocation) -> Option<Duration> {
+        Some(self.cluster(run)?.archive_get_wait)
+    }
+
+    /// How to reach the server, by the configuration.
+    pub fn server(&self, run: &Invocation) -> Option<ConnectOptions> {
+        let resolved = run.resolve(self.settings.as_ref()?).ok()?;
+        Some(wiring::connect_options(&resolved, "archive-get"))
+    }
+
+    /// A request for a daemon that means the same repositories, as far as a configuration says which.
+    fn request(&self, run: &Invocation, ask: Ask) -> Result<Request, Failure> {
+        let settings = self.settings.as_ref();
+        let repositories = settings.map(Settings::repositories).transpose()?;
+        let repositories = repositories.map(|repositories| wiring::identities(&repositories));
+        Ok(Request { repositories, ..request(run, ask) })
     }
 
     /// The settings for doing the work here, where no daemon does it.
     ///
     /// # Errors
     /// When the configuration says that nothing is done without it, or there is none.
-    pub fn without(self, run: &Invocation, away: &Away) -> Result<Settings, Failure> {
+    pub fn without(&mut self, run: &Invocation, away: &Away) -> Result<&Settings, Failure> {
         let is_expected = away.is_not_there() && !self.is_named;
-        let settings = match self.settings {
+        let settings = match self.settings.take() {
             Some(settings) => settings,
             None => run.settings().map_err(|failure| {
                 let message = format!("{away}; and without it: {}", failure.message);
                 Failure { message, ..failure }
             })?,
         };
+        let settings = self.settings.insert(settings);
         if settings.daemon().fallback == Fallback::Fail {
             let next = "Start it, or write fallback = \"direct\" into [daemon]: then the work is \
                         done without it.";
@@ -108,7 +136,8 @@ impl Way {
             origin: wiring::origin(&directory),
             accept_unknown_wal: args.accept_unknown_wal,
         });
-        match daemon::ask(&self.socket, &request(run, ask), &[data.as_fd(), folder.as_fd()]) {
+        let request = self.request(run, ask)?;
+        match daemon::ask(&self.socket, &request, &[data.as_fd(), folder.as_fd()]) {
             Ok(Answer::Pushed { warnings }) => {
                 warnings.into_iter().for_each(|warning| run.ctx.warn(warning));
                 Ok(Ok(Outcome::Done))
@@ -120,7 +149,7 @@ impl Way {
     }
 
     /// Has the daemon fetch a file; why it does not, if it is away.
-    pub fn get(&self, run: &Invocation, args: &GetArgs) -> Result<Result<Outcome, Away>, Failure> {
+    pub fn get(&self, run: &Invocation, args: &GetArgs) -> Result<Result<Outcome, Away>, Doubt> {
         let Some((directory, opened)) = self.open(run, &args.path) else {
             return Ok(Err(self.cannot("there is no data directory around the destination")));
         };
@@ -128,7 +157,11 @@ impl Way {
             Ok(files) => files,
             Err(error) => return Ok(Err(self.cannot(&error.to_string()))),
         };
-        let temporary = Temporary::create(&args.path)?;
+        let temporary = match Temporary::create(&args.path) {
+            Ok(temporary) => temporary,
+            // The answer may be that there is no file.
+            Err(error) => return Ok(Err(self.cannot(&error.to_string()))),
+        };
         let ask = Ask::Get(GetAsk {
             name: args.name.clone(),
             path: args.path.clone(),
@@ -138,19 +171,21 @@ impl Way {
             only: run.global.repository.clone(),
         });
         let files = [data.as_fd(), folder.as_fd(), temporary.file().as_fd()];
-        match daemon::ask(&self.socket, &request(run, ask), &files) {
+        let request = self.request(run, ask)?;
+        match daemon::ask(&self.socket, &request, &files) {
             Ok(Answer::Delivered { delivered, warnings }) => {
                 warnings.into_iter().for_each(|warning| run.ctx.warn(warning));
-                accept(run, &directory, temporary, &delivered, &args.path)?;
-                Ok(Ok(Outcome::Done))
+                match accept(run, &directory, temporary, &delivered) {
+                    Ok(()) => Ok(Ok(Outcome::Done)),
+                    Err(error) if error.is_final() => Err(error.into()),
+                    Err(error) => Ok(Err(self.cannot(&error.to_string()))),
+                }
             }
             Ok(Answer::Absent) => Ok(Ok(Outcome::ProvenAbsent)),
-            Ok(Answer::StandbyGoesOn(told)) => {
-                let doubt = super::archive::standby_goes_on(failure(told));
-                doubt.report(run.voice.format, run.voice.color);
-                Ok(Ok(Outcome::StandbyGoesOn))
+            Ok(Answer::Failed(told)) => {
+                let is_final = told.is_final;
+                Err(Doubt { failure: failure(told), is_final })
             }
-            Ok(Answer::Failed(told)) => Err(failure(told)),
             Ok(_) => Ok(Err(self.cannot("its answer is no answer to a fetch"))),
             Err(away) => Ok(Err(away)),
         }
@@ -179,8 +214,7 @@ fn accept(
     directory: &Path,
     temporary: Temporary,
     delivered: &Delivered,
-    path: &Path,
-) -> Result<(), Failure> {
+) -> archive::Result<()> {
     let failed = |source| {
         let path = temporary.path().to_owned();
         archive::Error::File { action: "read", path, source }
@@ -189,12 +223,11 @@ fn accept(
     if size != delivered.facts.size {
         let why = format!("the daemon wrote {size} bytes of {}", delivered.facts.size);
         let path = temporary.path().to_owned();
-        return Err(archive::Error::Content { path, why }.into());
+        return Err(archive::Error::Content { path, why });
     }
     let length = usize::try_from(size).unwrap_or(BEGINNING).min(BEGINNING);
     let mut beginning = vec![0; length];
     temporary.file().read_exact_at(&mut beginning, 0).map_err(failed)?;
     archive::check_locations(&run.ctx, directory, delivered, &beginning)?;
-    temporary.name(path)?;
-    Ok(())
+    temporary.name()
 }

@@ -237,6 +237,12 @@ pub(super) fn require_no_keys(section: &Reader<'_>) -> Result<()> {
 }
 
 impl S3Settings {
+    /// The server, where it is not AWS.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&str> {
+        self.draft.endpoint.as_deref()
+    }
+
     /// The file that keeps what archive-push reads first. One for each place and way to it, of this account.
     #[must_use]
     pub fn opening_cache(&self) -> Option<PathBuf> {

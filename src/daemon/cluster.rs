@@ -11,7 +11,6 @@ use crate::archive::{
     read_control_file, ready, status_line,
 };
 use crate::base::Ctx;
-use crate::pgconn::ConnectOptions;
 
 /// What the daemon is told of a cluster.
 #[derive(Debug, Clone)]
@@ -28,8 +27,8 @@ pub struct Cluster {
     pub fetch: FetchLimits,
     /// How long a file that recovery asks for is looked for, where that may help.
     pub wait: Duration,
-    /// How to reach its server.
-    pub server: ConnectOptions,
+    /// What tells its repositories from those of another configuration.
+    pub repositories: Vec<String>,
     /// How much time a disaster may cost at most.
     pub rpo: Duration,
 }

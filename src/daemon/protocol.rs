@@ -44,6 +44,8 @@ pub struct Request {
     pub protocol: u32,
     /// The cluster's configured name; the one whose directory it is, or the only one.
     pub cluster: Option<String>,
+    /// The repositories that whoever asks means, where he has a configuration: the daemon's must be the same.
+    pub repositories: Option<Vec<String>>,
     /// What for.
     pub ask: Ask,
 }
@@ -113,8 +115,6 @@ pub enum Answer {
     },
     /// Proven: no repository has the file, and nothing needs it.
     Absent,
-    /// Nothing is known; the server is a standby that is not being promoted, and goes on.
-    StandbyGoesOn(Told),
     /// It failed.
     Failed(Told),
     /// What is going on.
@@ -135,6 +135,8 @@ pub struct Told {
     pub causes: Vec<String>,
     /// What to do.
     pub hint: Option<String>,
+    /// Of a fetch: nothing else may be answered, also to a standby.
+    pub is_final: bool,
 }
 
 /// What is going on in the daemon.
@@ -319,7 +321,7 @@ mod tests {
             origin,
             accept_unknown_wal: false,
         };
-        Request { protocol: PROTOCOL, cluster: None, ask: Ask::Push(ask) }
+        Request { protocol: PROTOCOL, cluster: None, repositories: None, ask: Ask::Push(ask) }
     }
 
     #[test]

@@ -73,13 +73,15 @@ impl Service {
             clusters.into_iter().map(|cluster| Served::begin(&self.ctx, cluster)).collect();
         let old = std::mem::replace(&mut self.state().clusters, Arc::new(served));
         old.iter().for_each(Served::stop);
-        // Their threads end what they are at before the last one that holds them goes on.
-        detached(move || drop(old));
+        // Their threads end what they are at before the last one that holds them goes on: here, where no
+        // other thread is left for that.
+        drop(detached(move || drop(old)));
     }
 
     /// Begins nothing more.
     pub(super) fn stop(&self) {
         self.state().is_stopping = true;
+        self.changed.notify_all();
         self.clusters().iter().for_each(Served::stop);
     }
 
@@ -127,10 +129,10 @@ impl Service {
     pub(super) fn accept(self: &Arc<Self>, listener: &UnixListener) {
         loop {
             let mut state = self.state();
-            while state.connections >= CONNECTIONS_MAX {
+            while state.connections >= CONNECTIONS_MAX && !state.is_stopping {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            if state.is_over {
+            if state.is_stopping {
                 return;
             }
             drop(state);
@@ -138,7 +140,9 @@ impl Service {
                 Ok((stream, _)) => {
                     self.state().connections += 1;
                     let connection = Connection { service: Arc::clone(self), stream };
-                    detached(move || connection.serve());
+                    if let Err(error) = detached(move || connection.serve()) {
+                        self.ctx.warn(format!("a connection cannot be served: {error}"));
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if self.state().is_stopping => return,
@@ -217,18 +221,20 @@ impl Connection {
         let cancel = ctx.cancel.clone();
         let (sender, answers) = channel();
         let tell = service.tell;
-        detached(move || {
+        let begun = detached(move || {
             let answer = Work { ctx, tell, clusters: &clusters }.answer(request, files);
             sender.send(answer).ok();
             drop(under_way);
         });
+        if let Err(error) = begun {
+            return self.answer(&Answer::Unable { why: format!("it has no thread left: {error}") });
+        }
         loop {
             match answers.recv_timeout(WORKING_EVERY) {
                 Ok(answer) => return self.answer(&answer),
                 Err(RecvTimeoutError::Disconnected) => {
-                    let message = "an internal error of the daemon; its log tells more".into();
-                    let told = Told { message, causes: Vec::new(), hint: None };
-                    return self.answer(&Answer::Failed(told));
+                    let why = "an internal error; its log tells more".into();
+                    return self.answer(&Answer::Unable { why });
                 }
                 Err(RecvTimeoutError::Timeout) if service.state().is_over => {
                     return self.answer(&Answer::Unable { why: "it has stopped".into() });
@@ -274,6 +280,12 @@ impl Work<'_> {
             Ok(served) => served,
             Err(why) => return Answer::Unable { why },
         };
+        let own = &served.cluster.repositories;
+        if request.repositories.as_ref().is_some_and(|meant| meant != own) {
+            let why = "its repositories are not those of this configuration: it was not told to read it \
+                       again (SIGHUP), or serves another one";
+            return Answer::Unable { why: why.into() };
+        }
         match request.ask {
             Ask::Push(ask) => self.push(served, folders, ask),
             Ask::Get(ask) => match files.next() {
@@ -314,8 +326,16 @@ impl Work<'_> {
                 let warnings = pushed.warnings.iter().map(|text| shown.text(text, &ask.path));
                 Answer::Pushed { warnings: warnings.collect() }
             }
-            Err(error) => Answer::Failed(shown.told((self.tell)(error), &ask.path)),
+            Err(error) => self.failed(error, &shown, &ask.path),
         }
+    }
+
+    /// What failed because the daemon stops is for the client to do.
+    fn failed(&self, error: archive::Error, shown: &Shown<'_>, path: &Path) -> Answer {
+        if self.ctx.cancel.is_cancelled() {
+            return Answer::Unable { why: "it is stopping".into() };
+        }
+        Answer::Failed(shown.told((self.tell)(error), path))
     }
 
     fn get(
@@ -325,6 +345,12 @@ impl Work<'_> {
         ask: GetAsk,
         file: &File,
     ) -> Answer {
+        let repositories = served.cluster.openings.repositories();
+        if let Some(only) = &ask.only
+            && !repositories.iter().any(|each| each.name == *only)
+        {
+            return Answer::Unable { why: format!("it knows no repository {only}") };
+        }
         let shown = Shown { folders: Arc::clone(folders), data: &ask.data_directory };
         let wanted = Wanted {
             name: ask.name.clone(),
@@ -333,7 +359,6 @@ impl Work<'_> {
             only: ask.only.clone(),
             data_directory: Some(folders.data().to_owned()),
             wait: served.cluster.wait,
-            server: served.cluster.server.clone(),
         };
         let target = Target::Open { file, folder: folders.wal() };
         let ahead = served.ahead();
@@ -343,10 +368,7 @@ impl Work<'_> {
                 Answer::Delivered { delivered, warnings: Vec::new() }
             }
             Ok(Recovered::Absent) => Answer::Absent,
-            Ok(Recovered::StandbyGoesOn(error)) => {
-                Answer::StandbyGoesOn(shown.told((self.tell)(error), &ask.path))
-            }
-            Err(error) => Answer::Failed(shown.told((self.tell)(error), &ask.path)),
+            Err(error) => self.failed(error, &shown, &ask.path),
         }
     }
 }
@@ -374,6 +396,6 @@ impl Shown<'_> {
     fn told(&self, told: Told, path: &Path) -> Told {
         let text = |text: String| self.text(&text, path);
         let causes = told.causes.into_iter().map(text).collect();
-        Told { message: self.text(&told.message, path), causes, hint: told.hint }
+        Told { message: self.text(&told.message, path), causes, ..told }
     }
 }

@@ -118,7 +118,8 @@ fn watch_signals(sender: Sender<i32>) -> Result<signal_hook::iterator::Handle> {
                 return;
             }
         }
-    });
+    })
+    .map_err(Error::Signals)?;
     Ok(handle)
 }
 

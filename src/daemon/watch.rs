@@ -50,7 +50,10 @@ impl Watch {
             self.holes = now + HOLES_EVERY;
             let (ctx, clusters) = (self.ctx.clone(), Arc::clone(&clusters));
             // It asks repositories that may be away: nobody waits for it.
-            detached(move || clusters.iter().for_each(|served| look_for_holes(&ctx, served)));
+            let look = move || clusters.iter().for_each(|served| look_for_holes(&ctx, served));
+            if let Err(error) = detached(look) {
+                self.ctx.warn(format!("holes are not looked for now: {error}"));
+            }
         }
         let mut waiting = Vec::new();
         for served in clusters.iter() {

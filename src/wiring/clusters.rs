@@ -1,11 +1,21 @@
 //! What the daemon serves.
 
-use super::host::connect_options;
-use super::openings::Lasting;
+use super::lasting::Lasting;
 use crate::archive::{FetchLimits, PushLimits};
 use crate::base::Ctx;
-use crate::config::{self, Settings};
+use crate::config::{self, RepositorySettings, S3Settings, Settings};
 use crate::daemon::Cluster;
+
+/// What tells the repositories of one configuration from those of another: their names, where they are, and
+/// whether they are required.
+#[must_use]
+pub fn identities(repositories: &[RepositorySettings]) -> Vec<String> {
+    let each = repositories.iter().map(|each| {
+        let endpoint = each.s3.as_ref().and_then(S3Settings::endpoint).unwrap_or_default();
+        format!("{} {} {endpoint} {}", each.name, each.url, each.is_required)
+    });
+    each.collect()
+}
 
 /// Every cluster of the configuration.
 ///
@@ -20,7 +30,7 @@ pub fn clusters(ctx: &Ctx, settings: &Settings) -> config::Result<Vec<Cluster>> 
     let names: Vec<String> = names.collect();
     let each = names.into_iter().map(|name| {
         let resolved = settings.resolve(Some(&name), None)?;
-        let server = connect_options(&resolved, "daemon");
+        let repositories = identities(&resolved.repositories);
         let openings = Lasting::openings(ctx, &name, resolved.repositories);
         Ok(Cluster {
             name,
@@ -29,7 +39,7 @@ pub fn clusters(ctx: &Ctx, settings: &Settings) -> config::Result<Vec<Cluster>> 
             push,
             fetch,
             wait: resolved.cluster.archive_get_wait,
-            server,
+            repositories,
             rpo: resolved.cluster.rpo,
         })
     });

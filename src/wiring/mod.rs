@@ -3,17 +3,19 @@
 mod clusters;
 mod error;
 mod host;
+mod lasting;
 mod openings;
 mod repositories;
 
-pub use clusters::clusters;
+pub use clusters::{clusters, identities};
 pub use error::{Error, Result};
 pub use host::{
     backup_options, config_path, connect_options, connection_user, data_directory_of,
     environment_allows_color, host, origin, own_command, program_places, server_now, settings,
     system_of,
 };
-pub use openings::{Direct, Lasting};
+pub use lasting::Lasting;
+pub use openings::Direct;
 pub use repositories::{
     Access, Opened, bucket, create_store, destination, exists, find_cluster, forget_openings,
     has_openings, open, segment_size, store,

@@ -209,3 +209,49 @@ fn d2026_11_28_a_repository_that_is_away_keeps_no_recovery_waiting() {
     get.arg("--socket").arg("/nowhere/pgkeep.sock").arg(&out);
     run(&mut get).assert_code(200);
 }
+
+/// A bucket that is away keeps a few threads, however many requests have met it, and a daemon that is told to
+/// stop meanwhile leaves the work to the client instead of failing it.
+#[test]
+fn f095_f098_a_repository_that_is_away_takes_no_threads_and_no_answers() {
+    let Some(server) = Server::main() else { return };
+    let Bucket { cluster, config, mut daemon, s3 } = bucket(&server, "grace = \"1s\"");
+    let folder = TestRepo::new();
+    let config = config.repository("local", &folder, Cipher::Aes);
+    config.run(["init"]).assert_ok();
+    let text = fs::read_to_string(config.path()).unwrap();
+    let patient = text.replace("retry_for = \"10s\"", "retry_for = \"5m\"");
+    config
+        .write("pgkeep.toml", &patient.replace("idle_timeout = \"2s\"", "idle_timeout = \"60s\""));
+    daemon.signal(Signal::HUP);
+    wait_until(DEADLINE, || daemon.log().contains("read again"), || daemon.log());
+    let name = cluster.archive_now();
+    let out = cluster.data_dir().join("pg_wal/RECOVERYXLOG");
+    let held = s3.fault(Fault::Hang).always();
+    let pid = daemon.status(&config)["daemon"]["pid"].as_u64().unwrap();
+    let threads = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("Threads:")).unwrap().to_owned();
+        line.split_whitespace().last().unwrap().parse::<u32>().unwrap()
+    };
+    for _ in 0..12 {
+        config.run(["archive-get", &name, out.to_str().unwrap()]).assert_ok();
+    }
+    assert!(held.hits() > 0);
+    let is_small = || threads() < 30;
+    wait_until(DEADLINE, is_small, || format!("{} threads", threads()));
+
+    // One that cannot be answered while the bucket is away.
+    let mut get = config.pgkeep(["archive-get", "000000010000000000000FFF"]);
+    let asking = start(get.arg(&out));
+    let is_asked = || daemon.status(&config)["daemon"]["requests"] == 1;
+    wait_until(DEADLINE, is_asked, || daemon.log());
+    daemon.stop(Signal::TERM).assert_ok();
+    wait_until(
+        DEADLINE,
+        || asking.stderr_so_far().contains("done without it"),
+        || asking.stderr_so_far(),
+    );
+    asking.signal(Signal::TERM);
+    asking.wait().assert_code(143);
+}

@@ -394,3 +394,73 @@ fn f001_two_clusters_are_served_and_never_mixed() {
         "{refused}"
     );
 }
+
+/// A daemon that serves another configuration, or was not told to read this one again, answers for other
+/// repositories than the client means: it is as good as away.
+#[test]
+fn f018_a_daemon_of_other_repositories_is_not_believed() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "");
+    let archived = site.cluster.archive_now();
+    let second = TestRepo::new();
+    let text = fs::read_to_string(site.config.path()).unwrap();
+    let (text, daemon) = text.split_once("\n[daemon]").unwrap();
+    let config = site.config.replaced(text).repository("second", &second, Cipher::Aes);
+    let config = config.toml(&format!("[daemon]{daemon}"));
+    config.run(["init"]).assert_ok();
+    site.cluster.set_archive_command("false");
+    let name = site.cluster.switch_wal();
+    let path = site.cluster.data_dir().join("pg_wal").join(&name);
+    let pushed = config.run(["archive-push", path.to_str().unwrap()]).assert_ok();
+    assert!(pushed.stderr.contains("its repositories are not those"), "{pushed}");
+    for repo in [&site.repo, &second] {
+        assert!(find(repo.path(), &name).is_some(), "{name}");
+    }
+    // Only the second one has it: by the daemon it would be absent.
+    fs::remove_file(find(site.repo.path(), &name).unwrap()).unwrap();
+    let out = site.cluster.data_dir().join("pg_wal/RECOVERYXLOG");
+    let got = config.run(["archive-get", &name, out.to_str().unwrap()]).assert_ok();
+    assert!(got.stderr.contains("done without it"), "{got}");
+    assert_eq!(fs::read(&out).unwrap(), fs::read(&path).unwrap());
+    site.daemon.signal(Signal::HUP);
+    wait_until(DEADLINE, || site.daemon.log().contains("read again"), || site.daemon.log());
+    let got = config.run(["archive-get", &archived, out.to_str().unwrap()]).assert_ok();
+    assert_eq!(got.stderr, "");
+}
+
+/// A standby whose command has nobody to fall back to outlives the daemon's restart; a server that is no
+/// standby is not told that there is no more WAL.
+#[test]
+fn f018_a_standby_outlives_the_daemon_and_no_other_recovery_ends() {
+    let Some(server) = Server::main() else { return };
+    let mut site = Served::new(&server, "fallback = \"fail\"");
+    let text = fs::read_to_string(site.config.path()).unwrap();
+    site.config.write("pgkeep.toml", &text.replace("wait = \"0s\"", "wait = \"1s\""));
+    let name = site.cluster.archive_now();
+    site.daemon.stop(Signal::KILL);
+    let copy = ScratchDir::new("standby");
+    let data = copy.create_dir("data");
+    for folder in ["global", "pg_wal"] {
+        copy.create_dir(&format!("data/{folder}"));
+    }
+    fs::copy(site.cluster.data_dir().join("global/pg_control"), data.join("global/pg_control"))
+        .unwrap();
+    crate::support::account::unprivileged().own(&data.join("global/pg_control"));
+    let out = data.join("pg_wal/RECOVERYXLOG");
+    let get = || site.config.run(["archive-get", &name, out.to_str().unwrap()]);
+    get().assert_code(200);
+    copy.write("data/standby.signal", "");
+    // What may have asked for a promotion is old: nothing has changed in the directory for long.
+    let past = std::time::SystemTime::now() - Duration::from_secs(600);
+    let times = fs::FileTimes::new().set_modified(past);
+    copy.write("data/postmaster.pid", "");
+    fs::File::open(&data).unwrap().set_times(times).unwrap();
+    let told = get().assert_code(1);
+    assert!(told.stderr.contains("it goes on by streaming"), "{told}");
+    copy.write("data/promote", "");
+    let told = get().assert_code(200);
+    assert!(told.stderr.contains("a promotion was asked for"), "{told}");
+    fs::remove_file(data.join("promote")).unwrap();
+    site.daemon.start(&site.config);
+    get().assert_ok();
+}
