@@ -5,17 +5,22 @@
 //! after a failure; nothing of it is kept on disk. First write wins there as everywhere.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Destination;
 use super::error::{Error, Result};
+use super::identity::digest_of;
 use super::openings::{Asked, Openings, Purpose};
 use super::push::push;
 use super::push_ahead::PushAhead;
 use crate::base::{Crew, Ctx};
 use crate::pg::{TimelineId, WalFileName};
 use crate::repo::{self, Kind, WalFacts};
+use crate::storage::ObjectKey;
 
 /// How many names are remembered; what is more is found by the next comparison.
 const NAMES_MAX: usize = 10_000;
@@ -156,10 +161,12 @@ impl Lane {
 
     fn work(&self) {
         while let Some(next) = self.next() {
-            let done = match &next {
+            let work = || match &next {
                 Next::Compare(system) => self.compare(*system),
                 Next::Bring(system, name) => self.bring(*system, name),
             };
+            // One that panicked has said so; it is left to the next comparison.
+            let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Ok(()));
             let now = self.ctx.clock.monotonic();
             let mut state = self.state();
             match done {
@@ -181,13 +188,13 @@ impl Lane {
                     let rest = REST_FIRST.saturating_mul(1 << state.failures.min(6));
                     state.rests_until = now + rest.min(REST_MAX);
                     state.failures += 1;
-                    // One that can never be stored must not stand before the others: the comparison that
-                    // finds it again comes after them.
-                    if let (false, Next::Bring(_, name)) = (error.may_pass(), &next)
+                    // One that can never be stored must not stand before the others. The next comparison
+                    // finds it again.
+                    let may_pass = error.may_pass() || matches!(error, Error::Unopened(_));
+                    if let (false, Next::Bring(_, name)) = (may_pass, &next)
                         && state.queue.front() == Some(name)
-                        && let Some(first) = state.queue.pop_front()
                     {
-                        state.queue.push_back(first);
+                        state.queue.pop_front();
                     }
                 }
             }
@@ -251,14 +258,12 @@ impl Lane {
     fn compare(&self, system: u64) -> Result<()> {
         let source = self.source(system)?;
         let target = self.target(system, &source)?;
-        let at = |of: &Destination| {
-            let repository = of.name.clone();
-            move |source: repo::Error| Error::Repository { repository, source }
-        };
         let survey = |of: &Destination| {
-            of.repository.survey(&self.ctx, &of.place, &of.registration).map_err(at(of))
+            let found = of.repository.survey(&self.ctx, &of.place, &of.registration);
+            found.map_err(|error| at(of, error))
         };
-        let histories = |of: &Destination| of.repository.histories(&of.place).map_err(at(of));
+        let histories =
+            |of: &Destination| of.repository.histories(&of.place).map_err(|error| at(of, error));
         // The target first: what is archived meanwhile is missing by mistake rather than unseen.
         let (known, had): (_, BTreeMap<u32, Vec<u8>>) = (survey(&target)?.wal, histories(&target)?);
         let (wal, has) = (survey(&source)?.wal, histories(&source)?);
@@ -285,7 +290,7 @@ impl Lane {
         let target = self.target(system, &source)?;
         for submission in self.servers.submissions(system) {
             let path = submission.folders.wal().join(name);
-            if !path.exists() {
+            if !self.is_archived(&source, &path, name)? {
                 continue;
             }
             let destinations = std::slice::from_ref(&target);
@@ -298,36 +303,52 @@ impl Lane {
         self.copy(&source, &target, name)
     }
 
+    /// Whether the file at `path` is the one that was archived under its name: another server of the same
+    /// system may have another one, and an old one may have been recycled.
+    fn is_archived(&self, source: &Destination, path: &Path, name: &str) -> Result<bool> {
+        let Ok(file) = File::open(path) else { return Ok(false) };
+        let Some((kind, object)) = object_of(source, name)? else { return Ok(false) };
+        let stored = match source.repository.wal_facts(kind, &object) {
+            Err(error) if error.is_not_found() => return Ok(false),
+            other => other.map_err(|error| at(source, error))?,
+        };
+        Ok(digest_of(&file, &source.repository).is_ok_and(|digest| digest == stored.digest))
+    }
+
     fn copy(&self, source: &Destination, target: &Destination, name: &str) -> Result<()> {
-        let at = |of: &Destination| {
-            let repository = of.name.clone();
-            move |source: repo::Error| Error::Repository { repository, source }
-        };
-        let parsed = WalFileName::parse(name.as_bytes())
-            .map_err(|source| Error::Name { name: name.into(), source })?;
-        let (kind, object) = match parsed {
-            WalFileName::Segment(segment) => (Kind::Wal, source.place.wal(&segment.to_string())),
-            WalFileName::History(timeline) => {
-                (Kind::History, Some(source.place.history(timeline.get())))
-            }
-            WalFileName::BackupHistory { .. } => (Kind::Label, source.place.label(name)),
-            // Under a name that says where its records end, which is not known here.
-            WalFileName::Partial(_) => return Ok(()),
-        };
-        let Some(object) = object else { return Ok(()) };
+        let Some((kind, object)) = object_of(source, name)? else { return Ok(()) };
         let (facts, content) = match source.repository.get_wal(kind, &object) {
             // It was stored as a partial segment.
             Err(error) if error.is_not_found() => return Ok(()),
-            other => other.map_err(at(source))?,
+            other => other.map_err(|error| at(source, error))?,
         };
         // Each repository tells contents apart by a key of its own.
         let digest = target.repository.content_digest(&content);
         let facts = WalFacts { digest, ..facts };
         let (ctx, repository) = (&self.ctx, &target.repository);
         if kind == Kind::Wal {
-            repository.put_note(ctx, &target.place, &facts).map_err(at(target))?;
+            let noted = repository.put_note(ctx, &target.place, &facts);
+            noted.map_err(|error| at(target, error))?;
         }
         let put = repository.put_wal(ctx, kind, &object, &facts, &content);
-        put.map(drop).map_err(at(target))
+        put.map(drop).map_err(|error| at(target, error))
     }
+}
+
+fn at(of: &Destination, source: repo::Error) -> Error {
+    Error::Repository { repository: of.name.clone(), source }
+}
+
+/// The object of a file; nothing for a partial segment, whose object's name says where its records end.
+fn object_of(from: &Destination, name: &str) -> Result<Option<(Kind, ObjectKey)>> {
+    let parsed = WalFileName::parse(name.as_bytes())
+        .map_err(|source| Error::Name { name: name.into(), source })?;
+    let place = &from.place;
+    let (kind, object) = match parsed {
+        WalFileName::Segment(segment) => (Kind::Wal, place.wal(&segment.to_string())),
+        WalFileName::History(timeline) => (Kind::History, Some(place.history(timeline.get()))),
+        WalFileName::BackupHistory { .. } => (Kind::Label, place.label(name)),
+        WalFileName::Partial(_) => return Ok(None),
+    };
+    Ok(object.map(|object| (kind, object)))
 }

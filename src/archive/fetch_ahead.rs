@@ -6,6 +6,7 @@
 //! never remembered, and a segment of a repository is given under its own name in that repository alone.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -272,7 +273,13 @@ impl Shared {
             };
             drop(state);
             let fetching = Fetching { shared: self, name: &name };
-            let fetched = fetch(&repository, &object, bytes);
+            let fetch = || fetch(&repository, &object, bytes);
+            // One that panicked has said so; the next one is not its concern.
+            let Ok(fetched) = catch_unwind(AssertUnwindSafe(fetch)) else {
+                drop(fetching);
+                state = self.state();
+                continue;
+            };
             match &fetched {
                 // The end of what is archived, or a hole: whoever asks finds out for himself.
                 Err(error) if error.is_not_found() => self.state().forget_behind(&name),

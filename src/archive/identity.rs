@@ -3,10 +3,14 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::time::Duration;
 
 use crate::base::clock::file_system_now;
+use crate::repo::Repository;
+
+/// How much of a file is read at a time to compare it.
+const PIECE: usize = 1 << 20;
 
 /// How much older than the reading a file's last change must be. A write sets the time first and brings
 /// its bytes afterwards; and times are as coarse as the kernel's tick, 10 ms at most.
@@ -80,11 +84,28 @@ impl FileRead {
     }
 }
 
+/// Reads a file for what tells its content from others in a repository.
+///
+/// # Errors
+/// As the system's.
+pub(super) fn digest_of(file: &File, repository: &Repository) -> io::Result<String> {
+    let mut digest = repository.digest();
+    let mut space = vec![0; PIECE];
+    let mut offset = 0;
+    loop {
+        let length = file.read_at(&mut space, offset)?;
+        if length == 0 {
+            return Ok(digest.finish());
+        }
+        digest.add(space.get(..length).unwrap_or_default());
+        offset += length as u64;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::FileTimes;
     use std::io::Write as _;
-    use std::os::unix::fs::FileExt as _;
     use std::time::SystemTime;
 
     use super::*;

@@ -64,6 +64,8 @@ pub struct RepositoryUse {
     pub name: String,
     /// Whether WAL counts as archived only when it is there.
     pub is_required: bool,
+    /// Whether it is in a folder, where a look costs next to nothing.
+    pub is_local: bool,
 }
 
 /// Why a repository cannot be used.

@@ -363,9 +363,6 @@ impl Pushing<'_> {
     /// Nobody keeps a running server from renaming a segment while it is read, unless it asked for that
     /// itself, and it writes into it under the next name: what was read is then of both.
     fn require_in_place(&self) -> Result<()> {
-        if self.from.control.is_some() {
-            return Ok(());
-        }
         let read = self.file.metadata().map_err(failed("look at", self.path))?;
         let named = std::fs::metadata(self.path).map_err(failed("look at", self.path))?;
         if (read.dev(), read.ino()) == (named.dev(), named.ino()) {

@@ -8,29 +8,34 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::Destination;
 use super::error::{Error, Result};
 use super::folders::{FoldersId, ServerFolders};
+use super::identity::digest_of;
 use super::openings::{Asked, Openings, Purpose};
 use super::pgdata::{read_control_file, refuse_copy};
-use super::push::{PushOptions, Pushed, Stored};
+use super::push::{PushOptions, Pushed};
 use super::ready::ready;
 use super::submit::archive;
 use crate::base::{Crew, Ctx};
 use crate::pg::ControlFile;
-use crate::repo::{Origin, Repository};
+use crate::repo::Origin;
 
 /// Between two looks for files that are ready.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// After that long without a look, a full window is looked into.
+const STUCK: Duration = Duration::from_secs(1);
 /// For how long after a request the server counts as archiving.
 const ACTIVE: Duration = Duration::from_secs(10);
 /// For how long a server's folders are held open without a request.
 const IDLE: Duration = Duration::from_secs(600);
+/// For how long an object in a bucket is sure to be where it was put.
+const SURE_FOR: Duration = Duration::from_secs(5);
 /// How many names one look brings.
 const NAMES_MAX: usize = 1024;
 /// How many servers are known at a time: each is one data directory.
@@ -39,8 +44,6 @@ const SERVERS_MAX: usize = 16;
 const REST_FIRST: Duration = Duration::from_millis(500);
 const REST_MAX: Duration = Duration::from_secs(30);
 const FAILED_FOR: Duration = Duration::from_secs(60);
-/// How much of a file is read at a time to compare it.
-const PIECE: usize = 1 << 20;
 
 /// How much is done ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +133,7 @@ enum Known {
     UnderWay,
     Stored {
         pushed: Arc<Pushed>,
+        at: Duration,
         is_answered: bool,
     },
     /// Ahead of a request, which would try it all the same.
@@ -204,8 +208,26 @@ impl PushAhead {
     /// its file system mounted.
     pub fn tidy(&self) {
         let now = self.shared.ctx.clock.monotonic();
-        let mut state = self.shared.state();
-        state.servers.retain(|server| server.is_busy() || !server.is_left(now));
+        let known: Vec<(ServerId, Arc<ServerFolders>, bool)> = {
+            let mut state = self.shared.state();
+            let servers = state.servers.iter_mut().filter(|server| !server.is_busy());
+            let each = servers.map(|server| {
+                server.is_looking = true;
+                (server.id, Arc::clone(&server.folders), server.is_idle(now, IDLE))
+            });
+            each.collect()
+        };
+        for (id, folders, is_idle) in known {
+            // A folder that hangs must not stop the others: no lock is held.
+            self.shared.look(id);
+            let has_stopped = !folders.data().join("postmaster.pid").exists();
+            let mut state = self.shared.state();
+            state.servers.retain(|server| {
+                server.id != id
+                    || server.is_busy()
+                    || !(is_idle || (has_stopped && server.is_idle(now, ACTIVE)))
+            });
+        }
     }
 
     /// Begins nothing more ahead; what is under way goes on.
@@ -239,12 +261,12 @@ impl Shared {
             let mut state = self.state();
             let now = self.ctx.clock.monotonic();
             let server = state.server(id, submission, &control, now);
-            let pushed = match server.files.get(name) {
+            let (pushed, at) = match server.files.get(name) {
                 Some(Known::UnderWay) => {
                     drop(self.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
                     continue;
                 }
-                Some(Known::Stored { pushed, .. }) => Arc::clone(pushed),
+                Some(Known::Stored { pushed, at, .. }) => (Arc::clone(pushed), *at),
                 Some(Known::Failed { .. }) | None => {
                     server.files.insert(name.clone(), Known::UnderWay);
                     server.requests += 1;
@@ -252,12 +274,16 @@ impl Shared {
                 }
             };
             drop(state);
-            let is_same = self.is_stored(&pushed, folders.data(), &path, id.1)?;
+            let age = now.saturating_sub(at);
+            let is_same = self.is_stored(&pushed, age, folders.data(), &path, id.1)?;
             let mut state = self.state();
             let Some(server) = state.find(id) else { continue };
             if is_same {
-                let known = Known::Stored { pushed: Arc::clone(&pushed), is_answered: true };
+                let known = Known::Stored { pushed: Arc::clone(&pushed), at, is_answered: true };
                 server.files.insert(name.clone(), known);
+                drop(state);
+                // There is room for one more ahead.
+                self.changed.notify_all();
                 return Ok(Arc::unwrap_or_clone(pushed));
             }
             if !matches!(server.files.get(name), Some(Known::UnderWay)) {
@@ -272,39 +298,43 @@ impl Shared {
         done
     }
 
-    /// Whether what was stored is what would be stored now.
+    /// Whether what was stored, so long ago, is what would be stored now, and is still there.
     fn is_stored(
         &self,
         pushed: &Pushed,
+        age: Duration,
         data_directory: &Path,
         path: &Path,
         system: u64,
     ) -> Result<bool> {
         refuse_copy(data_directory)?;
         let Ok(file) = File::open(path) else { return Ok(false) };
+        let is_unchanged = pushed.read.is_unchanged(&file);
         let asked = Asked { system: Some(system), epoch: None, purpose: Purpose::Push };
-        let mut witness: Option<(&Stored, Repository)> = None;
         let repositories = self.openings.repositories();
         let any_required = repositories.iter().any(|each| each.is_required);
         for (at, each) in repositories.iter().enumerate() {
             if any_required && !each.is_required {
                 continue;
             }
-            let destination = self.openings.open(&self.ctx, at, &asked)?;
-            let id = destination.repository.descriptor().repository;
+            let Destination { repository, place, .. } =
+                self.openings.open(&self.ctx, at, &asked)?;
+            let id = repository.descriptor().repository;
             let stored = pushed.stored.iter().find(|stored| {
-                stored.repository == each.name
-                    && stored.id == id
-                    && stored.place == destination.place
+                stored.repository == each.name && stored.id == id && stored.place == place
             });
             let Some(stored) = stored else { return Ok(false) };
-            witness.get_or_insert((stored, destination.repository));
+            // A disk may have been put in another one's place, or been rolled back.
+            if (each.is_local || age > SURE_FOR) && repository.store().head(&stored.object).is_err()
+            {
+                return Ok(false);
+            }
+            let is_same = || digest_of(&file, &repository).is_ok_and(|own| own == stored.digest);
+            if !is_unchanged && !is_same() {
+                return Ok(false);
+            }
         }
-        if pushed.read.is_unchanged(&file) {
-            return Ok(true);
-        }
-        let Some((stored, repository)) = witness else { return Ok(false) };
-        Ok(digest_of(&file, &repository).is_ok_and(|digest| digest == stored.digest))
+        Ok(true)
     }
 
     /// What each thread does.
@@ -313,13 +343,38 @@ impl Shared {
             let Job { server, folders, name, options, bytes } = job;
             let mut under_way = UnderWay { shared: self, server, name: &name, asked: false, bytes };
             let path = folders.wal().join(&name);
-            let done = archive(&self.ctx, &self.openings, &options, &path, true);
+            let store = || archive(&self.ctx, &self.openings, &options, &path, true);
+            // One that panicked has said so; the next one is not its concern.
+            let Ok(done) = catch_unwind(AssertUnwindSafe(store)) else { continue };
             if let Err(error) = &done
                 && !error.is_not_found()
             {
                 self.ctx.note(format!("{name}, ahead of its request: {error}"));
             }
             under_way.end(&done);
+        }
+    }
+
+    /// Looks what a server has ready, and forgets what it has not any more: that was answered, by whomever.
+    fn look(&self, id: ServerId) {
+        let mut state = self.state();
+        let Some(server) = state.find(id) else { return };
+        let folders = Arc::clone(&server.folders);
+        let known: BTreeSet<String> = server.files.keys().cloned().collect();
+        drop(state);
+        let looked = ready(folders.wal(), NAMES_MAX, |name| known.contains(name));
+        let mut state = self.state();
+        let now = self.ctx.clock.monotonic();
+        let Some(server) = state.find(id) else { return };
+        server.is_looking = false;
+        server.looked = now;
+        if let Ok(found) = looked {
+            server.queue = found.first.into();
+            server.files.retain(|name, kept| {
+                matches!(kept, Known::UnderWay)
+                    || !known.contains(name)
+                    || found.known.contains(name)
+            });
         }
     }
 
@@ -334,27 +389,13 @@ impl Shared {
                 return Some(job);
             }
             let mut servers = state.servers.iter_mut();
-            if let Some(server) = servers.find(|server| server.wants_look(now)) {
+            if let Some(server) = servers.find(|server| server.wants_look(now, self.limits.window))
+            {
                 server.is_looking = true;
-                let (id, folders) = (server.id, Arc::clone(&server.folders));
-                let known: BTreeSet<String> = server.files.keys().cloned().collect();
+                let id = server.id;
                 drop(state);
-                let looked = ready(folders.wal(), NAMES_MAX, |name| known.contains(name));
+                self.look(id);
                 state = self.state();
-                let now = self.ctx.clock.monotonic();
-                if let Some(server) = state.find(id) {
-                    server.is_looking = false;
-                    server.looked = now;
-                    if let Ok(found) = looked {
-                        server.queue = found.first.into();
-                        // What is not ready any more was answered, and nobody will ask for it.
-                        let is_gone =
-                            |name: &String| known.contains(name) && !found.known.contains(name);
-                        server.files.retain(|name, known| {
-                            matches!(known, Known::UnderWay) || !is_gone(name)
-                        });
-                    }
-                }
                 continue;
             }
             let is_active = state.servers.iter().any(|server| server.is_active(now));
@@ -412,6 +453,7 @@ impl State {
             },
         };
         server.asked = now;
+        server.segment_bytes = control.wal_segment_size.bytes().into();
         server.accept_unknown_wal = submission.accept_unknown_wal;
         if self.servers.len() >= SERVERS_MAX
             && let Some(idle) = self.servers.iter().position(|server| !server.is_busy())
@@ -448,28 +490,32 @@ impl Server {
         self.requests > 0 || now.saturating_sub(self.asked) < ACTIVE
     }
 
-    fn is_left(&self, now: Duration) -> bool {
-        let idle = now.saturating_sub(self.asked);
-        let has_stopped = !self.folders.data().join("postmaster.pid").exists();
-        self.requests == 0 && (idle > IDLE || (idle > ACTIVE && has_stopped))
+    fn is_idle(&self, now: Duration, limit: Duration) -> bool {
+        now.saturating_sub(self.asked) > limit
     }
 
     fn is_busy(&self) -> bool {
-        self.is_looking || self.files.values().any(|known| matches!(known, Known::UnderWay))
+        let is_storing = |known: &Known| matches!(known, Known::UnderWay);
+        self.requests > 0 || self.is_looking || self.files.values().any(is_storing)
     }
 
-    fn wants_look(&self, now: Duration) -> bool {
+    fn wants_look(&self, now: Duration, window: usize) -> bool {
+        let age = now.saturating_sub(self.looked);
+        // A window that stays full is full of what was archived by somebody else.
+        let is_stuck = age >= STUCK && self.ahead() >= window;
         self.is_active(now)
             && !self.is_looking
-            && self.queue.is_empty()
             && now >= self.rests_until
-            && now.saturating_sub(self.looked) >= LOOK_EVERY
+            && (is_stuck || (self.queue.is_empty() && age >= LOOK_EVERY))
     }
 
     /// How many files are stored, or being stored, that nobody has been told of.
     fn ahead(&self) -> usize {
         let known = self.files.values();
-        known.filter(|known| !matches!(known, Known::Stored { is_answered: true, .. })).count()
+        let is_ahead = |known: &&Known| {
+            matches!(known, Known::UnderWay | Known::Stored { is_answered: false, .. })
+        };
+        known.filter(is_ahead).count()
     }
 
     fn take_job(&mut self, now: Duration) -> Option<Job> {
@@ -510,7 +556,8 @@ impl UnderWay<'_> {
         match done {
             Ok(pushed) => {
                 let (pushed, is_answered) = (Arc::new(pushed.clone()), self.asked);
-                server.files.insert(self.name.to_owned(), Known::Stored { pushed, is_answered });
+                let known = Known::Stored { pushed, at: now, is_answered };
+                server.files.insert(self.name.to_owned(), known);
                 (server.failures, server.rests_until) = (0, Duration::ZERO);
             }
             Err(error) => {
@@ -545,19 +592,5 @@ impl Drop for UnderWay<'_> {
         }
         drop(state);
         self.shared.changed.notify_all();
-    }
-}
-
-fn digest_of(file: &File, repository: &Repository) -> io::Result<String> {
-    let mut digest = repository.digest();
-    let mut space = vec![0; PIECE];
-    let mut offset = 0;
-    loop {
-        let length = file.read_at(&mut space, offset)?;
-        if length == 0 {
-            return Ok(digest.finish());
-        }
-        digest.add(space.get(..length).unwrap_or_default());
-        offset += length as u64;
     }
 }

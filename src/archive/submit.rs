@@ -18,7 +18,7 @@ use super::push::{PushOptions, Pushed, Stored, push};
 use crate::base::{Ctx, detached};
 
 /// For how long one that is not required may take, after all required ones have the file.
-const OPTIONAL_WAIT: Duration = Duration::from_secs(5);
+const OPTIONAL_WAIT: Duration = Duration::from_secs(2);
 
 /// Archives the file at `path` into every repository, or, with `only_required`, into those that must have
 /// it. `Ok` means durable in every required one; why another one has it not is a warning.
@@ -36,7 +36,7 @@ pub fn archive(
     let required = openings.repositories().iter().any(|each| each.is_required);
     // Where none is required, WAL is archived when all have it: nothing else would mean "archived".
     let is_required = |each: &RepositoryUse| each.is_required || !required;
-    let submitted = submit(ctx, openings, options, path, is_required);
+    let submitted = submit(ctx, openings, options, path, None, is_required);
     let mut pushed = match submitted {
         Ok(pushed) => pushed,
         Err(error) => {
@@ -80,10 +80,11 @@ fn submit(
     openings: &Arc<dyn Openings>,
     options: &PushOptions,
     path: &Path,
+    epoch: Option<u32>,
     is_meant: impl Fn(&RepositoryUse) -> bool,
 ) -> Result<Pushed> {
     let system = Some(read_control_file(&options.data_directory)?.system_identifier);
-    let asked = Asked { system, epoch: None, purpose: Purpose::Push };
+    let asked = Asked { system, epoch, purpose: Purpose::Push };
     let mut opening = Opening::begin(ctx, openings, asked, is_meant);
     let mut submitted = Submitted::default();
     let mut limit = None;
@@ -155,8 +156,11 @@ impl Submitted {
                     let is_new = |warning: &String| !all.warnings.contains(warning);
                     let new: Vec<_> = pushed.warnings.into_iter().filter(is_new).collect();
                     all.warnings.extend(new);
-                    // The same file for all of them, or it is known of none.
-                    all.read.is_settled &= all.read.identity == pushed.read.identity;
+                    // One file for all of them.
+                    if all.read.identity != pushed.read.identity {
+                        let why = "it changed while it was stored".into();
+                        self.errors.push(Error::Content { path: path.into(), why });
+                    }
                     all.read.is_settled &= pushed.read.is_settled;
                 }
             },
@@ -187,6 +191,8 @@ fn offer(
     pushed: &mut Pushed,
 ) {
     let (sender, stored) = channel::<(String, Result<Vec<Stored>>)>();
+    // Of the epoch that the required ones are in, whatever another one knows of it.
+    let epoch = pushed.stored.first().map(|stored| stored.place.epoch());
     let mut names = Vec::new();
     for each in openings.repositories().iter().filter(|each| !each.is_required) {
         let name = each.name.clone();
@@ -196,7 +202,7 @@ fn offer(
         // One that cannot even begin lags as one does that is not done in time.
         let begun = detached(move || {
             let is_meant = |other: &RepositoryUse| other.name == name;
-            let done = submit(&ctx, &openings, &options, &path, is_meant);
+            let done = submit(&ctx, &openings, &options, &path, epoch, is_meant);
             sender.send((name.clone(), done.map(|pushed| pushed.stored))).ok();
         });
         drop(begun);

@@ -6,10 +6,15 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use super::protocol::{Answer, Request, SILENCE_MAX, receive_answer, send_request};
+
+/// How long to wait for being accepted into the queue.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the daemon did not answer. The work may have been done all the same.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +62,7 @@ impl Away {
 pub fn ask(socket: &Path, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Answer, Away> {
     let path = || socket.display().to_string();
     let not_there = |source| Away::NotThere { path: path(), source };
-    let stream = UnixStream::connect(socket).map_err(not_there)?;
+    let stream = connect(socket).map_err(not_there)?;
     require_own(&stream).map_err(not_there)?;
     let lost = |source| Away::Lost { path: path(), source };
     stream.set_read_timeout(Some(SILENCE_MAX)).map_err(lost)?;
@@ -70,6 +75,17 @@ pub fn ask(socket: &Path, request: &Request, files: &[BorrowedFd<'_>]) -> Result
             answer => return Ok(answer),
         }
     }
+}
+
+/// Connects, and does not wait for ever where nobody accepts any more (`unix(7)`: the time limit for sending
+/// counts for connecting, too).
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(socket)?;
+    let flags = SocketFlags::CLOEXEC;
+    let own = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    set_socket_timeout(&own, Timeout::Send, Some(CONNECT_TIMEOUT))?;
+    net::connect(&own, &address)?;
+    Ok(UnixStream::from(own))
 }
 
 /// Whether the other side runs as the same account, or as root: nobody else may say that a file is

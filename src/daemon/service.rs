@@ -22,6 +22,9 @@ use crate::base::{Ctx, detached};
 /// How many connections are served at a time; the others wait to be accepted.
 const CONNECTIONS_MAX: usize = 128;
 
+/// How many requests are worked on at a time, those included whose clients went away.
+const REQUESTS_MAX: usize = 256;
+
 /// How long a client may take to say what it wants, or to take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -212,6 +215,10 @@ impl Connection {
         if state.is_stopping {
             drop(state);
             return self.answer(&Answer::Unable { why: "it is stopping".into() });
+        }
+        if state.requests >= REQUESTS_MAX {
+            drop(state);
+            return self.answer(&Answer::Unable { why: "it has too much to do".into() });
         }
         state.requests += 1;
         let clusters = Arc::clone(&state.clusters);

@@ -56,9 +56,16 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Takes the name away, so that nobody looks for a daemon here.
+    pub fn remove(&self) {
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
-        std::fs::remove_file(&self.path).ok();
+        self.remove();
     }
 }
 

@@ -4,6 +4,7 @@
 //! what is left is answered with failure, and the process ends with 0. On SIGHUP the configuration is read
 //! again; one that is wrong is told, and the old one stays.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -56,7 +57,10 @@ pub fn run(ctx: &Ctx, options: Options) -> Result<()> {
     let service = Arc::new(Service::new(ctx, tell, clusters));
     let listening = Arc::new(Listening { socket, service: Arc::clone(&service) });
     let accepting = Crew::begin(1, &listening, |each: &Listening| {
-        each.service.accept(&each.socket.listener);
+        // A panic has said so, and nobody else accepts.
+        while catch_unwind(AssertUnwindSafe(|| each.service.accept(&each.socket.listener))).is_err()
+        {
+        }
     });
     notify(&[NotifyState::Ready]);
     ctx.note(format!("serves {} clusters", service.clusters().len()));
@@ -74,6 +78,9 @@ pub fn run(ctx: &Ctx, options: Options) -> Result<()> {
     }
     service.hang_up(HANG_UP);
     watching.close();
+    listening.socket.remove();
+    // Not dropped: threads that hang in a store would be waited for. They end with the process.
+    std::mem::forget((listening, service));
     Ok(())
 }
 

@@ -135,7 +135,10 @@ impl Shared {
     ) -> Result<Destination, Unopened> {
         let clock = &self.ctx.clock;
         let asked = clock.monotonic();
-        let is_new = purpose == Purpose::FetchAnew;
+        // A folder is opened in no time, and nobody waits for those who know it as it was: an epoch, or
+        // another repository in its place, counts at once.
+        let is_local = self.settings.get(meant.0).is_some_and(|settings| settings.s3.is_none());
+        let is_new = purpose == Purpose::FetchAnew || is_local;
         let mut places = lock(&self.places);
         loop {
             if places.len() >= PLACES_MAX && !places.contains_key(&meant) {

@@ -28,8 +28,12 @@ impl Direct {
 
 pub(super) fn uses(settings: &[RepositorySettings]) -> Vec<RepositoryUse> {
     let each = settings.iter();
-    each.map(|each| RepositoryUse { name: each.name.clone(), is_required: each.is_required })
-        .collect()
+    each.map(|each| RepositoryUse {
+        name: each.name.clone(),
+        is_required: each.is_required,
+        is_local: each.s3.is_none(),
+    })
+    .collect()
 }
 
 pub(super) fn unopened(repository: &str, error: Arc<Error>) -> Unopened {
