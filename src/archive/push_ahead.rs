@@ -21,6 +21,7 @@ use super::openings::{Asked, Openings, Purpose};
 use super::pgdata::{read_control_file, refuse_copy};
 use super::push::{PushOptions, Pushed};
 use super::ready::ready;
+use super::submission::{PushLimits, PushStatus, Submission};
 use super::submit::archive;
 use crate::base::{Crew, Ctx};
 use crate::pg::ControlFile;
@@ -44,41 +45,6 @@ const SERVERS_MAX: usize = 16;
 const REST_FIRST: Duration = Duration::from_millis(500);
 const REST_MAX: Duration = Duration::from_secs(30);
 const FAILED_FOR: Duration = Duration::from_secs(60);
-
-/// How much is done ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PushLimits {
-    /// How many files are stored at a time, the one that is asked for included.
-    pub jobs: usize,
-    /// How many bytes of files may be under way ahead; one file may in any case.
-    pub bytes: u64,
-    /// How many files may be stored that have not been asked for.
-    pub window: usize,
-}
-
-/// A file that a server asks to be archived.
-#[derive(Debug, Clone)]
-pub struct Submission {
-    /// The server's folders.
-    pub folders: Arc<ServerFolders>,
-    /// The file's name in the folder of the WAL.
-    pub name: String,
-    /// Which server this is, for the record.
-    pub origin: Origin,
-    /// As [`PushOptions::accept_unknown_wal`].
-    pub accept_unknown_wal: bool,
-}
-
-/// What is going on.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct PushStatus {
-    /// Files that are being stored, asked for or not.
-    pub under_way: usize,
-    /// Files that are stored and have not been asked for.
-    pub ahead: usize,
-    /// Bytes of files that are being stored ahead.
-    pub bytes: u64,
-}
 
 /// Stores files of the servers of one cluster; ends its threads when it is dropped.
 #[derive(Debug)]
@@ -125,6 +91,10 @@ struct Server {
     is_looking: bool,
     rests_until: Duration,
     failures: u32,
+    /// The last file that was asked for and stored. While there is none, nothing is stored ahead: where
+    /// history has forked (a rolled-back disk), the first file conflicts with the archive's, and those
+    /// behind it must not take the free names.
+    trusted: Option<String>,
 }
 
 /// What is known of a file.
@@ -268,6 +238,8 @@ impl Shared {
                 }
                 Some(Known::Stored { pushed, at, .. }) => (Arc::clone(pushed), *at),
                 Some(Known::Failed { .. }) | None => {
+                    // An older one than before: the server may have gone back.
+                    server.trusted = server.trusted.take().filter(|last| last < name);
                     server.files.insert(name.clone(), Known::UnderWay);
                     server.requests += 1;
                     break;
@@ -410,16 +382,6 @@ impl Shared {
     }
 }
 
-impl Submission {
-    pub(super) fn options(&self) -> PushOptions {
-        PushOptions {
-            data_directory: self.folders.data().to_owned(),
-            accept_unknown_wal: self.accept_unknown_wal,
-            origin: self.origin.clone(),
-        }
-    }
-}
-
 impl State {
     fn find(&mut self, id: ServerId) -> Option<&mut Server> {
         self.servers.iter_mut().find(|server| server.id == id)
@@ -450,6 +412,7 @@ impl State {
                 is_looking: false,
                 rests_until: Duration::ZERO,
                 failures: 0,
+                trusted: None,
             },
         };
         server.asked = now;
@@ -471,6 +434,7 @@ impl State {
         let mut servers = self.servers.iter_mut().rev();
         let job = servers.find_map(|server| {
             if !server.is_active(now)
+                || server.trusted.is_none()
                 || now < server.rests_until
                 || !has_room(server.segment_bytes)
                 || server.ahead() >= limits.window
@@ -538,6 +502,12 @@ impl Server {
     }
 }
 
+/// Whether the archive has another file under this name.
+fn is_conflict(error: &Error) -> bool {
+    use crate::repo::Error::{Claimed, Conflict};
+    matches!(error, Error::Repository { source: Conflict { .. } | Claimed { .. }, .. })
+}
+
 /// A file that is being stored: whatever happens, it is not left so.
 struct UnderWay<'a> {
     shared: &'a Shared,
@@ -558,9 +528,15 @@ impl UnderWay<'_> {
                 let (pushed, is_answered) = (Arc::new(pushed.clone()), self.asked);
                 let known = Known::Stored { pushed, at: now, is_answered };
                 server.files.insert(self.name.to_owned(), known);
+                if self.asked {
+                    server.trusted = Some(self.name.to_owned());
+                }
                 (server.failures, server.rests_until) = (0, Duration::ZERO);
             }
             Err(error) => {
+                if is_conflict(error) {
+                    server.trusted = None;
+                }
                 // A request tries it in any case; what nobody asked for is left alone for a while.
                 server.files.remove(self.name);
                 if !self.asked && !error.is_not_found() {

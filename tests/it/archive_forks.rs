@@ -9,7 +9,7 @@ use crate::support::{ScratchDir, Server, Stop};
 /// A timeline may be left exactly where a segment ends: the next one of the old primary is abandoned
 /// from its first byte on, and was given to recovery along the new timeline until that one's own came.
 #[test]
-fn d20261120_a_segment_that_was_abandoned_as_a_whole_is_not_given_to_a_descendant() {
+pub(crate) fn d20261120_a_segment_that_was_abandoned_as_a_whole_is_not_given_to_a_descendant() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     let last = site.segment();
@@ -43,7 +43,7 @@ fn d20261120_a_segment_that_was_abandoned_as_a_whole_is_not_given_to_a_descendan
 /// A timeline's first page may be an ancestor's only in the segment in which it was left. An early
 /// segment under the child's name was stored, and kept the child's own away.
 #[test]
-fn d20261124_a_segment_from_before_the_switch_is_not_stored_under_the_child_s_name() {
+pub(crate) fn d20261124_a_segment_from_before_the_switch_is_not_stored_under_the_child_s_name() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     let early = site.segment();
@@ -93,7 +93,7 @@ const PADDING: usize = 20;
 /// server. The new primary's partial segment was refused for it when a standby with archive_mode =
 /// always had pushed its own, and nothing was archived any more.
 #[test]
-fn d20261120_partial_segments_that_differ_in_old_bytes_only_are_the_same() {
+pub(crate) fn d20261120_partial_segments_that_differ_in_old_bytes_only_are_the_same() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     site.cluster.psql("insert into t values (1)");

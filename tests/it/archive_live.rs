@@ -140,7 +140,7 @@ pub(crate) fn f005_the_first_file_under_a_name_stays() {
 }
 
 #[test]
-fn f003_f006_what_is_no_segment_of_this_cluster_is_refused() {
+pub(crate) fn f003_f006_what_is_no_segment_of_this_cluster_is_refused() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     let name = site.segment();
@@ -221,7 +221,7 @@ fn f001_f003_a_second_cluster_is_refused_under_the_first_one_s_name() {
 }
 
 #[test]
-fn f018_f075_a_damaged_object_is_never_given_and_never_absent() {
+pub(crate) fn f018_f075_a_damaged_object_is_never_given_and_never_absent() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     let before = site.segment();
@@ -306,7 +306,7 @@ pub(crate) fn promoted(cluster: &TestCluster) {
 }
 
 #[test]
-fn f024_no_segment_of_a_timeline_is_stored_before_its_history() {
+pub(crate) fn f024_no_segment_of_a_timeline_is_stored_before_its_history() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     site.cluster.stop(Stop::Fast);
@@ -352,7 +352,7 @@ pub(crate) fn promoted_copy(server: &Server, site: &Site) -> (TestCluster, TestC
 }
 
 #[test]
-fn f010_f031_partial_segments_lie_beside_full_ones() {
+pub(crate) fn f010_f031_partial_segments_lie_beside_full_ones() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     let before = site.segment();
@@ -459,7 +459,7 @@ fn f004_f013_a_push_killed_at_any_moment_can_be_repeated() {
 /// `pg_resetwal --wal-segsize` changes what a segment's name means: nothing of the new sizes goes beside
 /// the old ones, and a new epoch takes them.
 #[test]
-fn f016_a_changed_segment_size_needs_a_new_epoch() {
+pub(crate) fn f016_a_changed_segment_size_needs_a_new_epoch() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     let before = site.segment();
@@ -491,7 +491,7 @@ fn f016_a_changed_segment_size_needs_a_new_epoch() {
 /// recovery along the new timeline was given the old primary's copy of that segment, and replayed what
 /// was written there after the switch.
 #[test]
-fn d20261120_an_abandoned_end_of_a_timeline_is_not_given_to_its_descendant() {
+pub(crate) fn d20261120_an_abandoned_end_of_a_timeline_is_not_given_to_its_descendant() {
     let Some(server) = Server::main() else { return };
     let site = Site::new(&server, 1);
     site.cluster.psql("insert into t values (1)");

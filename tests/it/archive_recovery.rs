@@ -82,7 +82,7 @@ fn restore_command(data: &Path) -> String {
 }
 
 #[test]
-fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
+pub(crate) fn f018_a_failing_archive_stops_recovery_and_never_promotes() {
     let Some(server) = Server::main() else { return };
     let archived = Archived::new(&server);
     let site = &archived.site;
@@ -163,7 +163,7 @@ fn d20261124_an_archive_without_any_wal_proves_nothing() {
 
 /// Nothing in the archive shows that its tail is gone: the restore's plan alone knows how far it went.
 #[test]
-fn f018_an_archive_that_lost_its_tail_does_not_end_where_the_plan_saw_more() {
+pub(crate) fn f018_an_archive_that_lost_its_tail_does_not_end_where_the_plan_saw_more() {
     let Some(server) = Server::main() else { return };
     let archived = Archived::new(&server);
     let object = archived.site.object(&archived.segments[2]);
@@ -181,7 +181,7 @@ fn f018_an_archive_that_lost_its_tail_does_not_end_where_the_plan_saw_more() {
 /// The history of the newest timeline is lost, its segments are there: "proven absent" ended recovery on
 /// the timeline before it.
 #[test]
-fn f024_a_lost_history_is_a_hole() {
+pub(crate) fn f024_a_lost_history_is_a_hole() {
     let Some(server) = Server::main() else { return };
     let archived = Archived::new(&server);
     let site = &archived.site;

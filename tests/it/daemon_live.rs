@@ -113,6 +113,11 @@ fn f004_f012_what_was_stored_ahead_is_bound_to_its_content() {
     assert!(site.ready().is_superset(&behind[1..].iter().cloned().collect()));
     site.push(&behind[1]).assert_ok();
 
+    // The disk was rolled back to a moment before it was stored.
+    fs::remove_file(site.object(&behind[4]).unwrap()).unwrap();
+    site.push(&behind[4]).assert_ok();
+    assert!(site.object(&behind[4]).is_some(), "answered from memory, and not there");
+
     // Other content, of the same length and with the same times.
     let wal = site.cluster.data_dir().join("pg_wal");
     let path = wal.join(&behind[2]);
@@ -463,4 +468,22 @@ fn f018_a_standby_outlives_the_daemon_and_no_other_recovery_ends() {
     fs::remove_file(data.join("promote")).unwrap();
     site.daemon.start(&site.config);
     get().assert_ok();
+}
+
+/// f001: an epoch that begins counts for the next request, whatever was stored ahead before.
+#[test]
+fn f001_an_epoch_that_begins_takes_what_was_stored_ahead() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "");
+    site.cluster.archive_now();
+    let behind = site.backlog(4);
+    site.push(&behind[0]).assert_ok();
+    let all = || behind.iter().all(|name| site.object(name).is_some());
+    wait_until(DEADLINE, all, || site.daemon.log());
+    site.config.run(["init", "--new-epoch"]).assert_ok();
+    site.push(&behind[1]).assert_ok();
+    let places = fs::read_dir(site.repo.path().join("c/main")).unwrap();
+    let places: Vec<_> = places.map(|entry| entry.unwrap().path()).collect();
+    let newer = places.iter().find(|path| path.to_string_lossy().ends_with("-2")).unwrap();
+    assert!(find(newer, &behind[1]).is_some(), "{places:?}");
 }

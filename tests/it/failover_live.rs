@@ -14,7 +14,7 @@ use crate::support::{
 /// The old primary still has segments to archive when it dies; a standby takes over; a second one does
 /// so too, by mistake; the old primary comes back for a while.
 #[test]
-fn f009_a_failover_in_the_middle_of_archiving_loses_nothing_and_mixes_nothing() {
+pub(crate) fn f009_a_failover_in_the_middle_of_archiving_loses_nothing_and_mixes_nothing() {
     let Some(server) = Server::main() else { return };
     let site = Site::small(&server);
     let held = site.cluster.scratch().join("held");
@@ -140,7 +140,7 @@ pub(crate) fn lagging_failover(server: &Server) -> (Site, Follower, Vec<String>)
 /// The old primary is gone for good. Its last full segments are in the promoted standby's `pg_wal`, which
 /// does not archive what it received: an operator pushes them from there.
 #[test]
-fn f009_the_new_primary_s_copies_fill_the_hole_of_a_primary_that_never_returns() {
+pub(crate) fn f009_the_new_primary_s_copies_fill_the_hole_of_a_primary_that_never_returns() {
     let Some(server) = Server::main() else { return };
     let launch = TestCluster::create(&server).wal_segment_mib(1);
     let site = Site::start(launch.setting("wal_keep_size", "100MB"));
@@ -243,7 +243,7 @@ fn f025_after_a_failover_the_old_directory_is_a_copy_until_it_is_adopted() {
 /// A disk is rolled back: the names of its next segments are taken by a future that is lost. Nothing is
 /// overwritten; a new epoch is the way out, and the lost future stays restorable.
 #[test]
-fn f001_a_rolled_back_disk_gets_a_new_epoch() {
+pub(crate) fn f001_a_rolled_back_disk_gets_a_new_epoch() {
     let Some(server) = Server::main() else { return };
     let site = Site::small(&server);
     site.cluster.psql("create table t (n int); insert into t values (1)");

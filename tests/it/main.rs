@@ -21,6 +21,7 @@ mod copy_live;
 mod crash;
 mod daemon_chaos;
 mod daemon_faults;
+mod daemon_foundation;
 mod daemon_live;
 mod failover_live;
 mod format;

@@ -113,7 +113,7 @@ impl Drop for Away {
 }
 
 #[test]
-fn f018_a_streaming_standby_outlives_its_archive_and_is_not_promoted_without_it() {
+pub(crate) fn f018_a_streaming_standby_outlives_its_archive_and_is_not_promoted_without_it() {
     let Some(server) = Server::main() else { return };
     let site = Site::small(&server);
     site.cluster.psql("create table t (n int); insert into t values (1)");
@@ -224,7 +224,7 @@ pub(crate) fn ready(cluster: &TestCluster) -> Vec<String> {
 /// A server dies in the middle of records that go over the end of a segment; what it wrote there before
 /// and after the crash differs. What is archived leads through all the same.
 #[test]
-fn f008_records_across_segments_survive_crashes_of_the_server() {
+pub(crate) fn f008_records_across_segments_survive_crashes_of_the_server() {
     let Some(server) = Server::main() else { return };
     let site = Site::small(&server);
     site.cluster.psql("create table t (n int, filler text)");
@@ -348,7 +348,7 @@ fn a_hole_that_is_filled_in_time_is_none() {
 /// How a pending promotion is noticed, on every major: the file while archive-get waits, the server's own
 /// word when the file is gone.
 #[test]
-fn f018_on_every_major_a_standby_is_not_promoted_without_its_archive() {
+pub(crate) fn f018_on_every_major_a_standby_is_not_promoted_without_its_archive() {
     for server in Server::all() {
         let site = Site::small(&server);
         site.cluster.psql("create table t (n int); insert into t values (1)");
@@ -469,7 +469,7 @@ fn f018_a_standby_without_connections_is_not_promoted_before_a_hole() {
 /// A standby that archives too pushes what its primary pushes, and at its promotion the old timeline's
 /// last segment as far as it has it, under its full name.
 #[test]
-fn a_standby_that_always_archives_repeats_its_primary_and_leaves_room_for_it() {
+pub(crate) fn a_standby_that_always_archives_repeats_its_primary_and_leaves_room_for_it() {
     let Some(server) = Server::main() else { return };
     let site = Site::small(&server);
     site.cluster.psql("create table t (n int); insert into t values (1)");

@@ -1,18 +1,30 @@
 //! A pgkeep configuration for a scratch cluster, and repositories in scratch folders and buckets.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::account;
 use super::cluster::TestCluster;
-use super::run::{Ran, run};
+use super::run::{DEADLINE, Ran, Running, run, start, wait_until};
 use super::s3::TestS3;
 use super::scratch::ScratchDir;
 
 thread_local! {
     static IN_BUCKETS: Cell<bool> = const { Cell::new(false) };
+    static BY_DAEMON: Cell<bool> = const { Cell::new(false) };
+    static DAEMONS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs a test with a daemon for each of its configurations, and nobody to fall back to: of tests that
+/// archive and fetch by the command line.
+pub fn by_daemon(test: fn()) {
+    BY_DAEMON.set(true);
+    DAEMONS.set(0);
+    test();
+    BY_DAEMON.set(false);
+    assert!(DAEMONS.get() > 0 || std::env::var("PGKEEP_SKIP_LIVE").is_ok(), "no daemon was asked");
 }
 
 /// Runs a test with each of its repositories in a bucket instead of a folder: of tests that only use the
@@ -44,6 +56,8 @@ pub enum Cipher {
 pub struct TestConfig {
     scratch: ScratchDir,
     text: String,
+    /// Begins with the first archive command ([`by_daemon`]).
+    daemon: RefCell<Option<Running>>,
 }
 
 impl TestRepo {
@@ -79,7 +93,13 @@ impl TestConfig {
         writeln!(text, "connection = {}", quoted(&cluster.conninfo())).unwrap();
         writeln!(text, "data_directory = {}", quoted(&cluster.data_dir().display().to_string()))
             .unwrap();
-        Self { scratch: ScratchDir::new("config"), text }.written()
+        let scratch = ScratchDir::new("config");
+        if BY_DAEMON.get() {
+            let socket = scratch.join("run/pgkeep.sock");
+            let socket = quoted(&socket.display().to_string());
+            writeln!(text, "[daemon]\nsocket = {socket}\nfallback = \"fail\"").unwrap();
+        }
+        Self { scratch, text, daemon: RefCell::default() }.written()
     }
 
     /// Lets archive-get try again for a while, instead of answering at once.
@@ -172,7 +192,30 @@ impl TestConfig {
 
     fn written(self) -> Self {
         self.scratch.write("pgkeep.toml", &self.text);
+        // It is started again with what is written now.
+        self.daemon.take();
         self
+    }
+
+    /// Sees to it that a daemon listens, where the test is run by one.
+    fn need_daemon(&self) {
+        let is_configured = self.text.contains("fallback = \"fail\"");
+        if !BY_DAEMON.get() || !is_configured || self.daemon.borrow().is_some() {
+            return;
+        }
+        let mut command = self.command();
+        let running = start(command.arg("daemon"));
+        let is_ready = || running.stderr_so_far().contains("serves ");
+        wait_until(DEADLINE, is_ready, || running.stderr_so_far());
+        DAEMONS.set(DAEMONS.get() + 1);
+        self.daemon.replace(Some(running));
+    }
+
+    fn command(&self) -> Command {
+        let binary = self.scratch.pgkeep_binary();
+        let mut command = account::unprivileged().command(binary, self.scratch.path());
+        command.arg("--config").arg(self.path());
+        command
     }
 
     /// The file.
@@ -187,9 +230,11 @@ impl TestConfig {
 
     /// The binary under test with this configuration and these arguments, as the server's account.
     pub fn pgkeep<const N: usize>(&self, args: [&str; N]) -> Command {
-        let binary = self.scratch.pgkeep_binary();
-        let mut command = account::unprivileged().command(binary, self.scratch.path());
-        command.arg("--config").arg(self.path()).args(args);
+        if args.iter().any(|word| word.starts_with("archive-")) {
+            self.need_daemon();
+        }
+        let mut command = self.command();
+        command.args(args);
         command
     }
 
@@ -211,6 +256,7 @@ impl TestConfig {
 
     /// Scratch paths have no character that a shell or PostgreSQL would take for its own.
     fn shell_prefix(&self) -> String {
+        self.need_daemon();
         format!("{} --config {}", self.scratch.pgkeep_binary().display(), self.path().display())
     }
 }
