@@ -80,9 +80,7 @@ impl Temporary {
             }
             Some(path) => {
                 // Another call for the same destination may have taken the name beside it.
-                let own = self.file.metadata().map_err(failed("look at", path))?;
-                let named = std::fs::symlink_metadata(path).map_err(failed("look at", path))?;
-                if (own.dev(), own.ino()) != (named.dev(), named.ino()) {
+                if !self.has(path) {
                     let why = "another archive-get writes to the same destination".into();
                     return Err(Error::Content { path: path.clone(), why });
                 }
@@ -93,11 +91,19 @@ impl Temporary {
         self.path = None;
         Ok(())
     }
+
+    /// Whether the name is still this file's.
+    fn has(&self, path: &Path) -> bool {
+        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let own = self.file.metadata().map(id);
+        own.is_ok_and(|own| std::fs::symlink_metadata(path).map(id).is_ok_and(|named| named == own))
+    }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        // Another call's file may have the name by now.
+        if let Some(path) = self.path.as_ref().filter(|path| self.has(path)) {
             std::fs::remove_file(path).ok();
         }
     }
