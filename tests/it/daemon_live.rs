@@ -487,3 +487,62 @@ fn f001_an_epoch_that_begins_takes_what_was_stored_ahead() {
     let newer = places.iter().find(|path| path.to_string_lossy().ends_with("-2")).unwrap();
     assert!(find(newer, &behind[1]).is_some(), "{places:?}");
 }
+
+/// The service manager is told when the daemon listens, that it is alive, what waits, and that it stops; and
+/// the log tells what has waited for longer than the rpo.
+#[test]
+fn the_service_manager_is_told_and_what_waits_too_long_is_warned_of() {
+    let Some(server) = Server::main() else { return };
+    let Site { cluster, config, repo } = Site::small(&server);
+    let text = fs::read_to_string(config.path()).unwrap();
+    let config = config.replaced(&text.replace("[cluster.main]", "[cluster.main]\nrpo = \"1s\""));
+    let (daemon, config) = TestDaemon::configure(config, "");
+    let scratch = ScratchDir::new("notify");
+    let path = scratch.join("socket");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    crate::support::account::unprivileged().own(&path);
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut command = config.pgkeep(["daemon"]);
+    let running = start(command.env("NOTIFY_SOCKET", &path));
+    let mut told = String::new();
+    let mut wait_for = |what: &str| {
+        while !told.contains(what) {
+            let mut space = [0; 4096];
+            let length = manager.recv(&mut space).unwrap_or_else(|why| panic!("{what}: {why}"));
+            told = String::from_utf8_lossy(&space[..length]).into_owned();
+        }
+        told.clone()
+    };
+    wait_for("READY=1");
+    assert!(daemon.socket().exists(), "it listens when it says so");
+    assert!(wait_for("WATCHDOG=1").contains("STATUS="));
+    cluster.set_archive_command("false");
+    let name = cluster.switch_wal();
+    assert!(wait_for("waits for").contains(&name));
+    let is_told = || running.stderr_so_far().contains("longer than the rpo of 1 s");
+    wait_until(DEADLINE, is_told, || running.stderr_so_far());
+    running.signal(Signal::TERM);
+    wait_for("STOPPING=1");
+    running.wait().assert_ok();
+    drop(repo);
+}
+
+/// f020: what the daemon looks for by itself, across a switch of timelines too.
+#[test]
+fn f020_what_is_missing_is_found_for_the_log() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "");
+    let names: Vec<String> = (0..4).map(|_| site.cluster.archive_now()).collect();
+    let look = || {
+        let settings = pgkeep::wiring::settings(Some(&site.config.path())).unwrap();
+        let openings = pgkeep::wiring::Direct::openings(&settings.resolve(None, None).unwrap());
+        let ctx = pgkeep::base::Ctx::system(std::sync::Arc::new(pgkeep::base::Silent));
+        let found = pgkeep::archive::continuity(&ctx, &openings, None);
+        let [(name, missing)] = <[_; 1]>::try_from(found).unwrap();
+        (name, missing.unwrap())
+    };
+    assert_eq!(look(), ("local".to_owned(), vec![]));
+    fs::remove_file(site.object(&names[1]).unwrap()).unwrap();
+    let (_, missing) = look();
+    assert!(missing.len() == 1 && missing[0].contains(&names[1]), "{missing:?}");
+}
