@@ -13,6 +13,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
+
 use super::cluster::Cluster;
 
 /// Clock ticks in a second, in /proc/PID/stat of every Linux.
@@ -89,8 +91,53 @@ pub fn own_cpu() -> f64 {
     cpu_of("self", true) - cpu_of("self", false)
 }
 
-fn children_cpu() -> f64 {
+/// User and system time of the programs that this process has reaped, and of those they reaped.
+pub fn children_cpu() -> f64 {
     cpu_of("self", false)
+}
+
+/// User and system time of another process and of the children it has reaped.
+pub fn process_cpu(pid: u32) -> f64 {
+    cpu_of(&pid.to_string(), true)
+}
+
+/// Programs that lose their parent meanwhile, as pgBackRest's asynchronous commands do on purpose: they become
+/// children of this process and are waited for in the end, so that what they and their own children spent
+/// is in [`children_cpu`] like everything else.
+pub struct Orphans {
+    before: Vec<u32>,
+}
+
+impl Orphans {
+    pub fn adopt() -> Self {
+        set_child_subreaper(Some(getpid())).unwrap();
+        Self { before: own_children() }
+    }
+
+    /// Returns when all of them have ended.
+    pub fn reap(self) {
+        loop {
+            let mut left = own_children();
+            left.retain(|pid| !self.before.contains(pid));
+            if left.is_empty() {
+                break;
+            }
+            for pid in left {
+                let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+                waitpid(pid, WaitOptions::NOHANG).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        set_child_subreaper(None).unwrap();
+    }
+}
+
+/// Of all threads.
+fn own_children() -> Vec<u32> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let texts = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+    let text = texts.flatten().collect::<Vec<String>>().join(" ");
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 fn children(pid: u32) -> Vec<u32> {

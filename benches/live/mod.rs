@@ -12,9 +12,11 @@
 
 #[path = "../../tests/it/support/account.rs"]
 mod account;
+pub mod archiver;
 pub mod cluster;
 pub mod cores;
 pub mod cost;
+pub mod daemon;
 pub mod folder;
 pub mod proxy;
 pub mod sides;
@@ -32,6 +34,12 @@ pub fn rounds(default: usize) -> usize {
 pub fn latency() -> Duration {
     let chosen = std::env::var("PGKEEP_BENCH_LATENCY_MS").ok();
     Duration::from_millis(chosen.and_then(|latency| latency.parse().ok()).unwrap_or(0))
+}
+
+/// A number from the environment, or `default`.
+pub fn setting(name: &str, default: usize) -> usize {
+    let chosen = std::env::var(name).ok();
+    chosen.and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 
 /// A program of PostgreSQL 15, as Debian installs it.

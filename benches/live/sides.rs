@@ -66,8 +66,13 @@ impl<'a> Pgkeep<'a> {
     }
 
     pub fn archive_command(&self) -> String {
+        self.line("archive-push \"%p\"")
+    }
+
+    /// A line for the shell.
+    pub fn line(&self, arguments: &str) -> String {
         let binary = self.folder.join("pgkeep");
-        format!("{} --config {} archive-push \"%p\"", binary.display(), self.config.display())
+        format!("{} --config {} {arguments}", binary.display(), self.config.display())
     }
 }
 
@@ -128,7 +133,17 @@ impl<'a> PgBackRest<'a> {
     }
 
     pub fn archive_command(&self) -> String {
+        self.line("archive-push %p")
+    }
+
+    /// A line for the shell.
+    pub fn line(&self, arguments: &str) -> String {
         let config = self.config.display();
-        format!("{} --config={config} --stanza=main archive-push %p", self.binary.display())
+        format!("{} --config={config} --stanza=main {arguments}", self.binary.display())
+    }
+
+    /// Where its asynchronous commands leave what they did.
+    pub fn spool(&self) -> PathBuf {
+        self.folder.join("rest-spool")
     }
 }

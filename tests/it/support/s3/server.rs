@@ -10,7 +10,8 @@ use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use s3s::host::MultiDomain;
+use s3s::S3Result;
+use s3s::host::{MultiDomain, S3Host, VirtualHost};
 use s3s::service::S3ServiceBuilder;
 use tokio::sync::oneshot;
 
@@ -26,6 +27,18 @@ use super::seen::DOMAIN;
 use super::service::Service;
 use super::thaw;
 use super::transport::Transport;
+
+/// Its own names, and `localhost` at any port: a proxy before it has one of its own.
+struct Names(MultiDomain);
+
+impl S3Host for Names {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
+        match host.strip_prefix("localhost") {
+            Some(port) if port.is_empty() || port.starts_with(':') => Ok(VirtualHost::new(host)),
+            _ => self.0.parse_host_header(host),
+        }
+    }
+}
 
 /// A server that lives as long as this value.
 pub struct TestS3 {
@@ -58,7 +71,7 @@ impl TestS3 {
         let address = listener.local_addr().unwrap();
         let mut stack = S3ServiceBuilder::new(service.clone());
         let own = [address.to_string(), format!("localhost:{}", address.port()), DOMAIN.to_owned()];
-        stack.set_host(MultiDomain::new(own).unwrap());
+        stack.set_host(Names(MultiDomain::new(own).unwrap()));
         stack.set_auth(service.accounts.authentication());
         stack.set_access(Gate(Arc::clone(&service.accounts)));
         let (faults, counters) = (Arc::<Faults>::default(), Arc::<Counters>::default());
