@@ -127,7 +127,7 @@ fn make(folder: &Folder, cluster: &Cluster<'_>, count: usize) -> Vec<String> {
     folder.make_empty("primary/global");
     let mut names = Vec::new();
     cluster.archive_with("/bin/true");
-    // Half the time, and the WAL is the same.
+    // So that making the WAL does not take longer than the bench.
     cluster.psql("alter system set synchronous_commit = off");
     while names.len() < count {
         for name in cluster.write_wal(BATCH.min(count - names.len())) {
