@@ -151,8 +151,10 @@ fn a_slow_bucket_bounds_what_is_under_way() {
     let slow = text.replace("path_style = true", "path_style = true\nmax_rate = \"10KiB\"");
     site.config.write("pgkeep.toml", &slow);
     site.daemon.start(&site.config);
+    // Nothing is stored ahead before one request was. This one is nearly empty.
+    site.cluster.archive_now();
     site.cluster.psql(
-        "create table r as select repeat(md5(random()::text), 8) t from generate_series(1, 15000)",
+        "create table r as select repeat(md5(random()::text), 8) t from generate_series(1, 60000)",
     );
     site.cluster.switch_wal();
     let begin = Instant::now();
