@@ -91,9 +91,9 @@ struct Server {
     is_looking: bool,
     rests_until: Duration,
     failures: u32,
-    /// The last file that was asked for and stored. While there is none, nothing is stored ahead: where
-    /// history has forked (a rolled-back disk), the first file conflicts with the archive's, and those
-    /// behind it must not take the free names.
+    /// The last file that was asked for and is stored. While there is none, nothing is stored ahead: where
+    /// history has forked (a rolled-back disk), the server goes back to an earlier name, that file conflicts
+    /// with the archive's, and those behind it must not take the free names.
     trusted: Option<String>,
 }
 
@@ -250,6 +250,7 @@ impl Shared {
             let is_same = self.is_stored(&pushed, age, folders.data(), &path, id.1)?;
             let mut state = self.state();
             let Some(server) = state.find(id) else { continue };
+            server.trusted = Some(name.clone()).filter(|_| is_same);
             if is_same {
                 let known = Known::Stored { pushed: Arc::clone(&pushed), at, is_answered: true };
                 server.files.insert(name.clone(), known);
@@ -489,6 +490,11 @@ impl Server {
                 None => {}
                 Some(Known::Failed { until }) if now >= *until => {}
                 Some(_) => continue,
+            }
+            // Ready again, or never asked for although a later one was: it is for the server to ask first.
+            if self.trusted.as_ref().is_none_or(|last| name < *last) {
+                self.trusted = None;
+                return None;
             }
             self.files.insert(name.clone(), Known::UnderWay);
             let options = PushOptions {

@@ -546,3 +546,42 @@ fn f020_what_is_missing_is_found_for_the_log() {
     let (_, missing) = look();
     assert!(missing.len() == 1 && missing[0].contains(&names[1]), "{missing:?}");
 }
+
+/// f003: a server that goes back to earlier names, as after a rollback of its disk, was trusted by the name
+/// that it had asked for before those that were answered from memory: what is behind the conflict took free
+/// names.
+#[test]
+fn f003_nothing_is_stored_ahead_of_a_server_that_went_back() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "");
+    site.cluster.archive_now();
+    let behind = site.backlog(5);
+    site.push(&behind[0]).assert_ok();
+    let all = || behind.iter().all(|name| site.object(name).is_some());
+    wait_until(DEADLINE, all, || site.daemon.log());
+    behind[1..].iter().for_each(|name| drop(site.push(name).assert_ok()));
+    let wal = site.cluster.data_dir().join("pg_wal");
+    let mark = |name: &str, end: &str| wal.join(format!("archive_status/{name}.{end}"));
+    for name in &behind {
+        fs::rename(mark(name, "ready"), mark(name, "done")).unwrap();
+    }
+    // The daemon has forgotten them: it looks every 20 ms, and at the least when it tidies up.
+    let status = || site.daemon.status(&site.config)["daemon"]["clusters"][0]["ready"].clone();
+    wait_until(DEADLINE, || status() == 0, || site.daemon.log());
+    std::thread::sleep(Duration::from_secs(1));
+
+    let path = wal.join(&behind[3]);
+    let mut other = fs::read(&path).unwrap();
+    let end = other.len() - 1;
+    other[end] ^= 1;
+    fs::write(&path, other).unwrap();
+    fs::rename(mark(&behind[3], "done"), mark(&behind[3], "ready")).unwrap();
+    let free = site.cluster.switch_wal();
+    site.push(&behind[3]).assert_code(1);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        site.object(&free).is_none(),
+        "{free} was stored behind a conflict\n{}",
+        site.daemon.log()
+    );
+}
