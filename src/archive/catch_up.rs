@@ -4,7 +4,7 @@
 //! What is missing is found by comparing what the repositories hold, at the beginning, now and then, and
 //! after a failure; nothing of it is kept on disk. First write wins there as everywhere.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -149,6 +149,17 @@ enum Next {
     Bring(u64, String),
 }
 
+impl State {
+    /// What was brought, or is given up for now, goes from the front.
+    fn take_front(&mut self, done: &Next) {
+        if let Next::Bring(_, name) = done
+            && self.queue.front() == Some(name)
+        {
+            self.queue.pop_front();
+        }
+    }
+}
+
 impl Lane {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -165,20 +176,20 @@ impl Lane {
                 Next::Compare(system) => self.compare(*system),
                 Next::Bring(system, name) => self.bring(*system, name),
             };
-            // One that panicked has said so; it is left to the next comparison.
-            let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Ok(()));
+            let done = catch_unwind(AssertUnwindSafe(work));
             let now = self.ctx.clock.monotonic();
             let mut state = self.state();
             match done {
-                Ok(()) => {
-                    if let Next::Bring(_, name) = &next
-                        && state.queue.front() == Some(name)
-                    {
-                        state.queue.pop_front();
-                    }
+                // It has said so. What it was at is left to the next comparison.
+                Err(_) => {
+                    state.rests_until = now + REST_MAX;
+                    state.take_front(&next);
+                }
+                Ok(Ok(())) => {
+                    state.take_front(&next);
                     (state.failures, state.why) = (0, None);
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     let is_told = state.why.is_some();
                     let why = error.to_string();
                     if !is_told {
@@ -191,10 +202,8 @@ impl Lane {
                     // One that can never be stored must not stand before the others. The next comparison
                     // finds it again.
                     let may_pass = error.may_pass() || matches!(error, Error::Unopened(_));
-                    if let (false, Next::Bring(_, name)) = (may_pass, &next)
-                        && state.queue.front() == Some(name)
-                    {
-                        state.queue.pop_front();
+                    if !may_pass {
+                        state.take_front(&next);
                     }
                 }
             }
@@ -264,7 +273,9 @@ impl Lane {
         };
         let histories =
             |of: &Destination| of.repository.histories(&of.place).map_err(|error| at(of, error));
-        // The target first: what is archived meanwhile is missing by mistake rather than unseen.
+        // The target first: what is archived meanwhile is missing by mistake rather than unseen. What was
+        // archived after the source was looked at is in the queue.
+        let before = self.state().more;
         let (known, had): (_, BTreeMap<u32, Vec<u8>>) = (survey(&target)?.wal, histories(&target)?);
         let (wal, has) = (survey(&source)?.wal, histories(&source)?);
         let mut missing = VecDeque::new();
@@ -280,7 +291,9 @@ impl Lane {
         }
         let mut state = self.state();
         state.compared = Some(self.ctx.clock.monotonic());
-        (state.queue, state.more) = (missing, more);
+        state.more = more + state.more.saturating_sub(before);
+        append(&mut missing, std::mem::take(&mut state.queue));
+        state.queue = missing;
         Ok(())
     }
 
@@ -335,6 +348,12 @@ impl Lane {
     }
 }
 
+/// Appends names that are not there yet.
+fn append(names: &mut VecDeque<String>, more: VecDeque<String>) {
+    let there: BTreeSet<String> = names.iter().cloned().collect();
+    names.extend(more.into_iter().filter(|name| !there.contains(name)));
+}
+
 fn at(of: &Destination, source: repo::Error) -> Error {
     Error::Repository { repository: of.name.clone(), source }
 }
@@ -351,4 +370,18 @@ fn object_of(from: &Destination, name: &str) -> Result<Option<(Kind, ObjectKey)>
         WalFileName::Partial(_) => return Ok(None),
     };
     Ok(object.map(|object| (kind, object)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was archived while the repositories were compared was forgotten for ten minutes.
+    #[test]
+    fn d2026_11_28_what_was_archived_during_a_comparison_is_kept() {
+        let names = |text: &str| text.split(' ').map(str::to_owned).collect::<VecDeque<String>>();
+        let mut missing = names("1 2 5");
+        append(&mut missing, names("2 5 6"));
+        assert_eq!(missing, names("1 2 5 6"));
+    }
 }

@@ -19,13 +19,12 @@ use super::folders::{FoldersId, ServerFolders};
 use super::identity::digest_of;
 use super::openings::{Asked, Openings, Purpose};
 use super::pgdata::{read_control_file, refuse_copy};
-use super::push::{PushOptions, Pushed};
+use super::push::Pushed;
 use super::ready::ready;
 use super::submission::{PushLimits, PushStatus, Submission};
 use super::submit::archive;
 use crate::base::{Crew, Ctx};
 use crate::pg::ControlFile;
-use crate::repo::Origin;
 
 /// Between two looks for files that are ready.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -78,9 +77,8 @@ type ServerId = (FoldersId, u64);
 #[derive(Debug)]
 struct Server {
     id: ServerId,
-    folders: Arc<ServerFolders>,
-    origin: Origin,
-    accept_unknown_wal: bool,
+    /// What it asked for last.
+    submission: Submission,
     segment_bytes: u64,
     files: BTreeMap<String, Known>,
     /// Ready, by the last look.
@@ -115,9 +113,7 @@ enum Known {
 /// A file to be stored ahead.
 struct Job {
     server: ServerId,
-    folders: Arc<ServerFolders>,
-    name: String,
-    options: PushOptions,
+    submission: Submission,
     bytes: u64,
 }
 
@@ -154,24 +150,19 @@ impl PushAhead {
         status
     }
 
-    /// What servers of this system would ask with, the last one first; the name is to be filled in.
+    /// What servers of this system asked for last, the last one first.
     pub(super) fn submissions(&self, system: u64) -> Vec<Submission> {
         let state = self.shared.state();
         let servers = state.servers.iter().rev().filter(|server| server.id.1 == system);
-        let each = servers.map(|server| Submission {
-            folders: Arc::clone(&server.folders),
-            name: String::new(),
-            origin: server.origin.clone(),
-            accept_unknown_wal: server.accept_unknown_wal,
-        });
-        each.collect()
+        servers.map(|server| server.submission.clone()).collect()
     }
 
     /// The folders of the servers that have asked, the last one first.
     #[must_use]
     pub fn folders(&self) -> Vec<Arc<ServerFolders>> {
         let state = self.shared.state();
-        state.servers.iter().rev().map(|server| Arc::clone(&server.folders)).collect()
+        let servers = state.servers.iter().rev();
+        servers.map(|server| Arc::clone(&server.submission.folders)).collect()
     }
 
     /// Lets go of the folders of servers that have stopped, or not asked for long: an open folder keeps
@@ -183,7 +174,7 @@ impl PushAhead {
             let servers = state.servers.iter_mut().filter(|server| !server.is_busy());
             let each = servers.map(|server| {
                 server.is_looking = true;
-                (server.id, Arc::clone(&server.folders), server.is_idle(now, IDLE))
+                (server.id, Arc::clone(&server.submission.folders), server.is_idle(now, IDLE))
             });
             each.collect()
         };
@@ -266,9 +257,14 @@ impl Shared {
         // What is behind it may begin.
         self.changed.notify_all();
         let mut under_way = UnderWay { shared: self, server: id, name, asked: true, bytes: 0 };
-        let done = archive(&self.ctx, &self.openings, &submission.options(), &path, true);
+        let done = self.store(submission);
         under_way.end(&done);
         done
+    }
+
+    fn store(&self, submission: &Submission) -> Result<Pushed> {
+        let path = submission.folders.wal().join(&submission.name);
+        archive(&self.ctx, &self.openings, &submission.options(), &path, true)
     }
 
     /// Whether what was stored, so long ago, is what would be stored now, and is still there.
@@ -313,10 +309,10 @@ impl Shared {
     /// What each thread does.
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            let Job { server, folders, name, options, bytes } = job;
-            let mut under_way = UnderWay { shared: self, server, name: &name, asked: false, bytes };
-            let path = folders.wal().join(&name);
-            let store = || archive(&self.ctx, &self.openings, &options, &path, true);
+            let Job { server, submission, bytes } = job;
+            let name = &submission.name;
+            let mut under_way = UnderWay { shared: self, server, name, asked: false, bytes };
+            let store = || self.store(&submission);
             // One that panicked has said so; the next one is not its concern.
             let Ok(done) = catch_unwind(AssertUnwindSafe(store)) else { continue };
             if let Err(error) = &done
@@ -332,7 +328,7 @@ impl Shared {
     fn look(&self, id: ServerId) {
         let mut state = self.state();
         let Some(server) = state.find(id) else { return };
-        let folders = Arc::clone(&server.folders);
+        let folders = Arc::clone(&server.submission.folders);
         let known: BTreeSet<String> = server.files.keys().cloned().collect();
         drop(state);
         let looked = ready(folders.wal(), NAMES_MAX, |name| known.contains(name));
@@ -401,9 +397,7 @@ impl State {
             Some(at) => self.servers.remove(at),
             None => Server {
                 id,
-                folders: Arc::clone(&submission.folders),
-                origin: submission.origin.clone(),
-                accept_unknown_wal: submission.accept_unknown_wal,
+                submission: submission.clone(),
                 segment_bytes: control.wal_segment_size.bytes().into(),
                 files: BTreeMap::new(),
                 queue: VecDeque::new(),
@@ -418,7 +412,7 @@ impl State {
         };
         server.asked = now;
         server.segment_bytes = control.wal_segment_size.bytes().into();
-        server.accept_unknown_wal = submission.accept_unknown_wal;
+        server.submission = submission.clone();
         if self.servers.len() >= SERVERS_MAX
             && let Some(idle) = self.servers.iter().position(|server| !server.is_busy())
         {
@@ -497,13 +491,8 @@ impl Server {
                 return None;
             }
             self.files.insert(name.clone(), Known::UnderWay);
-            let options = PushOptions {
-                data_directory: self.folders.data().to_owned(),
-                accept_unknown_wal: self.accept_unknown_wal,
-                origin: self.origin.clone(),
-            };
-            let (folders, bytes) = (Arc::clone(&self.folders), self.segment_bytes);
-            return Some(Job { server: self.id, folders, name, options, bytes });
+            let submission = Submission { name, ..self.submission.clone() };
+            return Some(Job { server: self.id, submission, bytes: self.segment_bytes });
         }
     }
 }

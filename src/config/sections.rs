@@ -14,8 +14,8 @@ use super::reader::Reader;
 use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
-    absolute, boolean, cipher, count, cron, fallback, jobs, rate, secret_file, size, some_text,
-    some_time, time, timezone,
+    Fallback, absolute, boolean, cipher, count, cron, fallback, jobs, rate, secret_file, size,
+    some_text, some_time, time, timezone,
 };
 use crate::base::{ByteSize, Secret};
 use crate::repo::CipherChoice;
@@ -101,15 +101,6 @@ pub struct ScheduleSettings {
     pub verify: Option<String>,
     /// When to expire.
     pub expire: Option<String>,
-}
-
-/// What `archive-push` and `archive-get` do when no daemon answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fallback {
-    /// The work, without it.
-    Direct,
-    /// Nothing.
-    Fail,
 }
 
 /// `[daemon]`

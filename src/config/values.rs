@@ -5,9 +5,17 @@ use std::time::Duration;
 
 use super::duration::parse_duration;
 use super::secret_source::{SecretFile, SecretFolders};
-use super::sections::Fallback;
 use crate::base::ByteSize;
 use crate::repo::CipherChoice;
+
+/// What `archive-push` and `archive-get` do when no daemon answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// The work, without it.
+    Direct,
+    /// Nothing.
+    Fail,
+}
 
 /// The value, or why not.
 pub(super) type Read<T> = std::result::Result<T, String>;
