@@ -307,7 +307,7 @@ impl Lane {
                 continue;
             }
             let destinations = std::slice::from_ref(&target);
-            match push(&self.ctx, destinations, &submission.options(), &path) {
+            match push(&self.ctx, destinations, &submission.options(false), &path) {
                 // Recycled meanwhile, say: another place has it.
                 Err(Error::File { .. } | Error::Content { .. }) => {}
                 other => return other.map(drop),

@@ -1,8 +1,9 @@
 //! One pass over a segment on its way into a repository.
 //!
-//! One thread reads, digests and looks through the records, another one compresses, encrypts and
-//! authenticates, a piece at a time: every byte is used while it is in the processor's cache, and what is
-//! held in memory is a few pieces and the sealed result, not the segment.
+//! A piece at a time is read, digested, compressed, encrypted, authenticated, and its records are looked
+//! through: every byte is used while it is in the processor's cache, and what is held in memory is a few
+//! pieces and the sealed result, not the segment. Who waits for one segment has two threads at it; where
+//! several are under way, one for each leaves fewer bytes to be handed from one processor to another.
 
 use std::fs::File;
 use std::io;
@@ -16,9 +17,13 @@ use crate::crypt::ContentDigest;
 use crate::pg::wal::{Findings, SegmentHeader, Source, scan_segment};
 use crate::repo::{SealedWal, WAL_PIECE};
 
-/// Buffers: one that is looked through, one on its way, one that is sealed. When a piece could be sent,
+/// Buffers for two threads: one that is looked through, one on its way, one that is sealed. When a piece could be sent,
 /// the one on the way before it was taken, so the one before that is free again.
 const BUFFERS: usize = 3;
+
+/// One thread that does everything has a piece in its processor's cache as it was read, as it is sealed, and
+/// as it was sealed.
+const PIECE: usize = WAL_PIECE / 2;
 
 /// What a pass found in a segment, by a repository's key.
 pub(super) struct Passed {
@@ -51,9 +56,18 @@ struct Arriving<'a> {
     pieces: usize,
     current: Option<Piece>,
     digest: ContentDigest,
-    /// To the thread that seals; nothing when nothing is sealed.
-    sealing: Option<SyncSender<Piece>>,
+    sealing: Sealing,
     failed: Option<io::Error>,
+}
+
+/// Who seals.
+enum Sealing {
+    /// Nobody.
+    Not,
+    /// Whoever reads.
+    Here(Box<SealedWal>),
+    /// Another thread.
+    There(SyncSender<Piece>),
 }
 
 impl Source for &mut Arriving<'_> {
@@ -83,13 +97,16 @@ impl Source for &mut Arriving<'_> {
 impl Arriving<'_> {
     fn read_piece(&mut self) -> io::Result<Piece> {
         self.current = None;
-        let place = self.pieces % BUFFERS;
+        let (place, room) = match self.sealing {
+            Sealing::There(_) => (self.pieces % BUFFERS, WAL_PIECE),
+            Sealing::Here(_) | Sealing::Not => (0, PIECE),
+        };
         let mut bytes = std::mem::take(self.buffers.get_mut(place).expect("it is one of them"));
         if Arc::get_mut(&mut bytes).is_none_or(|bytes| bytes.is_empty()) {
-            bytes = Arc::new(vec![0; WAL_PIECE]);
+            bytes = Arc::new(vec![0; room]);
         }
         let left = self.size - self.read;
-        let length = usize::try_from(left).unwrap_or(WAL_PIECE).min(WAL_PIECE);
+        let length = usize::try_from(left).unwrap_or(room).min(room);
         let space = Arc::get_mut(&mut bytes).and_then(|bytes| bytes.get_mut(..length));
         let space = space.expect("nobody else holds it");
         // A file that is shorter than it was has changed under its name: an error.
@@ -101,24 +118,28 @@ impl Arriving<'_> {
             *buffer = Arc::clone(&bytes);
         }
         let piece = Piece { bytes, length, is_last: self.read == self.size };
-        if let Some(sealing) = &self.sealing {
-            let hung_up = |_| io::Error::other("the thread that seals has ended");
-            sealing.send(piece.clone()).map_err(hung_up)?;
+        match &mut self.sealing {
+            Sealing::Not => {}
+            Sealing::Here(sealed) => sealed.add(piece.bytes(), piece.is_last),
+            Sealing::There(sender) => {
+                let hung_up = |_| io::Error::other("the thread that seals has ended");
+                sender.send(piece.clone()).map_err(hung_up)?;
+            }
         }
         Ok(piece)
     }
 }
 
 /// Reads the segment in `file`, whose header is `header` and whose name says `timeline`, and seals it
-/// into `sealing`, if there is one.
+/// into `sealing`, if there is one; beside the reading, with another thread, where that is quicker.
 pub(super) fn pass(
     (file, path): (&File, &Path),
     header: &SegmentHeader,
     timeline: u32,
     digest: ContentDigest,
     sealing: Option<SealedWal>,
+    is_alone: bool,
 ) -> Result<Passed> {
-    let (sender, receiver) = sync_channel(1);
     let mut arriving = Arriving {
         file,
         size: header.segment_bytes.into(),
@@ -127,18 +148,33 @@ pub(super) fn pass(
         pieces: 0,
         current: None,
         digest,
-        sealing: sealing.is_some().then_some(sender),
+        sealing: Sealing::Not,
         failed: None,
     };
     std::thread::scope(|scope| {
-        let sealing = sealing.map(|sealed| scope.spawn(move || seal(sealed, &receiver)));
+        let mut sealer = None;
+        match sealing {
+            None => {}
+            Some(sealed) if !is_alone => arriving.sealing = Sealing::Here(Box::new(sealed)),
+            Some(sealed) => {
+                let (sender, receiver) = sync_channel(1);
+                arriving.sealing = Sealing::There(sender);
+                sealer = Some(scope.spawn(move || seal(sealed, &receiver)));
+            }
+        }
         let findings = scan_segment(&mut arriving, header, timeline);
         // Records may end before the segment does.
         let mut rest = &mut arriving;
         while rest.advance() {}
-        let Arriving { failed, digest, sealing: sender, .. } = arriving;
-        drop(sender);
-        let sealed = sealing.map(|sealing| sealing.join().expect("sealing does not panic"));
+        let Arriving { failed, digest, sealing, .. } = arriving;
+        let sealed = match sealing {
+            Sealing::Not => None,
+            Sealing::Here(sealed) => Some(*sealed),
+            Sealing::There(sender) => {
+                drop(sender);
+                sealer.map(|sealer| sealer.join().expect("sealing does not panic"))
+            }
+        };
         if let Some(source) = failed {
             return Err(Error::File { action: "read", path: path.into(), source });
         }

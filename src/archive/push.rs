@@ -34,6 +34,8 @@ pub struct PushOptions {
     pub accept_unknown_wal: bool,
     /// Which server this is, for the record.
     pub origin: Origin,
+    /// Nothing else is stored meanwhile: more than one processor may be used.
+    pub is_alone: bool,
 }
 
 /// Under which name a file was stored, and whether it was there already.
@@ -88,7 +90,7 @@ pub fn push(
         origin: Some(options.origin.clone()),
         accept_unknown_wal: options.accept_unknown_wal,
     };
-    push_from(ctx, destinations, &from, path, name)
+    push_from(ctx, destinations, &from, path, name, options.is_alone)
 }
 
 /// As [`push`], of a file that need not lie in the data directory of the server that asks.
@@ -98,6 +100,7 @@ pub(super) fn push_from(
     from: &Provenance,
     path: &Path,
     name: WalFileName,
+    is_alone: bool,
 ) -> Result<Pushed> {
     from.require_at(destinations, path)?;
     match name {
@@ -115,7 +118,9 @@ pub(super) fn push_from(
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
             let file = File::open(path).map_err(failed("open", path))?;
             let read = FileRead::begin(&file).map_err(failed("look at", path))?;
-            Pushing { ctx, read, destinations, from, path, file, name, segment }.push()
+            let pushing =
+                Pushing { ctx, read, destinations, from, path, file, name, segment, is_alone };
+            pushing.push()
         }
     }
 }
@@ -225,6 +230,7 @@ struct Pushing<'a> {
     file: File,
     name: WalFileName,
     segment: SegmentName,
+    is_alone: bool,
 }
 
 impl Pushing<'_> {
@@ -320,7 +326,8 @@ impl Pushing<'_> {
         let begin = |object| at(destination, repository.begin_wal(self.ctx, kind, object, size));
         let sealing = object.map(begin).transpose()?;
         let timeline = self.segment.timeline().get();
-        pass((&self.file, self.path), header, timeline, repository.digest(), sealing)
+        let file = (&self.file, self.path);
+        pass(file, header, timeline, repository.digest(), sealing, self.is_alone)
     }
 
     /// The digest of a partial segment up to its last record: `digest`, where that is all of it.

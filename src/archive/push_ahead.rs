@@ -264,7 +264,8 @@ impl Shared {
 
     fn store(&self, submission: &Submission) -> Result<Pushed> {
         let path = submission.folders.wal().join(&submission.name);
-        archive(&self.ctx, &self.openings, &submission.options(), &path, true)
+        let files = self.state().under_way();
+        archive(&self.ctx, &self.openings, &submission.options(files < 2), &path, true)
     }
 
     /// Whether what was stored, so long ago, is what would be stored now, and is still there.
@@ -380,6 +381,12 @@ impl Shared {
 }
 
 impl State {
+    /// How many files are being stored.
+    fn under_way(&self) -> usize {
+        let known = self.servers.iter().flat_map(|server| server.files.values());
+        known.filter(|known| matches!(known, Known::UnderWay)).count()
+    }
+
     fn find(&mut self, id: ServerId) -> Option<&mut Server> {
         self.servers.iter_mut().find(|server| server.id == id)
     }

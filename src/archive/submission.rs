@@ -42,11 +42,12 @@ pub struct PushStatus {
 }
 
 impl Submission {
-    pub(super) fn options(&self) -> PushOptions {
+    pub(super) fn options(&self, is_alone: bool) -> PushOptions {
         PushOptions {
             data_directory: self.folders.data().to_owned(),
             accept_unknown_wal: self.accept_unknown_wal,
             origin: self.origin.clone(),
+            is_alone,
         }
     }
 }

@@ -36,7 +36,7 @@ fn push_here(run: &Invocation, settings: &Settings, args: &PushArgs) -> Result<O
         wiring::data_directory_of(&args.path, configured).ok_or_else(|| no_directory(&resolved))?;
     let accept_unknown_wal = args.accept_unknown_wal;
     let origin = wiring::origin(&data_directory);
-    let options = PushOptions { data_directory, accept_unknown_wal, origin };
+    let options = PushOptions { data_directory, accept_unknown_wal, origin, is_alone: true };
     let openings = wiring::Direct::openings(&resolved);
     let Pushed { stored, warnings, .. } =
         archive::archive(&run.ctx, &openings, &options, &args.path, false)?;

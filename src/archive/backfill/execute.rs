@@ -79,7 +79,7 @@ pub fn backfill(
                 continue;
             }
             let to = std::slice::from_ref(destination);
-            let pushed = push_from(ctx, to, &from, &directory.path_of(&file), file);
+            let pushed = push_from(ctx, to, &from, &directory.path_of(&file), file, true);
             match pushed {
                 Ok(pushed) => {
                     done.warnings.extend(pushed.warnings);

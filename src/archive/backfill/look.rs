@@ -125,6 +125,7 @@ impl Looking<'_> {
                 segment.timeline().get(),
                 destination.repository.digest(),
                 None,
+                true,
             ) {
                 Ok(passed) => {
                     there.same = Some(passed.digest == digest);
@@ -138,7 +139,7 @@ impl Looking<'_> {
             (None, None) => return Err(Error::NoRepository),
             (None, Some(first)) => {
                 let digest = first.repository.digest();
-                match pass(file, header, segment.timeline().get(), digest, None) {
+                match pass(file, header, segment.timeline().get(), digest, None, true) {
                     Ok(passed) => passed.findings,
                     Err(error) => return unusable(seen, &error),
                 }

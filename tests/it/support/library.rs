@@ -227,5 +227,10 @@ fn spawn_pusher(pusher: Pusher) -> JoinHandle<()> {
 pub fn push_options(data_directory: &Path) -> PushOptions {
     let directory = data_directory.display().to_string();
     let origin = Origin { host: "test".into(), directory };
-    PushOptions { data_directory: data_directory.into(), accept_unknown_wal: false, origin }
+    PushOptions {
+        data_directory: data_directory.into(),
+        accept_unknown_wal: false,
+        origin,
+        is_alone: true,
+    }
 }
