@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -16,6 +17,9 @@ use crate::pg::WalFileName;
 use crate::repo::{Kind, Repository, Result, WalFacts, WalPiece, WalReader};
 use crate::storage::ObjectKey;
 
+/// How much of what was fetched ahead is looked at: its first page, where what completes a record begins.
+pub(super) const BEGINNING: usize = 8192;
+
 /// How long one is asked before the next is asked beside it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -25,14 +29,29 @@ pub struct Fetched {
     /// What its first frame says.
     pub facts: WalFacts,
     /// All of it.
-    pub content: Vec<u8>,
+    pub content: Kept,
+}
+
+/// Where a content is that was fetched ahead.
+#[derive(Debug)]
+pub enum Kept {
+    /// In memory.
+    Memory(Vec<u8>),
+    /// In a file without a name, in the folder that it is for: it becomes the file that was asked for, and
+    /// nothing is copied while recovery waits. It has one owner, for recovery recycles what it has replayed.
+    File {
+        /// All of it.
+        file: File,
+        /// Its first page, and as much more as fits.
+        beginning: Vec<u8>,
+    },
 }
 
 /// What was fetched ahead of recovery.
 pub trait Ahead: Send + Sync + fmt::Debug {
-    /// The file that lies under this name in this repository, if it was fetched. One that is on its way is
-    /// waited for.
-    fn find(&self, repository: &Repository, object: &ObjectKey) -> Option<Arc<Fetched>>;
+    /// The file that lies under this name in this repository, if it was fetched; it is the caller's then.
+    /// One that is on its way is waited for.
+    fn find(&self, repository: &Repository, object: &ObjectKey) -> Option<Fetched>;
 
     /// A file was delivered from there: recovery will ask for what follows.
     fn delivered(&self, from: &Destination, name: &WalFileName);
@@ -43,7 +62,7 @@ pub(super) enum Content {
     /// Sealed.
     Sealed(Box<WalReader>),
     /// Fetched ahead.
-    Opened(Arc<Fetched>),
+    Opened(Box<Fetched>),
 }
 
 /// A file's content from its beginning, or from behind its first piece.
@@ -51,7 +70,9 @@ pub(super) enum Pieces<'a> {
     /// In order.
     Sealed(IntoIter<WalPiece<'a>>),
     /// All of it.
-    Opened(&'a [u8]),
+    Memory(&'a [u8]),
+    /// All of it is in this file; its beginning.
+    Written(&'a File, &'a [u8]),
 }
 
 impl Content {
@@ -65,7 +86,10 @@ impl Content {
     pub(super) fn pieces(&mut self) -> Result<Pieces<'_>> {
         match self {
             Self::Sealed(reader) => Ok(Pieces::Sealed(reader.pieces()?.into_iter())),
-            Self::Opened(fetched) => Ok(Pieces::Opened(&fetched.content)),
+            Self::Opened(fetched) => Ok(match &fetched.content {
+                Kept::Memory(content) => Pieces::Memory(content),
+                Kept::File { file, beginning } => Pieces::Written(file, beginning),
+            }),
         }
     }
 }
@@ -75,7 +99,7 @@ impl Pieces<'_> {
     pub(super) fn first_length(&self) -> usize {
         match self {
             Self::Sealed(pieces) => pieces.as_slice().first().map_or(0, |piece| piece.length),
-            Self::Opened(content) => content.len().min(crate::repo::WAL_READ_PIECE),
+            Self::Memory(content) | Self::Written(_, content) => content.len().min(BEGINNING),
         }
     }
 
@@ -86,7 +110,7 @@ impl Pieces<'_> {
                 let piece = pieces.next().expect("a content has at least one piece");
                 piece.open(space)
             }
-            Self::Opened(content) => {
+            Self::Memory(content) | Self::Written(_, content) => {
                 space.copy_from_slice(content.get(..space.len()).unwrap_or_default());
                 Ok(())
             }
@@ -152,7 +176,7 @@ impl<'a> Asking<'a> {
         self.waiting += 1;
         let ask = move || {
             let fetch = || match ahead.and_then(|ahead| ahead.find(&repository, &object)) {
-                Some(fetched) => Ok(Content::Opened(fetched)),
+                Some(fetched) => Ok(Content::Opened(Box::new(fetched))),
                 None => repository.open_wal(kind, &object).map(Box::new).map(Content::Sealed),
             };
             // Who has the file does not listen any more.

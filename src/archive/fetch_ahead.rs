@@ -1,21 +1,27 @@
 //! Fetching ahead: while recovery replays one segment, the ones that follow are fetched, opened and
-//! authenticated, several at once, into memory that is bounded.
+//! authenticated, several at once, into files without names, or into memory where a file system has none
+//! (`O_TMPFILE`, open(2)). When recovery asks for one, it only gets its name.
 //!
-//! Nothing is written anywhere: a crash at any moment leaves nothing that recovery could mistake for a
-//! segment. Only what was found is kept, and only until it is delivered. That a segment is not there is
-//! never remembered, and a segment of a repository is given under its own name in that repository alone.
+//! What has no name is not there after a crash, at whatever byte: nothing is left that recovery could
+//! mistake for a segment. Only what was found is kept, and only until it is asked for. That a segment is not
+//! there is never remembered, and a segment of a repository is given under its own name in that repository
+//! alone.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Destination;
-use super::asking::{Ahead, Fetched};
+use super::asking::{Ahead, BEGINNING, Fetched, Kept};
+use super::folders::ServerFolders;
+use super::temporary::Temporary;
 use crate::base::{Crew, Ctx};
 use crate::crypt::RepositoryId;
 use crate::pg::{SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
-use crate::repo::{Kind, Place, Repository};
+use crate::repo::{Kind, Place, Repository, WAL_READ_PIECE};
 use crate::storage::ObjectKey;
 
 /// For how long a segment that nobody asks for is kept.
@@ -86,9 +92,27 @@ struct Held {
 
 #[derive(Debug)]
 enum Part {
-    Wanted(Repository, ObjectKey),
+    Wanted(Wanted),
     UnderWay,
-    Ready(Arc<Fetched>),
+    Ready(Box<Fetched>),
+}
+
+#[derive(Debug, Clone)]
+struct Wanted {
+    repository: Repository,
+    object: ObjectKey,
+    /// Of the server that will ask for it.
+    folders: Arc<ServerFolders>,
+    /// How many bytes it has at most.
+    bytes: u64,
+}
+
+/// What is fetched ahead, for one request of a server whose folders these are.
+#[derive(Debug)]
+pub struct AheadOf {
+    shared: Arc<Shared>,
+    folders: Arc<ServerFolders>,
+    delivered: Mutex<Option<(Destination, WalFileName)>>,
 }
 
 impl FetchAhead {
@@ -121,7 +145,7 @@ impl FetchAhead {
             .filter(|(_, held)| is_old(held) && !matches!(held.content, Part::UnderWay))
             .map(|(name, _)| name.clone())
             .collect();
-        old.iter().for_each(|name| state.remove(name));
+        old.iter().for_each(|name| drop(state.remove(name)));
         if state.held.is_empty() {
             state.last.clear();
         }
@@ -131,6 +155,13 @@ impl FetchAhead {
     pub fn stop(&self) {
         self.shared.stop();
     }
+
+    /// What is fetched ahead, for one request of a server that has these folders.
+    #[must_use]
+    pub fn of(&self, folders: &Arc<ServerFolders>) -> AheadOf {
+        let (shared, folders) = (Arc::clone(&self.shared), Arc::clone(folders));
+        AheadOf { shared, folders, delivered: Mutex::default() }
+    }
 }
 
 impl Drop for FetchAhead {
@@ -139,8 +170,8 @@ impl Drop for FetchAhead {
     }
 }
 
-impl Ahead for FetchAhead {
-    fn find(&self, repository: &Repository, object: &ObjectKey) -> Option<Arc<Fetched>> {
+impl Ahead for AheadOf {
+    fn find(&self, repository: &Repository, object: &ObjectKey) -> Option<Fetched> {
         let name = (repository.descriptor().repository, object.to_string());
         let clock = &self.shared.ctx.clock;
         let deadline = clock.monotonic() + PATIENCE;
@@ -155,23 +186,41 @@ impl Ahead for FetchAhead {
                 }
                 // Whoever asks is quicker than a thread that is not there yet.
                 Part::Wanted(..) => {
-                    state.remove(&name);
+                    drop(state.remove(&name));
                     return None;
                 }
-                // Kept until it is delivered: the one that asks may find that it is not to be.
-                Part::Ready(fetched) => return Some(Arc::clone(fetched)),
+                Part::Ready(_) => {
+                    let Part::Ready(fetched) = state.remove(&name)? else { return None };
+                    return Some(*fetched);
+                }
             }
         }
     }
 
     fn delivered(&self, from: &Destination, name: &WalFileName) {
+        let delivered = Some((from.clone(), *name));
+        *self.delivered.lock().unwrap_or_else(PoisonError::into_inner) = delivered;
+    }
+}
+
+impl AheadOf {
+    /// Has what follows fetched, if a segment was delivered: said when recovery has it, which is not to
+    /// share its processor with those that fetch before that.
+    pub fn go_on(&self) {
+        let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((from, name)) = delivered.take() {
+            self.follow(&from, &name);
+        }
+    }
+
+    fn follow(&self, from: &Destination, name: &WalFileName) {
         let WalFileName::Segment(segment) = name else { return };
         let Ok(size) = SegmentSize::new(from.registration.wal_segment_size.into()) else { return };
         let Ok(number) = segment.number(size) else { return };
         let mut state = self.shared.state();
         let id = from.repository.descriptor().repository;
         if let Some(object) = from.place.wal(&segment.to_string()) {
-            state.remove(&(id, object.to_string()));
+            drop(state.remove(&(id, object.to_string())));
         }
         let along = (id, from.place.prefix(), segment.timeline());
         let before = state.last.insert(along, number);
@@ -195,7 +244,8 @@ impl Ahead for FetchAhead {
                 break;
             }
             state.bytes += bytes;
-            let content = Part::Wanted(from.repository.clone(), object);
+            let (repository, folders) = (from.repository.clone(), Arc::clone(&self.folders));
+            let content = Part::Wanted(Wanted { repository, object, folders, bytes });
             state.held.insert(name, Held { bytes, since: now, content });
         }
         drop(state);
@@ -213,10 +263,10 @@ fn object_of(
 }
 
 impl State {
-    fn remove(&mut self, name: &Name) {
-        if let Some(held) = self.held.remove(name) {
-            self.bytes -= held.bytes;
-        }
+    fn remove(&mut self, name: &Name) -> Option<Part> {
+        let held = self.held.remove(name)?;
+        self.bytes -= held.bytes;
+        Some(held.content)
     }
 
     /// Lets go of one that lies along another timeline, or in another repository: recovery has left that.
@@ -227,7 +277,7 @@ impl State {
             .iter()
             .find(|(name, held)| !is_along(name) && !matches!(held.content, Part::UnderWay));
         if let Some(name) = other.map(|(name, _)| name.clone()) {
-            self.remove(&name);
+            drop(self.remove(&name));
         }
     }
 
@@ -240,14 +290,14 @@ impl State {
             other == id && key > object && key.starts_with(folder) && is_wanted
         });
         let behind: Vec<Name> = behind.map(|(name, _)| name.clone()).collect();
-        behind.iter().for_each(|name| self.remove(name));
+        behind.iter().for_each(|name| drop(self.remove(name)));
     }
 
     /// The first one that is wanted: names are in the order of the WAL.
-    fn take(&mut self) -> Option<(Name, Repository, ObjectKey, u64)> {
+    fn take(&mut self) -> Option<(Name, Wanted)> {
         self.held.iter_mut().find_map(|(name, held)| {
-            let Part::Wanted(repository, object) = &held.content else { return None };
-            let taken = (name.clone(), repository.clone(), object.clone(), held.bytes);
+            let Part::Wanted(wanted) = &held.content else { return None };
+            let taken = (name.clone(), wanted.clone());
             held.content = Part::UnderWay;
             Some(taken)
         })
@@ -267,13 +317,13 @@ impl Shared {
     fn work(&self) {
         let mut state = self.state();
         while !state.is_stopping {
-            let Some((name, repository, object, bytes)) = state.take() else {
+            let Some((name, wanted)) = state.take() else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(state);
             let fetching = Fetching { shared: self, name: &name };
-            let fetch = || fetch(&repository, &object, bytes);
+            let fetch = || wanted.fetch(&self.ctx);
             // One that panicked has said so; the next one is not its concern.
             let Ok(fetched) = catch_unwind(AssertUnwindSafe(fetch)) else {
                 drop(fetching);
@@ -283,10 +333,10 @@ impl Shared {
             match &fetched {
                 // The end of what is archived, or a hole: whoever asks finds out for himself.
                 Err(error) if error.is_not_found() => self.state().forget_behind(&name),
-                Err(error) => self.ctx.note(format!("{object}, ahead of its request: {error}")),
+                Err(error) => self.ctx.note(wanted.ahead(error)),
                 Ok(_) => {}
             }
-            fetching.end(fetched.ok());
+            fetching.end(fetched.ok().flatten());
             // It takes the lock, too.
             drop(fetching);
             state = self.state();
@@ -307,7 +357,7 @@ impl Fetching<'_> {
         if let Some(fetched) = fetched
             && let Some(held) = state.held.get_mut(self.name)
         {
-            (held.content, held.since) = (Part::Ready(Arc::new(fetched)), now);
+            (held.content, held.since) = (Part::Ready(Box::new(fetched)), now);
         }
     }
 }
@@ -316,24 +366,44 @@ impl Drop for Fetching<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         if let Some(Part::UnderWay) = state.held.get(self.name).map(|held| &held.content) {
-            state.remove(self.name);
+            drop(state.remove(self.name));
         }
         drop(state);
         self.shared.changed.notify_all();
     }
 }
 
-fn fetch(
-    repository: &Repository,
-    object: &ObjectKey,
-    bytes_max: u64,
-) -> crate::repo::Result<Fetched> {
-    let mut reader = repository.open_wal(Kind::Wal, object)?;
-    let facts = reader.facts().clone();
-    if facts.size > bytes_max {
-        let why = format!("it holds {} bytes, more than this cluster's segments", facts.size);
-        return Err(crate::repo::Error::Limit(format!("{object}: {why}")));
+impl Wanted {
+    /// Nothing when it cannot be kept.
+    fn fetch(&self, ctx: &Ctx) -> crate::repo::Result<Option<Fetched>> {
+        let mut reader = self.repository.open_wal(Kind::Wal, &self.object)?;
+        let facts = reader.facts().clone();
+        if facts.size > self.bytes {
+            let why = format!("it holds {} bytes, more than this cluster's segments", facts.size);
+            return Err(crate::repo::Error::Limit(format!("{}: {why}", self.object)));
+        }
+        let Some(file) = Temporary::unnamed(self.folders.wal()) else {
+            let content = Kept::Memory(reader.content()?);
+            return Ok(Some(Fetched { facts, content }));
+        };
+        let mut space = vec![0; WAL_READ_PIECE];
+        let mut beginning = Vec::new();
+        for piece in reader.pieces()? {
+            let (offset, length) = (piece.offset, piece.length);
+            piece.open(&mut space)?;
+            let content = space.get(..length).unwrap_or_default();
+            if offset == 0 {
+                beginning = content.iter().take(BEGINNING).copied().collect();
+            }
+            if let Err(error) = file.write_all_at(content, offset) {
+                ctx.note(self.ahead(error));
+                return Ok(None);
+            }
+        }
+        Ok(Some(Fetched { facts, content: Kept::File { file, beginning } }))
     }
-    let content = reader.content()?;
-    Ok(Fetched { facts, content })
+
+    fn ahead(&self, error: impl fmt::Display) -> String {
+        format!("{}, ahead of its request: {error}", self.object)
+    }
 }

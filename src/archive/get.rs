@@ -5,10 +5,10 @@
 //! plan did not count on it. Every other answer is an error.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Seek as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::Destination;
 use super::absence::{needed_segment, prove_absence};
@@ -50,6 +50,9 @@ pub enum Target<'a> {
         file: &'a File,
         /// The folder that it is in.
         folder: &'a Path,
+        /// Takes a file that is to get the name instead of that one: another one without a name, of the
+        /// same owner and in the same file system.
+        instead: &'a OnceLock<File>,
     },
 }
 
@@ -253,27 +256,39 @@ impl Fetching<'_> {
                     check_locations(self.ctx, directory, &delivered, &first)?;
                 }
                 let temporary = Temporary::create(path)?;
-                self.write(&first, pieces, (temporary.file(), temporary.path()))?;
+                self.write(&first, pieces, (temporary.file(), temporary.path()), None)?;
                 temporary.name()?;
             }
-            Target::Open { file, folder } => self.write(&first, pieces, (file, folder))?,
+            Target::Open { file, folder, instead } => {
+                self.write(&first, pieces, (file, folder), Some(instead))?;
+            }
         }
         Ok(Some(delivered))
     }
 
     /// Two threads open pieces and write them: of one file one write goes on at a time, and meanwhile
     /// the other thread opens its piece.
-    fn write(&self, first: &[u8], pieces: Pieces<'_>, (file, path): (&File, &Path)) -> Result<()> {
-        file.write_all_at(first, 0).map_err(failed("write", path))?;
+    fn write(
+        &self,
+        first: &[u8],
+        pieces: Pieces<'_>,
+        (file, path): (&File, &Path),
+        instead: Option<&OnceLock<File>>,
+    ) -> Result<()> {
         let pieces = match pieces {
-            // Nothing is left to be opened.
-            Pieces::Opened(content) => {
-                let rest = content.get(first.len()..).unwrap_or_default();
-                return file.write_all_at(rest, first.len() as u64).map_err(failed("write", path));
+            Pieces::Written(written, _) => {
+                return hand_over(written, file, instead).map_err(failed("write", path));
             }
-            Pieces::Sealed(pieces) if pieces.len() == 0 => return Ok(()),
+            // Nothing is left to be opened.
+            Pieces::Memory(content) => {
+                return file.write_all_at(content, 0).map_err(failed("write", path));
+            }
             Pieces::Sealed(pieces) => Mutex::new(pieces),
         };
+        file.write_all_at(first, 0).map_err(failed("write", path))?;
+        if pieces.lock().expect("nobody has it yet").len() == 0 {
+            return Ok(());
+        }
         let next = || pieces.lock().expect("no holder of this lock panics").next();
         let work = || {
             let mut space = vec![0; WAL_READ_PIECE];
@@ -451,6 +466,26 @@ fn check_goes_on(
         return hole("a repository that may have it cannot be asked".into());
     }
     Ok(())
+}
+
+/// Gives away a file that was written ahead, instead of `file`; copies it where it cannot take that one's
+/// place.
+fn hand_over(written: &File, file: &File, instead: Option<&OnceLock<File>>) -> io::Result<()> {
+    let of = |file: &File| {
+        let metadata = file.metadata()?;
+        let owner = (metadata.uid(), metadata.gid(), metadata.mode());
+        // One that has a name is somebody's already.
+        Ok::<_, io::Error>((metadata.dev(), owner, metadata.nlink()))
+    };
+    if let Some(instead) = instead
+        && of(file)? == of(written)?
+        && instead.set(written.try_clone()?).is_ok()
+    {
+        return Ok(());
+    }
+    let (mut from, mut to) = (written, file);
+    from.rewind()?;
+    io::copy(&mut from, &mut to).map(drop)
 }
 
 fn segment_size(from: &Destination, header: &SegmentHeader) -> Result<SegmentSize> {

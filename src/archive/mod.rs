@@ -27,11 +27,11 @@ mod submit;
 mod tablespaces;
 mod temporary;
 
-pub use asking::{Ahead, Fetched};
+pub use asking::{Ahead, Fetched, Kept};
 pub use catch_up::{CatchUp, Lagging};
 pub use continuity::continuity;
 pub use error::{Error, Result};
-pub use fetch_ahead::{FetchAhead, FetchLimits, FetchStatus};
+pub use fetch_ahead::{AheadOf, FetchAhead, FetchLimits, FetchStatus};
 pub use folders::{FoldersId, ServerFolders};
 pub use get::{Delivered, GetOptions, Got, Target, check_locations, get};
 pub use identity::{FileIdentity, FileRead};

@@ -31,12 +31,22 @@ impl Temporary {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        if let Ok(file) = open(folder, flags, Mode::RUSR | Mode::WUSR) {
-            let destination = destination.to_owned();
-            return Ok(Self { destination, file: file.into(), path: None });
+        match Self::unnamed(folder) {
+            Some(file) => Ok(Self { destination: destination.to_owned(), file, path: None }),
+            None => Self::named(destination),
         }
-        Self::named(destination)
+    }
+
+    /// A file without a name in this folder, where its file system allows that.
+    pub(super) fn unnamed(folder: &Path) -> Option<File> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        open(folder, flags, Mode::RUSR | Mode::WUSR).ok().map(File::from)
+    }
+
+    /// Another file without a name in its place, written by somebody else.
+    pub fn replace(&mut self, file: File) {
+        // Its own name, where it has one, goes with it.
+        *self = Self { destination: self.destination.clone(), file, path: None };
     }
 
     /// One name for a destination: what a killed call left there is removed, not overwritten, for a daemon

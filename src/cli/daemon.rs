@@ -66,7 +66,8 @@ pub fn drain(run: &Invocation, args: &DrainArgs) -> Result<Exit, Failure> {
     let begun = clock.monotonic();
     let mut quiet_since = None;
     loop {
-        let status = match daemon::ask(&socket, &request(run, Ask::Status), &[]) {
+        let status = match daemon::ask(&socket, &request(run, Ask::Status), &[]).map(|it| it.answer)
+        {
             Ok(Answer::Status(status)) => status,
             Ok(_) => return Err(Failure::failed("the daemon did not tell what is pending")),
             Err(away) if args.json => {

@@ -15,7 +15,7 @@ use super::fate::Outcome;
 use super::invocation::Invocation;
 use crate::archive::{self, Delivered, Temporary};
 use crate::config::{ClusterSettings, Fallback, Settings};
-use crate::daemon::{self, Answer, Ask, Away, GetAsk, PROTOCOL, PushAsk, Request, Told};
+use crate::daemon::{self, Answer, Answered, Ask, Away, GetAsk, PROTOCOL, PushAsk, Request, Told};
 use crate::pgconn::ConnectOptions;
 use crate::wiring;
 
@@ -137,7 +137,8 @@ impl Way {
             accept_unknown_wal: args.accept_unknown_wal,
         });
         let request = self.request(run, ask)?;
-        match daemon::ask(&self.socket, &request, &[data.as_fd(), folder.as_fd()]) {
+        let files = [data.as_fd(), folder.as_fd()];
+        match daemon::ask(&self.socket, &request, &files).map(|answered| answered.answer) {
             Ok(Answer::Pushed { warnings }) => {
                 warnings.into_iter().for_each(|warning| run.ctx.warn(warning));
                 Ok(Ok(Outcome::Done))
@@ -157,7 +158,7 @@ impl Way {
             Ok(files) => files,
             Err(error) => return Ok(Err(self.cannot(&error.to_string()))),
         };
-        let temporary = match Temporary::create(&args.path) {
+        let mut temporary = match Temporary::create(&args.path) {
             Ok(temporary) => temporary,
             // The answer may be that there is no file.
             Err(error) => return Ok(Err(self.cannot(&error.to_string()))),
@@ -172,8 +173,14 @@ impl Way {
         });
         let files = [data.as_fd(), folder.as_fd(), temporary.file().as_fd()];
         let request = self.request(run, ask)?;
-        match daemon::ask(&self.socket, &request, &files) {
-            Ok(Answer::Delivered { delivered, warnings }) => {
+        let Answered { answer, file, connection } =
+            match daemon::ask(&self.socket, &request, &files) {
+                Ok(answered) => answered,
+                Err(away) => return Ok(Err(away)),
+            };
+        let done = match answer {
+            Answer::Delivered { delivered, warnings } => {
+                file.map(File::from).into_iter().for_each(|file| temporary.replace(file));
                 warnings.into_iter().for_each(|warning| run.ctx.warn(warning));
                 match accept(run, &directory, temporary, &delivered) {
                     Ok(()) => Ok(Ok(Outcome::Done)),
@@ -181,14 +188,15 @@ impl Way {
                     Err(error) => Ok(Err(self.cannot(&error.to_string()))),
                 }
             }
-            Ok(Answer::Absent) => Ok(Ok(Outcome::ProvenAbsent)),
-            Ok(Answer::Failed(told)) => {
+            Answer::Absent => Ok(Ok(Outcome::ProvenAbsent)),
+            Answer::Failed(told) => {
                 let is_final = told.is_final;
                 Err(Doubt { failure: failure(told), is_final })
             }
-            Ok(_) => Ok(Err(self.cannot("its answer is no answer to a fetch"))),
-            Err(away) => Ok(Err(away)),
-        }
+            _ => Ok(Err(self.cannot("its answer is no answer to a fetch"))),
+        };
+        drop(connection);
+        done
     }
 
     /// The data directory around a file, and it and the file's folder, open.

@@ -3,7 +3,7 @@
 //! Needs no runtime, no store and no secret. Believes only a daemon of its own account, or root's.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
-use super::protocol::{Answer, Request, SILENCE_MAX, receive_answer, send_request};
+use super::protocol::{Answer, Request, SILENCE_MAX, receive, send};
 
 /// How long to wait for being accepted into the queue.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,11 +55,22 @@ impl Away {
     }
 }
 
+/// A final answer.
+#[derive(Debug)]
+pub struct Answered {
+    /// What it says.
+    pub answer: Answer,
+    /// The file that came with it.
+    pub file: Option<OwnedFd>,
+    /// The daemon waits for its end before it fetches what follows.
+    pub connection: UnixStream,
+}
+
 /// Asks, and waits for the final answer, as long as the daemon says that it is at it.
 ///
 /// # Errors
 /// [`Away`].
-pub fn ask(socket: &Path, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Answer, Away> {
+pub fn ask(socket: &Path, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Answered, Away> {
     let path = || socket.display().to_string();
     let not_there = |source| Away::NotThere { path: path(), source };
     let stream = connect(socket).map_err(not_there)?;
@@ -67,12 +78,15 @@ pub fn ask(socket: &Path, request: &Request, files: &[BorrowedFd<'_>]) -> Result
     let lost = |source| Away::Lost { path: path(), source };
     stream.set_read_timeout(Some(SILENCE_MAX)).map_err(lost)?;
     stream.set_write_timeout(Some(SILENCE_MAX)).map_err(lost)?;
-    send_request(&stream, request, files).map_err(lost)?;
+    send(&stream, request, files).map_err(lost)?;
     loop {
-        match receive_answer(&stream).map_err(lost)? {
-            Answer::Working => {}
-            Answer::Unable { why } => return Err(Away::Unable { path: path(), why }),
-            answer => return Ok(answer),
+        match receive(&stream).map_err(lost)? {
+            (Answer::Working, _) => {}
+            (Answer::Unable { why }, _) => return Err(Away::Unable { path: path(), why }),
+            (answer, files) => {
+                let file = files.into_iter().next();
+                return Ok(Answered { answer, file, connection: stream });
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::protocol::{ClusterStatus, Lag};
 use crate::archive::{
-    Ahead, CatchUp, FetchAhead, FetchLimits, Openings, PushAhead, PushLimits, ServerFolders,
+    CatchUp, FetchAhead, FetchLimits, Openings, PushAhead, PushLimits, ServerFolders,
     read_control_file, ready, status_line,
 };
 use crate::base::Ctx;
@@ -38,7 +38,7 @@ pub struct Cluster {
 pub(super) struct Served {
     pub(super) cluster: Cluster,
     pub(super) push: Arc<PushAhead>,
-    pub(super) fetch: Arc<FetchAhead>,
+    pub(super) fetch: FetchAhead,
     pub(super) catch_up: CatchUp,
     /// What was missing in the repositories when it was looked at last.
     pub(super) holes: Mutex<BTreeSet<String>>,
@@ -71,16 +71,12 @@ impl Served {
     pub(super) fn begin(ctx: &Ctx, cluster: Cluster) -> Self {
         let push = PushAhead::begin(ctx, Arc::clone(&cluster.openings), cluster.push);
         let push = Arc::new(push);
-        let fetch = Arc::new(FetchAhead::begin(ctx, cluster.fetch));
+        let fetch = FetchAhead::begin(ctx, cluster.fetch);
         let configured = cluster.data_directory.as_deref();
         let system = configured.and_then(|data| read_control_file(data).ok());
         let system = system.map(|control| control.system_identifier);
         let catch_up = CatchUp::begin(ctx, &cluster.openings, &push, system);
         Self { cluster, push, fetch, catch_up, holes: Mutex::default() }
-    }
-
-    pub(super) fn ahead(&self) -> Arc<dyn Ahead> {
-        Arc::clone(&self.fetch) as Arc<dyn Ahead>
     }
 
     /// Whether this is its configured data directory, by what an open folder shows.

@@ -12,7 +12,7 @@ mod socket;
 mod supervisor;
 mod watch;
 
-pub use client::{Away, ask};
+pub use client::{Answered, Away, ask};
 pub use cluster::Cluster;
 pub use error::{Error, Result};
 pub use protocol::{

@@ -1,8 +1,8 @@
 //! What client and daemon say to each other over the socket: one request with open files, then answers
 //! until one is final.
 //!
-//! Each message is its length, four bytes little-endian, and JSON. Open files come with the first byte of
-//! the request (`SCM_RIGHTS`). A request that the daemon does not understand is answered with
+//! Each message is its length, four bytes little-endian, and JSON. Open files come with its first byte
+//! (`SCM_RIGHTS`). A request that the daemon does not understand is answered with
 //! [`Answer::Unable`], so that a newer client can do without it.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -16,6 +16,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{Delivered, Lagging};
@@ -28,7 +29,7 @@ pub const PROTOCOL: u32 = 1;
 /// No message is longer.
 const MESSAGE_MAX: usize = 1 << 20;
 
-/// No request brings more open files.
+/// No message brings more open files.
 const FILES_MAX: usize = 3;
 
 /// How often the daemon says that it is still at it.
@@ -106,7 +107,8 @@ pub enum Answer {
         /// What the operator should know.
         warnings: Vec<String>,
     },
-    /// The file is in the open file, whole and authentic.
+    /// The file is in the open file, whole and authentic; or in the one that comes with the answer, which
+    /// has no name yet and is to get it instead.
     Delivered {
         /// What is known of it.
         delivered: Box<Delivered>,
@@ -218,31 +220,31 @@ impl Status {
     }
 }
 
-/// Sends a request with its open files.
+/// Sends a request, or an answer, with its open files.
 ///
 /// # Errors
 /// As the system's.
-pub fn send_request(
+pub fn send(
     stream: &UnixStream,
-    request: &Request,
+    message: &impl Serialize,
     files: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let message = encoded(request)?;
+    let message = encoded(message)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
-        return Err(io::Error::other("too many open files for one request"));
+        return Err(io::Error::other("too many open files for one message"));
     }
     let sent = sendmsg(stream, &[IoSlice::new(&message)], &mut ancillary, SendFlags::NOSIGNAL)?;
     let mut stream = stream;
     stream.write_all(message.get(sent..).unwrap_or_default())
 }
 
-/// Receives a request with its open files.
+/// Receives a request, or an answer, with its open files.
 ///
 /// # Errors
-/// As the system's; for what is no request.
-pub fn receive_request(stream: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>)> {
+/// As the system's; for what is no such message.
+pub fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<(T, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut length = [0; 4];
@@ -263,26 +265,6 @@ pub fn receive_request(stream: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>
     Ok((receive_rest(stream, length)?, files))
 }
 
-/// Sends an answer.
-///
-/// # Errors
-/// As the system's.
-pub fn send_answer(stream: &UnixStream, answer: &Answer) -> io::Result<()> {
-    let mut stream = stream;
-    stream.write_all(&encoded(answer)?)
-}
-
-/// Receives an answer.
-///
-/// # Errors
-/// As the system's; for what is no answer.
-pub fn receive_answer(stream: &UnixStream) -> io::Result<Answer> {
-    let mut length = [0; 4];
-    let mut reader = stream;
-    reader.read_exact(&mut length)?;
-    receive_rest(stream, length)
-}
-
 fn encoded(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;
@@ -291,10 +273,7 @@ fn encoded(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn receive_rest<T: serde::de::DeserializeOwned>(
-    mut stream: &UnixStream,
-    length: [u8; 4],
-) -> io::Result<T> {
+fn receive_rest<T: DeserializeOwned>(mut stream: &UnixStream, length: [u8; 4]) -> io::Result<T> {
     let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
     if length > MESSAGE_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is too long"));
@@ -330,18 +309,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         durable::replace_unsynced(&dir.path().join("file"), b"content", 0o600).unwrap();
         let folder = File::open(dir.path()).unwrap();
-        send_request(&client, &push(), &[folder.as_fd(), folder.as_fd()]).unwrap();
-        let (request, files) = receive_request(&daemon).unwrap();
+        send(&client, &push(), &[folder.as_fd(), folder.as_fd()]).unwrap();
+        let (request, files) = receive::<Request>(&daemon).unwrap();
         assert_eq!(request, push());
         assert_eq!(files.len(), 2);
         let through = format!("/proc/self/fd/{}/file", std::os::fd::AsRawFd::as_raw_fd(&files[1]));
         assert_eq!(std::fs::read(through).unwrap(), b"content");
         for answer in [Answer::Working, Answer::Pushed { warnings: vec!["look".into()] }] {
-            send_answer(&daemon, &answer).unwrap();
-            assert_eq!(receive_answer(&client).unwrap(), answer);
+            send(&daemon, &answer, &[folder.as_fd()]).unwrap();
+            let (received, files) = receive::<Answer>(&client).unwrap();
+            assert_eq!((received, files.len()), (answer, 1));
         }
         drop(daemon);
-        assert!(receive_answer(&client).is_err());
+        assert!(receive::<Answer>(&client).is_err());
     }
 
     #[test]
@@ -350,7 +330,7 @@ mod tests {
             let (mut client, daemon) = UnixStream::pair().unwrap();
             client.write_all(bytes).unwrap();
             drop(client);
-            assert!(receive_request(&daemon).is_err(), "{bytes:?}");
+            assert!(receive::<Request>(&daemon).is_err(), "{bytes:?}");
         }
     }
 }

@@ -2,21 +2,20 @@
 //! there.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::client::require_own;
 use super::cluster::{Cluster, Served};
 use super::protocol::{
-    Answer, Ask, GetAsk, PROTOCOL, PushAsk, Request, Status, Told, WORKING_EVERY, receive_request,
-    send_answer,
+    Answer, Ask, GetAsk, PROTOCOL, PushAsk, Request, Status, Told, WORKING_EVERY, receive, send,
 };
-use crate::archive::{self, Recovered, ServerFolders, Submission, Target, Wanted};
+use crate::archive::{self, Ahead, AheadOf, Recovered, ServerFolders, Submission, Target, Wanted};
 use crate::base::{Ctx, detached};
 
 /// How many connections are served at a time; the others wait to be accepted.
@@ -27,6 +26,9 @@ const REQUESTS_MAX: usize = 256;
 
 /// How long a client may take to say what it wants, or to take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client that has its answer may take to hang up.
+const HANG_UP_LIMIT: Duration = Duration::from_millis(200);
 
 /// Answers requests.
 #[derive(Debug)]
@@ -184,7 +186,7 @@ impl Connection {
         if limits.iter().any(Result::is_err) {
             return;
         }
-        let (request, files) = match receive_request(stream) {
+        let (request, files) = match receive::<Request>(stream) {
             Ok(received) => received,
             // Whoever looks whether somebody listens says nothing.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
@@ -205,7 +207,22 @@ impl Connection {
 
     /// One that went away gets no answer.
     fn answer(&self, answer: &Answer) {
-        send_answer(&self.stream, answer).ok();
+        send(&self.stream, answer, &[]).ok();
+    }
+
+    /// As [`Connection::answer`]; what follows is fetched when the client has hung up, which it does when
+    /// its file has its name.
+    fn reply(&self, reply: &Reply) {
+        let files = reply.written.as_ref().map(File::as_fd);
+        let sent = send(&self.stream, &reply.answer, files.as_slice());
+        if let Some(ahead) = &reply.ahead {
+            if sent.is_ok() && self.stream.set_read_timeout(Some(HANG_UP_LIMIT)).is_ok() {
+                let mut stream = &self.stream;
+                // It says nothing more: an end, or the limit.
+                stream.read_exact(&mut [0]).ok();
+            }
+            ahead.go_on();
+        }
     }
 
     /// Has the work done in a thread of its own, and tells the client now and then that it goes on.
@@ -238,7 +255,7 @@ impl Connection {
         }
         loop {
             match answers.recv_timeout(WORKING_EVERY) {
-                Ok(answer) => return self.answer(&answer),
+                Ok(reply) => return self.reply(&reply),
                 Err(RecvTimeoutError::Disconnected) => {
                     let why = "an internal error; its log tells more".into();
                     return self.answer(&Answer::Unable { why });
@@ -247,13 +264,27 @@ impl Connection {
                     return self.answer(&Answer::Unable { why: "it has stopped".into() });
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if send_answer(&self.stream, &Answer::Working).is_err() {
+                    if send(&self.stream, &Answer::Working, &[]).is_err() {
                         // Whoever asked is gone. What is stored stays; a wait ends.
                         return cancel.cancel();
                     }
                 }
             }
         }
+    }
+}
+
+/// An answer with what belongs to it.
+struct Reply {
+    answer: Answer,
+    /// The file that comes with it.
+    written: Option<File>,
+    ahead: Option<Arc<AheadOf>>,
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self { answer, written: None, ahead: None }
     }
 }
 
@@ -274,32 +305,32 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn answer(&self, request: Request, files: Vec<OwnedFd>) -> Answer {
+    fn answer(&self, request: Request, files: Vec<OwnedFd>) -> Reply {
+        self.try_answer(request, files).unwrap_or_else(|why| Answer::Unable { why }.into())
+    }
+
+    /// Why it is not able to, else.
+    fn try_answer(&self, request: Request, files: Vec<OwnedFd>) -> Result<Reply, String> {
         let mut files = files.into_iter();
         let (Some(data), Some(wal)) = (files.next(), files.next()) else {
-            return Answer::Unable { why: "the request came without its folders".into() };
+            return Err("the request came without its folders".into());
         };
-        let folders = match ServerFolders::new(data, wal) {
-            Ok(folders) => Arc::new(folders),
-            Err(error) => return Answer::Unable { why: format!("its folders: {error}") },
-        };
-        let served = match self.cluster(request.cluster.as_deref(), folders.data()) {
-            Ok(served) => served,
-            Err(why) => return Answer::Unable { why },
-        };
+        let folders = ServerFolders::new(data, wal).map_err(|error| format!("folders: {error}"))?;
+        let folders = Arc::new(folders);
+        let served = self.cluster(request.cluster.as_deref(), folders.data())?;
         let own = &served.cluster.repositories;
         if request.repositories.as_ref().is_some_and(|meant| meant != own) {
             let why = "its repositories are not those of this configuration: it was not told to read it \
                        again (SIGHUP), or serves another one";
-            return Answer::Unable { why: why.into() };
+            return Err(why.into());
         }
         match request.ask {
-            Ask::Push(ask) => self.push(served, folders, ask),
+            Ask::Push(ask) => Ok(self.push(served, folders, ask).into()),
             Ask::Get(ask) => match files.next() {
                 Some(file) => self.get(served, &folders, ask, &File::from(file)),
-                None => Answer::Unable { why: "the request came without its file".into() },
+                None => Err("the request came without its file".into()),
             },
-            Ask::Status => Answer::Unable { why: "it was asked for its status twice".into() },
+            Ask::Status => Err("it was asked for its status twice".into()),
         }
     }
 
@@ -351,12 +382,12 @@ impl Work<'_> {
         folders: &Arc<ServerFolders>,
         ask: GetAsk,
         file: &File,
-    ) -> Answer {
+    ) -> Result<Reply, String> {
         let repositories = served.cluster.openings.repositories();
         if let Some(only) = &ask.only
             && !repositories.iter().any(|each| each.name == *only)
         {
-            return Answer::Unable { why: format!("it knows no repository {only}") };
+            return Err(format!("it knows no repository {only}"));
         }
         let shown = Shown { folders: Arc::clone(folders), data: &ask.data_directory };
         let wanted = Wanted {
@@ -367,16 +398,20 @@ impl Work<'_> {
             data_directory: Some(folders.data().to_owned()),
             wait: served.cluster.wait,
         };
-        let target = Target::Open { file, folder: folders.wal() };
-        let ahead = served.ahead();
+        let instead = OnceLock::new();
+        let target = Target::Open { file, folder: folders.wal(), instead: &instead };
+        let ahead = Arc::new(served.fetch.of(folders));
+        let used: Arc<dyn Ahead> = Arc::clone(&ahead) as Arc<dyn Ahead>;
         let openings = &served.cluster.openings;
-        match archive::recover(&self.ctx, openings, &wanted, target, Some(&ahead)) {
+        let answer = match archive::recover(&self.ctx, openings, &wanted, target, Some(&used)) {
             Ok(Recovered::Delivered(delivered)) => {
                 Answer::Delivered { delivered, warnings: Vec::new() }
             }
             Ok(Recovered::Absent) => Answer::Absent,
             Err(error) => self.failed(error, &shown, &ask.path),
-        }
+        };
+        let ahead = matches!(answer, Answer::Delivered { .. }).then_some(ahead);
+        Ok(Reply { answer, written: instead.into_inner(), ahead })
     }
 }
 
