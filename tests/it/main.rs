@@ -22,6 +22,7 @@ mod crash;
 mod daemon_chaos;
 mod daemon_faults;
 mod daemon_foundation;
+mod daemon_histories;
 mod daemon_live;
 mod failover_live;
 mod format;
