@@ -24,6 +24,7 @@ mod daemon_faults;
 mod daemon_foundation;
 mod daemon_histories;
 mod daemon_live;
+mod daemon_memory;
 mod failover_live;
 mod format;
 mod live_harness;
