@@ -20,6 +20,7 @@ mod config_live;
 mod copy_live;
 mod crash;
 mod daemon_chaos;
+mod daemon_drain;
 mod daemon_faults;
 mod daemon_foundation;
 mod daemon_histories;
