@@ -26,6 +26,7 @@ mod daemon_foundation;
 mod daemon_histories;
 mod daemon_live;
 mod daemon_memory;
+mod daemon_sidecar;
 mod failover_live;
 mod format;
 mod live_harness;
