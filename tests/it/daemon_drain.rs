@@ -1,19 +1,21 @@
 //! `pgkeep drain` as a pre-stop hook: beside a server that is being stopped while its archive lags.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::time::Duration;
 
-use crate::standby_live::ready;
+use crate::daemon_live::Served;
+use crate::standby_live::{find, ready};
 use crate::support::run::{DEADLINE, Running, run, start, wait_until};
 use crate::support::site::started;
 use crate::support::{
     BucketSite, Cipher, Fault, ScratchDir, Server, TestCluster, TestDaemon, TestS3,
 };
 
-/// `pg_ctl stop -m fast`, under way.
-fn stopping(cluster: &TestCluster) -> Running {
+/// `pg_ctl stop`, under way.
+fn stopping(cluster: &TestCluster, how: &str) -> Running {
     let mut command = cluster.command(cluster.server().program("pg_ctl"));
-    command.args(["stop", "-m", "fast", "-t", "110", "-D"]).arg(cluster.data_dir());
+    command.args(["stop", "-m", how, "-t", "110", "-D"]).arg(cluster.data_dir());
     start(&mut command)
 }
 
@@ -25,6 +27,36 @@ fn last_segment(cluster: &TestCluster) -> String {
     let checkpoint = line.split_whitespace().last().unwrap();
     let number = u64::from_str_radix(&checkpoint[8..], 16).unwrap();
     format!("{}{:016X}", &checkpoint[..8], number - 1)
+}
+
+/// Nothing is ready for a while, and the server has not ended: what its last session writes is still to come.
+#[test]
+fn drain_waits_as_long_as_a_session_keeps_the_server_from_its_end() {
+    let Some(server) = Server::main() else { return };
+    let Served { cluster, config, repo, daemon } = Served::new(&server, "fallback = \"fail\"");
+    cluster.psql("create table t (n int)");
+    config.run(["backup"]).assert_ok();
+    cluster.archive_now();
+    wait_until(DEADLINE, || ready(&cluster).is_empty(), || daemon.log());
+    // Longer than drain looks before it believes that nothing comes.
+    let mut session = cluster.command("psql");
+    session.args(["-XAtq", "-d", &cluster.conninfo(), "-c", "select pg_sleep(6)"]);
+    let session = start(session.args(["-c", "insert into t values (1)"]));
+    cluster.wait_until("exists (select from pg_stat_activity where wait_event = 'PgSleep')");
+    let stop = stopping(&cluster, "smart");
+    let lock = cluster.data_dir().join("postmaster.pid");
+    let is_stopping = || fs::read_to_string(&lock).is_ok_and(|text| text.contains("stopping"));
+    wait_until(DEADLINE, is_stopping, || cluster.log());
+    assert_eq!(ready(&cluster), Vec::<String>::new());
+    config.run(["drain", "--timeout", "100s"]).assert_ok().assert_says("nothing is pending");
+    assert!(!cluster.is_running(), "{}", cluster.log());
+    session.wait().assert_ok();
+    stop.wait().assert_ok();
+    assert_eq!(ready(&cluster), Vec::<String>::new());
+    let last = last_segment(&cluster);
+    assert!(find(&repo, &last).is_some(), "{last}");
+    cluster.start();
+    assert_eq!(cluster.psql("select n from t"), "1");
 }
 
 #[test]
@@ -49,7 +81,7 @@ fn drain_waits_for_a_server_that_shuts_down_and_for_its_last_segment() {
     let before: BTreeSet<String> = ready(&cluster).into_iter().collect();
     cluster.psql("insert into t values (2)");
     cluster.set_archive_command(&config.archive_command());
-    let stop = stopping(&cluster);
+    let stop = stopping(&cluster, "fast");
     assert!(ready(&cluster).len() > 8, "{:?}", ready(&cluster));
     drain("100s").assert_ok().assert_says("nothing is pending");
     assert_eq!(ready(&cluster), Vec::<String>::new());
@@ -72,7 +104,7 @@ fn drain_waits_for_a_server_that_shuts_down_and_for_its_last_segment() {
     s3.fault(Fault::SLOW_DOWN).always();
     cluster.psql("insert into t values (3)");
     let name = cluster.switch_wal();
-    let stop = stopping(&cluster);
+    let stop = stopping(&cluster, "fast");
     drain("3s").assert_code(1).assert_says("still pending when the time was over");
     stop.wait().assert_ok();
     let last = last_segment(&cluster);
