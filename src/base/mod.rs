@@ -14,6 +14,7 @@ pub mod entropy;
 pub mod event;
 pub mod hex;
 pub mod host;
+pub mod large_blocks;
 pub mod secret;
 pub mod side_by_side;
 

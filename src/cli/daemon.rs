@@ -10,7 +10,7 @@ use super::exit::Exit;
 use super::invocation::Invocation;
 use super::output::{print, print_json};
 use super::via_daemon::{request, told};
-use crate::base::Ctx;
+use crate::base::{Ctx, large_blocks};
 use crate::config::Settings;
 use crate::daemon::{self, Answer, Ask, Cluster, Options};
 use crate::wiring;
@@ -24,6 +24,7 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to stop.
 pub fn daemon(run: &Invocation, args: &DaemonArgs) -> Result<Exit, Failure> {
+    large_blocks::give_back();
     let settings = run.settings()?;
     let configured = settings.daemon();
     let config = run.global.config.clone();

@@ -116,3 +116,138 @@ fn look_for_holes(ctx: &Ctx, served: &Served) {
     }
     *holes = found;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::archive::{
+        Asked, Destination, FetchLimits, Openings, PushLimits, RepositoryUse, Unopened,
+    };
+    use crate::base::{Event, ManualClock, Observer, Timestamp};
+    use crate::crypt::Unlock;
+    use crate::daemon::Told;
+    use crate::daemon::cluster::Cluster;
+    use crate::repo::{CipherChoice, InitOptions, Place, Registration, Repository};
+    use crate::storage::{MemoryStore, ObjectStore as _};
+
+    /// What is said.
+    #[derive(Debug, Default)]
+    struct Said(Mutex<Vec<String>>);
+
+    impl Said {
+        fn warnings(&self) -> Vec<String> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    impl Observer for Said {
+        fn event(&self, event: Event) {
+            if let Event::Warning(text) = event {
+                self.0.lock().unwrap().push(text);
+            }
+        }
+    }
+
+    #[derive(Debug)]
+    struct InMemory {
+        uses: [RepositoryUse; 1],
+        repository: Repository,
+        place: Place,
+        registration: Registration,
+    }
+
+    impl Openings for InMemory {
+        fn repositories(&self) -> &[RepositoryUse] {
+            &self.uses
+        }
+
+        fn open(&self, _ctx: &Ctx, _at: usize, _asked: &Asked) -> Result<Destination, Unopened> {
+            let (place, registration) = (self.place.clone(), self.registration.clone());
+            let (name, repository) = ("memory".to_owned(), self.repository.clone());
+            Ok(Destination { name, repository, place, registration })
+        }
+
+        fn has_kept(&self) -> bool {
+            false
+        }
+
+        fn forget(&self) {}
+    }
+
+    fn in_memory(ctx: &Ctx, store: &MemoryStore) -> InMemory {
+        let options =
+            InitOptions { cipher: CipherChoice::None, unlock: &Unlock::Clear, label: "", cost: 0 };
+        let repository = Repository::init(ctx, Arc::new(store.clone()), &options).unwrap();
+        let registration = Registration {
+            cluster: "main".into(),
+            system: 7,
+            epoch: 1,
+            created: ctx.clock.now(),
+            major: 15,
+            block_size: 8192,
+            wal_block_size: 8192,
+            wal_segment_size: 16 << 20,
+            relation_segment_blocks: 131_072,
+        };
+        let place = Place::new("main", 7, 1).unwrap();
+        let uses = [RepositoryUse { name: "memory".into(), is_required: true, is_local: false }];
+        InMemory { uses, repository, place, registration }
+    }
+
+    fn served(openings: InMemory) -> Cluster {
+        Cluster {
+            name: "main".into(),
+            data_directory: None,
+            openings: Arc::new(openings),
+            push: PushLimits { jobs: 1, bytes: 0, window: 0 },
+            fetch: FetchLimits { jobs: 0, bytes: 0 },
+            wait: Duration::ZERO,
+            repositories: Vec::new(),
+            rpo: Duration::from_secs(300),
+        }
+    }
+
+    /// A hole is told when it is there at two looks, five minutes apart, and again as long as it is.
+    #[test]
+    fn f020_a_hole_that_stays_is_told_every_five_minutes() {
+        let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let said = Arc::new(Said::default());
+        let fixed = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        let ctx = Ctx { clock: clock.clone(), observer: said.clone(), ..fixed };
+        let store = MemoryStore::new();
+        let openings = in_memory(&ctx, &store);
+        let place = openings.place.clone();
+        let segment = |number: u32| place.wal(&format!("0000000100000000{number:08X}")).unwrap();
+        let put = |number: u32| store.put(&segment(number), b"").unwrap();
+        [1, 2, 4].into_iter().for_each(put);
+        let tell = |_| Told { message: String::new(), causes: vec![], hint: None, is_final: false };
+        let service = Service::new(&ctx, tell, vec![served(openings)]);
+        let mut watch = Watch::new(&ctx);
+        // It looks in a thread of its own, which nobody waits for but here.
+        let mut after = |by: u64, holes: usize, warnings: usize| {
+            clock.advance(Duration::from_secs(by));
+            watch.look(&service);
+            let pause = Duration::from_millis(1);
+            let found = || (service.clusters()[0].holes().len(), said.warnings().len());
+            let tries = (0..60_000).take_while(|_| found() != (holes, warnings));
+            tries.for_each(|_| std::thread::sleep(pause));
+            assert_eq!(found(), (holes, warnings), "after {by} s more: {:?}", said.warnings());
+        };
+        after(0, 0, 0);
+        after(29, 0, 0);
+        after(10, 1, 0);
+        after(10, 1, 0);
+        after(280, 1, 0);
+        after(10, 1, 1);
+        after(290, 1, 1);
+        after(10, 1, 2);
+        put(3);
+        after(300, 0, 2);
+        after(300, 0, 2);
+        let told = &said.warnings()[0];
+        assert!(told.contains("memory: 000000010000000000000003"), "{told}");
+        assert!(told.contains("on timeline 1; `pgkeep wal gaps` says"), "{told}");
+    }
+}

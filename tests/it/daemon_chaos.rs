@@ -51,13 +51,23 @@ impl Dice {
     }
 }
 
-/// Load, and kills of the server (1), the daemon (2), or both (3).
+/// Whom the dice kill next.
+#[derive(Clone, Copy, PartialEq)]
+enum Kills {
+    Server,
+    Daemon,
+    /// Both together, each time.
+    Both,
+    /// Any of these.
+    Any,
+}
+
 fn live_through(
     server: &Server,
     cluster: &TestCluster,
     config: &TestConfig,
     daemon: &mut TestDaemon,
-    kills: u64,
+    kills: Kills,
 ) {
     let mut dice = Dice::new();
     pgbench_init(cluster, 2);
@@ -70,22 +80,26 @@ fn live_through(
         let pause = Duration::from_millis(500 + dice.below(2500));
         let until = Instant::now() + pause;
         wait_until(DEADLINE, || Instant::now() >= until, String::new);
-        let which = if kills == 3 { 1 + dice.below(3) } else { kills };
-        if which & 2 != 0 {
+        let each = [Kills::Server, Kills::Daemon, Kills::Both];
+        let which = match kills {
+            Kills::Any => each[usize::try_from(dice.below(3)).unwrap()],
+            chosen => chosen,
+        };
+        if which != Kills::Server {
             daemon.stop(Signal::KILL);
         }
-        if which & 1 != 0 {
+        if which != Kills::Daemon {
             cluster.kill9();
         }
         drop(load);
         killed += 1;
         // The server may have to do without for a while.
         let until = Instant::now() + Duration::from_millis(dice.below(1500));
-        if which & 1 != 0 {
+        if which != Kills::Daemon {
             cluster.start();
         }
         wait_until(DEADLINE, || Instant::now() >= until, String::new);
-        if which & 2 != 0 {
+        if which != Kills::Server {
             daemon.start(config);
         }
         cluster.psql(&format!("insert into marks values ({killed})"));
@@ -132,7 +146,7 @@ fn check(
     assert_eq!(restored.psql(CONTENT), content, "{}", daemon.log());
 }
 
-fn in_folder(kills: u64) {
+fn in_folder(kills: Kills) {
     let Some(server) = Server::main() else { return };
     let Site { cluster, config, repo } = Site::small(&server);
     let (mut daemon, config) = TestDaemon::configure(config, "");
@@ -142,7 +156,7 @@ fn in_folder(kills: u64) {
     drop(repo);
 }
 
-fn in_bucket(kills: u64) {
+fn in_bucket(kills: Kills) {
     let Some(server) = Server::main() else { return };
     let s3 = TestS3::builder().latency(Duration::from_millis(20)).start();
     let launch = TestCluster::create(&server).checksums().wal_segment_mib(1);
@@ -157,17 +171,22 @@ fn in_bucket(kills: u64) {
 
 #[test]
 fn f004_f013_the_server_is_killed_under_load() {
-    in_folder(1);
+    in_folder(Kills::Server);
 }
 
 #[test]
 fn f004_f013_the_daemon_is_killed_under_load() {
-    in_folder(2);
+    in_folder(Kills::Daemon);
+}
+
+#[test]
+fn f004_f013_server_and_daemon_are_killed_together_under_load() {
+    in_folder(Kills::Both);
 }
 
 #[test]
 fn f004_f013_server_and_daemon_are_killed_under_load_into_a_bucket_that_is_20_ms_away() {
-    in_bucket(3);
+    in_bucket(Kills::Any);
 }
 
 /// f017: a daemon that is killed at any moment of a recovery leaves nothing that recovery takes for a

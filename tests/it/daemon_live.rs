@@ -13,15 +13,15 @@ use crate::support::site::{Site, started};
 use crate::support::{Cipher, ScratchDir, Server, TestCluster, TestConfig, TestDaemon, TestRepo};
 
 /// A cluster that archives through a daemon.
-struct Served {
-    cluster: TestCluster,
-    config: TestConfig,
-    repo: TestRepo,
-    daemon: TestDaemon,
+pub(crate) struct Served {
+    pub(crate) cluster: TestCluster,
+    pub(crate) config: TestConfig,
+    pub(crate) repo: TestRepo,
+    pub(crate) daemon: TestDaemon,
 }
 
 impl Served {
-    fn new(server: &Server, lines: &str) -> Self {
+    pub(crate) fn new(server: &Server, lines: &str) -> Self {
         let Site { cluster, config, repo } = Site::small(server);
         let (mut daemon, config) = TestDaemon::configure(config, lines);
         cluster.set_archive_command(&config.archive_command());
