@@ -2,8 +2,9 @@
 //! for each file, one after the other, by the shell as the server runs it.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::cluster::Cluster;
@@ -57,42 +58,38 @@ impl<'a> Servers<'a> {
     /// How long each call took.
     pub fn archive(&self, line: &str) -> Vec<f64> {
         let status = self.primary.join("pg_wal/archive_status");
-        let log = tempfile::tempfile().unwrap();
+        let mut shell = Shell::start(self.folder, &self.primary);
         let calls = self.names.iter().map(|name| {
-            let line = line.replace("%p", &format!("pg_wal/{name}"));
-            let wall = self.call(&line, &self.primary, &log);
+            let wall = shell.call(&line.replace("%p", &format!("pg_wal/{name}")));
             let (ready, done) = (format!("{name}.ready"), format!("{name}.done"));
             fs::rename(status.join(ready), status.join(done)).unwrap();
             wall
         });
-        calls.collect()
+        let calls = calls.collect();
+        shell.end();
+        calls
     }
 
     /// Asks for one segment after the other. With a time that each takes to be replayed, its content is
     /// compared meanwhile; the last one is compared in any case. How long each call took.
     pub fn recover(&self, line: &str, count: usize, replay: Duration) -> Vec<f64> {
         let target = self.standby.join("pg_wal/RECOVERYXLOG");
-        let log = tempfile::tempfile().unwrap();
+        let mut shell = Shell::start(self.folder, &self.standby);
         let names = self.names.get(..count).unwrap_or(&self.names);
         let mut calls = Vec::new();
         for name in names {
             fs::remove_file(&target).ok();
             let line = line.replace("%f", name).replace("%p", "pg_wal/RECOVERYXLOG");
-            calls.push(self.call(&line, &self.standby, &log));
+            calls.push(shell.call(&line));
             let begin = Instant::now();
             if !replay.is_zero() {
                 self.compare(name);
                 std::thread::sleep(replay.saturating_sub(begin.elapsed()));
             }
         }
+        shell.end();
         names.last().into_iter().for_each(|name| self.compare(name));
         calls
-    }
-
-    fn call(&self, line: &str, directory: &Path, log: &File) -> f64 {
-        let mut command = self.folder.command("sh");
-        command.args(["-c", line]).current_dir(directory);
-        timed(&mut command, log)
     }
 
     /// What was got is what was pushed.
@@ -103,6 +100,52 @@ impl<'a> Servers<'a> {
     }
 }
 
+/// The server's process, which forks a shell for each command. The bench is not the one to fork: it holds the
+/// objects of a bucket, and takes many milliseconds to copy the tables of their pages.
+struct Shell {
+    child: Child,
+    lines: ChildStdin,
+    statuses: BufReader<ChildStdout>,
+    log: File,
+}
+
+impl Shell {
+    fn start(folder: &Folder, directory: &Path) -> Self {
+        let log = tempfile::tempfile().unwrap();
+        let mut command = folder.command("sh");
+        let each = "while IFS= read -r line; do sh -c \"$line\" >&2; echo $?; done";
+        command.args(["-c", each]).current_dir(directory);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.try_clone().unwrap());
+        let mut child = command.spawn().unwrap();
+        let (lines, statuses) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, lines, statuses: BufReader::new(statuses), log }
+    }
+
+    /// Runs a command to its good end: how long it took.
+    fn call(&mut self, line: &str) -> f64 {
+        let (begin, mut status) = (Instant::now(), String::new());
+        writeln!(self.lines, "{line}").unwrap();
+        self.statuses.read_line(&mut status).unwrap();
+        let wall = begin.elapsed().as_secs_f64();
+        assert_eq!(status.trim(), "0", "{line}\n{}", text_of(&self.log));
+        wall
+    }
+
+    /// What it has spent is the bench's children's from now on.
+    fn end(self) {
+        let Self { mut child, lines, .. } = self;
+        drop(lines);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+fn text_of(log: &File) -> String {
+    let (mut log, mut text) = (log, String::new());
+    log.seek(SeekFrom::Start(0)).unwrap();
+    log.read_to_string(&mut text).ok();
+    text
+}
+
 /// Runs a command to its good end: how long it took.
 pub fn timed(command: &mut Command, log: &File) -> f64 {
     let to_log = || Stdio::from(log.try_clone().unwrap());
@@ -110,13 +153,7 @@ pub fn timed(command: &mut Command, log: &File) -> f64 {
     let begin = Instant::now();
     let status = command.spawn().unwrap().wait().unwrap();
     let wall = begin.elapsed().as_secs_f64();
-    if !status.success() {
-        use std::io::{Read as _, Seek as _, SeekFrom};
-        let (mut log, mut text) = (log, String::new());
-        log.seek(SeekFrom::Start(0)).unwrap();
-        log.read_to_string(&mut text).ok();
-        panic!("{command:?}: {status}\n{text}");
-    }
+    assert!(status.success(), "{command:?}: {status}\n{}", text_of(log));
     wall
 }
 
