@@ -503,3 +503,46 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
     let path = path.to_path_buf();
     move |source| Error::File { action, path, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn content(file: &File) -> Vec<u8> {
+        let mut content = vec![0; 8];
+        let length = file.read_at(&mut content, 0).unwrap();
+        content.truncate(length);
+        content
+    }
+
+    /// f017: what was written ahead takes the place of the file that is to be written only where it could be
+    /// that file, and nobody else's; else its content is copied.
+    #[test]
+    fn f017_a_file_that_was_written_ahead_is_given_away_or_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, written) = (tempfile::tempfile_in(&dir), tempfile::tempfile_in(&dir));
+        let (file, written) = (file.unwrap(), written.unwrap());
+        written.write_all_at(b"segment", 0).unwrap();
+        let given = |instead: &OnceLock<File>| instead.get().map(content);
+
+        let instead = OnceLock::new();
+        hand_over(&written, &file, Some(&instead)).unwrap();
+        assert_eq!(given(&instead).as_deref(), Some(&b"segment"[..]));
+        assert_eq!(content(&file), b"", "nothing is copied");
+
+        let elsewhere = Path::new("/dev/shm");
+        let other = tempfile::tempfile_in(if elsewhere.is_dir() { elsewhere } else { dir.path() });
+        let other = other.unwrap();
+        other.set_permissions(PermissionsExt::from_mode(0o640)).unwrap();
+        let named = tempfile::NamedTempFile::new_in(&dir).unwrap();
+        for to in [&other, named.as_file()] {
+            let instead = OnceLock::new();
+            hand_over(&written, to, Some(&instead)).unwrap();
+            assert_eq!((given(&instead), content(to)), (None, b"segment".to_vec()));
+        }
+        hand_over(&written, &file, None).unwrap();
+        assert_eq!(content(&file), b"segment");
+    }
+}

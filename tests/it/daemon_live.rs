@@ -1,8 +1,8 @@
 //! The daemon on a live server: pushing ahead, fetching ahead, falling back, stopping, and being killed.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -268,6 +268,17 @@ fn f017_f018_segments_are_fetched_ahead_and_absence_is_never_remembered() {
     let (ran, content) = get(&next);
     ran.assert_ok();
     assert_eq!(content, Some(fs::read(wal.join(&next)).unwrap()));
+    // Recovery recycles what it has replayed: no two answers are one file.
+    let inodes = names[3..6].iter().chain(&names[3..6]).map(|name| {
+        let (ran, file) =
+            (site.config.run(["archive-get", name, out.to_str().unwrap()]), File::open(&out));
+        ran.assert_ok();
+        fs::remove_file(&out).unwrap();
+        file.unwrap()
+    });
+    let files: Vec<File> = inodes.collect();
+    let inodes: BTreeSet<u64> = files.iter().map(|file| file.metadata().unwrap().ino()).collect();
+    assert_eq!(inodes.len(), files.len());
     // Nothing but segments is left in pg_wal.
     let left = fs::read_dir(&wal).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("pgkeep")).collect();
