@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,6 +28,10 @@ use crate::storage::ObjectKey;
 
 /// For how long a segment that nobody asks for is kept.
 const IDLE: Duration = Duration::from_secs(60);
+/// Likewise where the server has stopped.
+const ACTIVE: Duration = Duration::from_secs(10);
+/// How many are held at most, however small they are.
+const HELD_MAX: u64 = 64;
 /// How long one that is on its way is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many are fetched behind one that came by itself: a standby that streams asks for one now and then.
@@ -75,6 +81,11 @@ struct State {
     bytes: u64,
     /// What was delivered last, along each timeline.
     last: BTreeMap<Along, SegmentNo>,
+    /// What is not held any more. Those that fetch close it without the lock: a file system may keep who
+    /// closes a file waiting.
+    gone: Vec<Part>,
+    /// Until then everything is kept in memory: a file could not be written.
+    in_memory_until: Duration,
     is_stopping: bool,
 }
 
@@ -87,6 +98,8 @@ type Along = (RepositoryId, String, TimelineId);
 struct Held {
     bytes: u64,
     since: Duration,
+    /// Of the server that will ask for it.
+    folders: Arc<ServerFolders>,
     content: Part,
 }
 
@@ -101,10 +114,11 @@ enum Part {
 struct Wanted {
     repository: Repository,
     object: ObjectKey,
-    /// Of the server that will ask for it.
     folders: Arc<ServerFolders>,
     /// How many bytes it has at most.
     bytes: u64,
+    /// How many bytes the file system must have free for it to be written there.
+    room: u64,
 }
 
 /// What is fetched ahead, for one request of a server whose folders these are.
@@ -134,21 +148,36 @@ impl FetchAhead {
         FetchStatus { under_way: state.held.len() - held, held, bytes: state.bytes }
     }
 
-    /// Forgets what nobody has asked for in a while.
+    /// Forgets what nobody has asked for in a while, sooner where the server has stopped: a file that is held
+    /// keeps its file system mounted.
     pub fn tidy(&self) {
         let now = self.shared.ctx.clock.monotonic();
+        let known: Vec<(Name, Arc<ServerFolders>, Duration)> = {
+            let state = self.shared.state();
+            let held = state.held.iter().filter(|(_, held)| !held.is_under_way());
+            let aged = held.map(|(name, held)| {
+                (name.clone(), Arc::clone(&held.folders), now.saturating_sub(held.since))
+            });
+            aged.filter(|(_, _, age)| *age > ACTIVE).collect()
+        };
+        // A folder may keep who looks into it waiting: no lock is held.
+        let is_over = |(_, folders, age): &(Name, Arc<ServerFolders>, Duration)| {
+            *age > IDLE || !folders.data().join("postmaster.pid").exists()
+        };
+        let over: Vec<Name> = known.into_iter().filter(is_over).map(|(name, _, _)| name).collect();
         let mut state = self.shared.state();
-        let is_old = |held: &Held| now.saturating_sub(held.since) > IDLE;
-        let old: Vec<Name> = state
-            .held
-            .iter()
-            .filter(|(_, held)| is_old(held) && !matches!(held.content, Part::UnderWay))
-            .map(|(name, _)| name.clone())
-            .collect();
-        old.iter().for_each(|name| drop(state.remove(name)));
+        // It may have been taken meanwhile, and be on its way again.
+        let is_old = |held: &Held| now.saturating_sub(held.since) > ACTIVE && !held.is_under_way();
+        for name in over {
+            if state.held.get(&name).is_some_and(is_old) {
+                state.forget(&name);
+            }
+        }
         if state.held.is_empty() {
             state.last.clear();
         }
+        drop(state);
+        self.shared.changed.notify_all();
     }
 
     /// Fetches nothing more.
@@ -186,7 +215,7 @@ impl Ahead for AheadOf {
                 }
                 // Whoever asks is quicker than a thread that is not there yet.
                 Part::Wanted(..) => {
-                    drop(state.remove(&name));
+                    state.forget(&name);
                     return None;
                 }
                 Part::Ready(_) => {
@@ -220,14 +249,20 @@ impl AheadOf {
         let mut state = self.shared.state();
         let id = from.repository.descriptor().repository;
         if let Some(object) = from.place.wal(&segment.to_string()) {
-            drop(state.remove(&(id, object.to_string())));
+            state.forget(&(id, object.to_string()));
         }
         let along = (id, from.place.prefix(), segment.timeline());
+        if state.last.get(&along).is_some_and(|last| last.0 == number.0 + 1) {
+            // Recovery has the next one already, and that has been followed.
+            return;
+        }
         let before = state.last.insert(along, number);
         let follows = before.is_some_and(|before| before.0 + 1 == number.0);
         let bytes = u64::from(size.bytes());
         let prefix = (id, from.place.wal_prefix(segment.timeline().get()));
-        let depth = if follows { self.shared.limits.bytes / bytes } else { FIRST };
+        let limit = self.shared.limits.bytes;
+        // Each may be an open file.
+        let depth = if follows { (limit / bytes).min(HELD_MAX) } else { FIRST };
         let now = self.shared.ctx.clock.monotonic();
         for next in (1..=depth).map(|i| SegmentNo(number.0.saturating_add(i))) {
             let Some(object) = object_of(&from.place, segment.timeline(), next, size) else {
@@ -245,8 +280,10 @@ impl AheadOf {
             }
             state.bytes += bytes;
             let (repository, folders) = (from.repository.clone(), Arc::clone(&self.folders));
-            let content = Part::Wanted(Wanted { repository, object, folders, bytes });
-            state.held.insert(name, Held { bytes, since: now, content });
+            let room = limit.saturating_mul(2);
+            let content = Part::Wanted(Wanted { repository, object, folders, bytes, room });
+            let folders = Arc::clone(&self.folders);
+            state.held.insert(name, Held { bytes, since: now, folders, content });
         }
         drop(state);
         self.shared.changed.notify_all();
@@ -262,6 +299,12 @@ fn object_of(
     place.wal(&SegmentName::new(timeline, number, size).ok()?.to_string())
 }
 
+impl Held {
+    fn is_under_way(&self) -> bool {
+        matches!(self.content, Part::UnderWay)
+    }
+}
+
 impl State {
     fn remove(&mut self, name: &Name) -> Option<Part> {
         let held = self.held.remove(name)?;
@@ -269,15 +312,17 @@ impl State {
         Some(held.content)
     }
 
+    fn forget(&mut self, name: &Name) {
+        let removed = self.remove(name);
+        self.gone.extend(removed);
+    }
+
     /// Lets go of one that lies along another timeline, or in another repository: recovery has left that.
     fn give_way(&mut self, prefix: &Name) {
         let is_along = |name: &Name| name.0 == prefix.0 && name.1.starts_with(&prefix.1);
-        let other = self
-            .held
-            .iter()
-            .find(|(name, held)| !is_along(name) && !matches!(held.content, Part::UnderWay));
+        let other = self.held.iter().find(|(name, held)| !is_along(name) && !held.is_under_way());
         if let Some(name) = other.map(|(name, _)| name.clone()) {
-            drop(self.remove(&name));
+            self.forget(&name);
         }
     }
 
@@ -290,7 +335,7 @@ impl State {
             other == id && key > object && key.starts_with(folder) && is_wanted
         });
         let behind: Vec<Name> = behind.map(|(name, _)| name.clone()).collect();
-        behind.iter().for_each(|name| drop(self.remove(name)));
+        behind.iter().for_each(|name| self.forget(name));
     }
 
     /// The first one that is wanted: names are in the order of the WAL.
@@ -309,21 +354,39 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is held is let go of: it would keep room and file systems until the last request has ended.
     fn stop(&self) {
-        self.state().is_stopping = true;
+        let mut state = self.state();
+        state.is_stopping = true;
+        let held = state.held.iter().filter(|(_, held)| !held.is_under_way());
+        let names: Vec<Name> = held.map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| state.forget(name));
+        drop(state);
         self.changed.notify_all();
     }
 
     fn work(&self) {
         let mut state = self.state();
-        while !state.is_stopping {
+        loop {
+            let gone = std::mem::take(&mut state.gone);
+            if !gone.is_empty() {
+                drop(state);
+                drop(gone);
+                state = self.state();
+                continue;
+            }
+            if state.is_stopping {
+                return;
+            }
+            let now = self.ctx.clock.monotonic();
+            let in_memory = now < state.in_memory_until;
             let Some((name, wanted)) = state.take() else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(state);
             let fetching = Fetching { shared: self, name: &name };
-            let fetch = || wanted.fetch(&self.ctx);
+            let fetch = || wanted.fetch(in_memory);
             // One that panicked has said so; the next one is not its concern.
             let Ok(fetched) = catch_unwind(AssertUnwindSafe(fetch)) else {
                 drop(fetching);
@@ -334,9 +397,13 @@ impl Shared {
                 // The end of what is archived, or a hole: whoever asks finds out for himself.
                 Err(error) if error.is_not_found() => self.state().forget_behind(&name),
                 Err(error) => self.ctx.note(wanted.ahead(error)),
-                Ok(_) => {}
+                Ok(Err(error)) => {
+                    self.ctx.note(wanted.ahead(error));
+                    self.state().in_memory_until = self.ctx.clock.monotonic() + IDLE;
+                }
+                Ok(Ok(_)) => {}
             }
-            fetching.end(fetched.ok().flatten());
+            fetching.end(fetched.ok().and_then(io::Result::ok));
             // It takes the lock, too.
             drop(fetching);
             state = self.state();
@@ -355,6 +422,7 @@ impl Fetching<'_> {
         let now = self.shared.ctx.clock.monotonic();
         let mut state = self.shared.state();
         if let Some(fetched) = fetched
+            && !state.is_stopping
             && let Some(held) = state.held.get_mut(self.name)
         {
             (held.content, held.since) = (Part::Ready(Box::new(fetched)), now);
@@ -366,7 +434,7 @@ impl Drop for Fetching<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         if let Some(Part::UnderWay) = state.held.get(self.name).map(|held| &held.content) {
-            drop(state.remove(self.name));
+            state.forget(self.name);
         }
         drop(state);
         self.shared.changed.notify_all();
@@ -374,17 +442,17 @@ impl Drop for Fetching<'_> {
 }
 
 impl Wanted {
-    /// Nothing when it cannot be kept.
-    fn fetch(&self, ctx: &Ctx) -> crate::repo::Result<Option<Fetched>> {
+    /// Fetches it, into memory or into a file; why that cannot be written.
+    fn fetch(&self, in_memory: bool) -> crate::repo::Result<io::Result<Fetched>> {
         let mut reader = self.repository.open_wal(Kind::Wal, &self.object)?;
         let facts = reader.facts().clone();
         if facts.size > self.bytes {
             let why = format!("it holds {} bytes, more than this cluster's segments", facts.size);
             return Err(crate::repo::Error::Limit(format!("{}: {why}", self.object)));
         }
-        let Some(file) = Temporary::unnamed(self.folders.wal()) else {
+        let Some(file) = self.file().filter(|_| !in_memory) else {
             let content = Kept::Memory(reader.content()?);
-            return Ok(Some(Fetched { facts, content }));
+            return Ok(Ok(Fetched { facts, content }));
         };
         let mut space = vec![0; WAL_READ_PIECE];
         let mut beginning = Vec::new();
@@ -396,11 +464,17 @@ impl Wanted {
                 beginning = content.iter().take(BEGINNING).copied().collect();
             }
             if let Err(error) = file.write_all_at(content, offset) {
-                ctx.note(self.ahead(error));
-                return Ok(None);
+                return Ok(Err(error));
             }
         }
-        Ok(Some(Fetched { facts, content: Kept::File { file, beginning } }))
+        Ok(Ok(Fetched { facts, content: Kept::File { file, beginning } }))
+    }
+
+    /// A file for it, where there is room enough that the server does not miss it.
+    fn file(&self) -> Option<File> {
+        let file = Temporary::unnamed(self.folders.wal())?;
+        let room = rustix::fs::fstatvfs(&file).ok()?;
+        (room.f_bavail.saturating_mul(room.f_frsize) >= self.room).then_some(file)
     }
 
     fn ahead(&self, error: impl fmt::Display) -> String {

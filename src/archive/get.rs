@@ -483,7 +483,14 @@ fn hand_over(written: &File, file: &File, instead: Option<&OnceLock<File>>) -> i
     {
         return Ok(());
     }
+    copy_to(written, file)
+}
+
+/// Replaces what a file holds by what another one does.
+pub(super) fn copy_to(written: &File, file: &File) -> io::Result<()> {
     let (mut from, mut to) = (written, file);
+    file.set_len(0)?;
+    to.rewind()?;
     from.rewind()?;
     io::copy(&mut from, &mut to).map(drop)
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use super::error::{Error, Result};
+use super::get::copy_to;
 use crate::base::durable;
 
 /// A file on its way. It has no name where the file system allows that; else one beside the destination,
@@ -43,12 +44,6 @@ impl Temporary {
         open(folder, flags, Mode::RUSR | Mode::WUSR).ok().map(File::from)
     }
 
-    /// Another file without a name in its place, written by somebody else.
-    pub fn replace(&mut self, file: File) {
-        // Its own name, where it has one, goes with it.
-        *self = Self { destination: self.destination.clone(), file, path: None };
-    }
-
     /// One name for a destination: what a killed call left there is removed, not overwritten, for a daemon
     /// that was asked before and taken for gone may still write into it.
     fn named(destination: &Path) -> Result<Self> {
@@ -74,6 +69,20 @@ impl Temporary {
         self.path.as_deref().unwrap_or(&self.destination)
     }
 
+    /// Gives another file without a name, which somebody else has written, the name instead; where that cannot
+    /// be (it is on another mount, say), it is copied.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn name_instead(self, written: &File) -> Result<()> {
+        remove(&self.destination)?;
+        if link(written, &self.destination).is_ok() {
+            return Ok(());
+        }
+        copy_to(written, &self.file).map_err(failed("write", self.path()))?;
+        self.name()
+    }
+
     /// Gives the file its name. Not synced: the server does that.
     ///
     /// # Errors
@@ -84,9 +93,7 @@ impl Temporary {
         remove(destination)?;
         match &self.path {
             None => {
-                let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                linkat(CWD, own, CWD, destination, AtFlags::SYMLINK_FOLLOW)
-                    .map_err(|error| failed("name", destination)(error.into()))?;
+                link(&self.file, destination).map_err(failed("name", destination))?;
             }
             Some(path) => {
                 // Another call for the same destination may have taken the name beside it.
@@ -119,6 +126,11 @@ impl Drop for Temporary {
     }
 }
 
+fn link(file: &File, destination: &Path) -> io::Result<()> {
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, own, CWD, destination, AtFlags::SYMLINK_FOLLOW)?)
+}
+
 fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -136,8 +148,32 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::os::unix::fs::FileExt as _;
 
     use super::*;
+
+    /// f017: a file that somebody else has written gets the name, whether it can be linked there or not, and
+    /// is then nobody else's.
+    #[test]
+    fn f017_a_file_of_another_file_system_is_copied_to_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("RECOVERYXLOG");
+        let shared = Path::new("/dev/shm");
+        let elsewhere = if shared.is_dir() { shared } else { dir.path() };
+        for (create, folder) in [
+            (Temporary::create as fn(&Path) -> Result<Temporary>, dir.path()),
+            (Temporary::create, elsewhere),
+            (Temporary::named, elsewhere),
+        ] {
+            let written = tempfile::tempfile_in(folder).unwrap();
+            written.write_all_at(b"segment", 0).unwrap();
+            let temporary = create(&to).unwrap();
+            temporary.file().write_all(b"what was begun before").unwrap();
+            temporary.name_instead(&written).unwrap();
+            assert_eq!(std::fs::read(&to).unwrap(), b"segment");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left");
+        }
+    }
 
     /// Two calls for one destination, as after a server was killed and started again at once: neither gives
     /// its name to what the other one writes.

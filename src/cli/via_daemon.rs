@@ -158,7 +158,7 @@ impl Way {
             Ok(files) => files,
             Err(error) => return Ok(Err(self.cannot(&error.to_string()))),
         };
-        let mut temporary = match Temporary::create(&args.path) {
+        let temporary = match Temporary::create(&args.path) {
             Ok(temporary) => temporary,
             // The answer may be that there is no file.
             Err(error) => return Ok(Err(self.cannot(&error.to_string()))),
@@ -179,10 +179,13 @@ impl Way {
                 Err(away) => return Ok(Err(away)),
             };
         let done = match answer {
-            Answer::Delivered { delivered, warnings } => {
-                file.map(File::from).into_iter().for_each(|file| temporary.replace(file));
+            Answer::Delivered { is_given, .. } if is_given != file.is_some() => {
+                Ok(Err(self.cannot("the file that it fetched did not come with its answer")))
+            }
+            Answer::Delivered { delivered, warnings, .. } => {
                 warnings.into_iter().for_each(|warning| run.ctx.warn(warning));
-                match accept(run, &directory, temporary, &delivered) {
+                let given = file.map(File::from);
+                match accept(run, &directory, (temporary, given), &delivered) {
                     Ok(()) => Ok(Ok(Outcome::Done)),
                     Err(error) if error.is_final() => Err(error.into()),
                     Err(error) => Ok(Err(self.cannot(&error.to_string()))),
@@ -216,18 +219,19 @@ impl Way {
     }
 }
 
-/// Gives the file that the daemon wrote its name, unless recovery is not to have it.
+/// Gives the file that the daemon wrote or gave its name, unless recovery is not to have it.
 fn accept(
     run: &Invocation,
     directory: &Path,
-    temporary: Temporary,
+    (temporary, given): (Temporary, Option<File>),
     delivered: &Delivered,
 ) -> archive::Result<()> {
+    let file = given.as_ref().unwrap_or(temporary.file());
     let failed = |source| {
         let path = temporary.path().to_owned();
         archive::Error::File { action: "read", path, source }
     };
-    let size = temporary.file().metadata().map_err(failed)?.len();
+    let size = file.metadata().map_err(failed)?.len();
     if size != delivered.facts.size {
         let why = format!("the daemon wrote {size} bytes of {}", delivered.facts.size);
         let path = temporary.path().to_owned();
@@ -235,7 +239,10 @@ fn accept(
     }
     let length = usize::try_from(size).unwrap_or(BEGINNING).min(BEGINNING);
     let mut beginning = vec![0; length];
-    temporary.file().read_exact_at(&mut beginning, 0).map_err(failed)?;
+    file.read_exact_at(&mut beginning, 0).map_err(failed)?;
     archive::check_locations(&run.ctx, directory, delivered, &beginning)?;
-    temporary.name()
+    match &given {
+        Some(given) => temporary.name_instead(given),
+        None => temporary.name(),
+    }
 }

@@ -12,8 +12,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::de::DeserializeOwned;
@@ -112,6 +113,8 @@ pub enum Answer {
     Delivered {
         /// What is known of it.
         delivered: Box<Delivered>,
+        /// Whether it is in the one that comes with the answer.
+        is_given: bool,
         /// What the operator should know.
         warnings: Vec<String>,
     },
@@ -235,7 +238,12 @@ pub fn send(
     if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
         return Err(io::Error::other("too many open files for one message"));
     }
-    let sent = sendmsg(stream, &[IoSlice::new(&message)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let sent = loop {
+        match sendmsg(stream, &[IoSlice::new(&message)], &mut ancillary, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            sent => break sent?,
+        }
+    };
     let mut stream = stream;
     stream.write_all(message.get(sent..).unwrap_or_default())
 }
@@ -249,8 +257,17 @@ pub fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<(T, Vec<O
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut length = [0; 4];
     let flags = RecvFlags::CMSG_CLOEXEC;
-    let received =
-        recvmsg(stream.as_fd(), &mut [IoSliceMut::new(&mut length)], &mut ancillary, flags)?;
+    let received = loop {
+        let mut space = [IoSliceMut::new(&mut length)];
+        match recvmsg(stream.as_fd(), &mut space, &mut ancillary, flags) {
+            // A client that was stopped and goes on.
+            Err(Errno::INTR) => {}
+            received => break received?,
+        }
+    };
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other("an open file was lost on its way"));
+    }
     let mut files = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

@@ -405,7 +405,8 @@ impl Work<'_> {
         let openings = &served.cluster.openings;
         let answer = match archive::recover(&self.ctx, openings, &wanted, target, Some(&used)) {
             Ok(Recovered::Delivered(delivered)) => {
-                Answer::Delivered { delivered, warnings: Vec::new() }
+                let is_given = instead.get().is_some();
+                Answer::Delivered { delivered, is_given, warnings: Vec::new() }
             }
             Ok(Recovered::Absent) => Answer::Absent,
             Err(error) => self.failed(error, &shown, &ask.path),

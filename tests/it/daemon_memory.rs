@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::daemon_live::Served;
 use crate::standby_live::ready;
 use crate::support::run::{DEADLINE, wait_until};
 use crate::support::site::Site;
@@ -185,4 +186,37 @@ fn f017_fetching_ahead_takes_no_more_memory_than_it_may() {
     assert!(most > idle + 2 * SEGMENT, "{most} {idle}");
     eprintln!("fetched: {} MiB, idle {}, pushed {}", most / MIB, idle / MIB, pushed / MIB);
     drop(repo);
+}
+
+/// Segments are held in files without a name where there is room for them, else in memory; recovery gets the
+/// same either way.
+#[test]
+fn f017_segments_are_held_in_files_where_there_is_room_and_in_memory_elsewhere() {
+    let Some(server) = Server::main() else { return };
+    for (limit, in_files) in [("64MiB", true), ("1000TiB", false)] {
+        let site =
+            Served::new(&server, &format!("fetch_memory = \"{limit}\"\nfallback = \"fail\""));
+        let names: Vec<String> = (0..8).map(|_| site.cluster.archive_now()).collect();
+        let wal = site.cluster.data_dir().join("pg_wal");
+        let get = |name: &String| {
+            let to = wal.join("RECOVERYXLOG");
+            site.config.run(["archive-get", name, to.to_str().unwrap()]).assert_ok();
+            assert_eq!(fs::read(&to).unwrap(), fs::read(wal.join(name)).unwrap(), "{name}");
+            fs::remove_file(to).unwrap();
+        };
+        let status = || site.daemon.status(&site.config)["daemon"].clone();
+        let pid = status()["pid"].as_u64().unwrap();
+        let held = || status()["clusters"][0]["held"].as_u64().unwrap();
+        let files = || {
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+            let targets = open.filter_map(|file| fs::read_link(file.path()).ok());
+            targets.filter(|target| target.parent() == Some(&wal)).count() as u64
+        };
+        names.iter().take(2).for_each(get);
+        wait_until(DEADLINE, || held() == 6, || site.daemon.log());
+        assert_eq!(files(), if in_files { 6 } else { 0 });
+        names.iter().skip(2).for_each(get);
+        wait_until(DEADLINE, || held() == 0, || site.daemon.log());
+        assert_eq!(files(), 0, "nothing is left open");
+    }
 }
