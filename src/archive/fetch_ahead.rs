@@ -105,20 +105,19 @@ struct Held {
 
 #[derive(Debug)]
 enum Part {
-    Wanted(Wanted),
+    Wanted(Repository, ObjectKey),
     UnderWay,
     Ready(Box<Fetched>),
 }
 
-#[derive(Debug, Clone)]
+/// One that is to be fetched now.
+#[derive(Debug)]
 struct Wanted {
     repository: Repository,
     object: ObjectKey,
     folders: Arc<ServerFolders>,
     /// How many bytes it has at most.
     bytes: u64,
-    /// How many bytes the file system must have free for it to be written there.
-    room: u64,
 }
 
 /// What is fetched ahead, for one request of a server whose folders these are.
@@ -260,9 +259,9 @@ impl AheadOf {
         let follows = before.is_some_and(|before| before.0 + 1 == number.0);
         let bytes = u64::from(size.bytes());
         let prefix = (id, from.place.wal_prefix(segment.timeline().get()));
-        let limit = self.shared.limits.bytes;
         // Each may be an open file.
-        let depth = if follows { (limit / bytes).min(HELD_MAX) } else { FIRST };
+        let most = (self.shared.limits.bytes / bytes).min(HELD_MAX);
+        let depth = if follows { most } else { FIRST };
         let now = self.shared.ctx.clock.monotonic();
         for next in (1..=depth).map(|i| SegmentNo(number.0.saturating_add(i))) {
             let Some(object) = object_of(&from.place, segment.timeline(), next, size) else {
@@ -279,9 +278,7 @@ impl AheadOf {
                 break;
             }
             state.bytes += bytes;
-            let (repository, folders) = (from.repository.clone(), Arc::clone(&self.folders));
-            let room = limit.saturating_mul(2);
-            let content = Part::Wanted(Wanted { repository, object, folders, bytes, room });
+            let content = Part::Wanted(from.repository.clone(), object);
             let folders = Arc::clone(&self.folders);
             state.held.insert(name, Held { bytes, since: now, folders, content });
         }
@@ -341,10 +338,11 @@ impl State {
     /// The first one that is wanted: names are in the order of the WAL.
     fn take(&mut self) -> Option<(Name, Wanted)> {
         self.held.iter_mut().find_map(|(name, held)| {
-            let Part::Wanted(wanted) = &held.content else { return None };
-            let taken = (name.clone(), wanted.clone());
+            let Part::Wanted(repository, object) = &held.content else { return None };
+            let (repository, object) = (repository.clone(), object.clone());
+            let (folders, bytes) = (Arc::clone(&held.folders), held.bytes);
             held.content = Part::UnderWay;
-            Some(taken)
+            Some((name.clone(), Wanted { repository, object, folders, bytes }))
         })
     }
 }
@@ -378,15 +376,15 @@ impl Shared {
             if state.is_stopping {
                 return;
             }
-            let now = self.ctx.clock.monotonic();
-            let in_memory = now < state.in_memory_until;
+            let is_for_memory = self.ctx.clock.monotonic() < state.in_memory_until;
+            let room = (!is_for_memory).then(|| self.limits.bytes.saturating_mul(2));
             let Some((name, wanted)) = state.take() else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(state);
             let fetching = Fetching { shared: self, name: &name };
-            let fetch = || wanted.fetch(in_memory);
+            let fetch = || wanted.fetch(room);
             // One that panicked has said so; the next one is not its concern.
             let Ok(fetched) = catch_unwind(AssertUnwindSafe(fetch)) else {
                 drop(fetching);
@@ -442,15 +440,15 @@ impl Drop for Fetching<'_> {
 }
 
 impl Wanted {
-    /// Fetches it, into memory or into a file; why that cannot be written.
-    fn fetch(&self, in_memory: bool) -> crate::repo::Result<io::Result<Fetched>> {
+    /// Fetches it, into a file where that much room is free, or into memory; why the file cannot be written.
+    fn fetch(&self, room: Option<u64>) -> crate::repo::Result<io::Result<Fetched>> {
         let mut reader = self.repository.open_wal(Kind::Wal, &self.object)?;
         let facts = reader.facts().clone();
         if facts.size > self.bytes {
             let why = format!("it holds {} bytes, more than this cluster's segments", facts.size);
             return Err(crate::repo::Error::Limit(format!("{}: {why}", self.object)));
         }
-        let Some(file) = self.file().filter(|_| !in_memory) else {
+        let Some(file) = room.and_then(|room| self.file(room)) else {
             let content = Kept::Memory(reader.content()?);
             return Ok(Ok(Fetched { facts, content }));
         };
@@ -471,10 +469,10 @@ impl Wanted {
     }
 
     /// A file for it, where there is room enough that the server does not miss it.
-    fn file(&self) -> Option<File> {
+    fn file(&self, room: u64) -> Option<File> {
         let file = Temporary::unnamed(self.folders.wal())?;
-        let room = rustix::fs::fstatvfs(&file).ok()?;
-        (room.f_bavail.saturating_mul(room.f_frsize) >= self.room).then_some(file)
+        let free = rustix::fs::fstatvfs(&file).ok()?;
+        (free.f_bavail.saturating_mul(free.f_frsize) >= room).then_some(file)
     }
 
     fn ahead(&self, error: impl fmt::Display) -> String {

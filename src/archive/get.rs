@@ -5,7 +5,7 @@
 //! plan did not count on it. Every other answer is an error.
 
 use std::fs::File;
-use std::io::{self, Seek as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,7 +15,7 @@ use super::absence::{needed_segment, prove_absence};
 use super::asking::{Ahead, Asking, Content, Pieces};
 use super::error::{Error, Result};
 use super::tablespaces;
-use super::temporary::Temporary;
+use super::temporary::{Temporary, copy_to};
 use crate::base::Ctx;
 use crate::pg::wal::{Expected, SegmentHeader};
 use crate::pg::{History, Lsn, SegmentName, SegmentSize, WalFileName};
@@ -484,15 +484,6 @@ fn hand_over(written: &File, file: &File, instead: Option<&OnceLock<File>>) -> i
         return Ok(());
     }
     copy_to(written, file)
-}
-
-/// Replaces what a file holds by what another one does.
-pub(super) fn copy_to(written: &File, file: &File) -> io::Result<()> {
-    let (mut from, mut to) = (written, file);
-    file.set_len(0)?;
-    to.rewind()?;
-    from.rewind()?;
-    io::copy(&mut from, &mut to).map(drop)
 }
 
 fn segment_size(from: &Destination, header: &SegmentHeader) -> Result<SegmentSize> {

@@ -17,8 +17,8 @@ use crate::crypt::ContentDigest;
 use crate::pg::wal::{Findings, SegmentHeader, Source, scan_segment};
 use crate::repo::{SealedWal, WAL_PIECE};
 
-/// Buffers for two threads: one that is looked through, one on its way, one that is sealed. When a piece could be sent,
-/// the one on the way before it was taken, so the one before that is free again.
+/// Buffers for two threads: one that is looked through, one on its way, one that is sealed. When a piece
+/// could be sent, the one on the way before it was taken, so the one before that is free again.
 const BUFFERS: usize = 3;
 
 /// One thread that does everything has a piece in its processor's cache as it was read, as it is sealed, and

@@ -1,7 +1,7 @@
 //! A file that is being fetched: beside its destination, under a name that nobody takes for a segment's.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use super::error::{Error, Result};
-use super::get::copy_to;
 use crate::base::durable;
 
 /// A file on its way. It has no name where the file system allows that; else one beside the destination,
@@ -124,6 +123,15 @@ impl Drop for Temporary {
             std::fs::remove_file(path).ok();
         }
     }
+}
+
+/// Replaces what a file holds by what another one does.
+pub(super) fn copy_to(written: &File, file: &File) -> io::Result<()> {
+    let (mut from, mut to) = (written, file);
+    file.set_len(0)?;
+    to.rewind()?;
+    from.rewind()?;
+    io::copy(&mut from, &mut to).map(drop)
 }
 
 fn link(file: &File, destination: &Path) -> io::Result<()> {
