@@ -215,8 +215,6 @@ mod tests {
 
     use super::*;
     use crate::base::Timestamp;
-    use crate::crypt::Unlock;
-    use crate::repo::{CipherChoice, InitOptions, Place, Registration, Repository};
     use crate::storage::{MemoryStore, MeteredStore, ObjectKey, ObjectStore as _};
 
     /// Names that nobody here put cost a request each, and one below another folder than its own sent the
@@ -225,22 +223,7 @@ mod tests {
     fn d2026_11_28_strangers_among_the_wal_cost_little_and_end() {
         let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
         let store = MeteredStore::new(MemoryStore::new());
-        let (cipher, unlock) = (CipherChoice::None, Unlock::Clear);
-        let options = InitOptions { cipher, unlock: &unlock, label: "", cost: 0 };
-        let repository = Repository::init(&ctx, Arc::new(store.clone()), &options).unwrap();
-        let registration = Registration {
-            cluster: "main".into(),
-            system: 7,
-            epoch: 1,
-            created: ctx.clock.now(),
-            major: 15,
-            block_size: 8192,
-            wal_block_size: 8192,
-            wal_segment_size: 16 << 20,
-            relation_segment_blocks: 131_072,
-        };
-        let place = Place::new("main", 7, 1).unwrap();
-        let from = Destination { name: "memory".into(), repository, place, registration };
+        let from = Destination::of_a_test(&ctx, Arc::new(store.clone()));
         let wal = from.place.all_wal_prefix();
         let put = |name: &str| store.put(&ObjectKey::new(format!("{wal}{name}")).unwrap(), b"");
         (0..2500).for_each(|i| put(&format!("00000003/stranger/{i}")).unwrap());

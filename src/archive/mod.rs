@@ -61,3 +61,30 @@ pub struct Destination {
     /// What the cluster was registered as.
     pub registration: Registration,
 }
+
+#[cfg(test)]
+impl Destination {
+    /// A new repository without encryption in a store, and a cluster of it with system identifier 7.
+    pub(crate) fn of_a_test(
+        ctx: &crate::base::Ctx,
+        store: std::sync::Arc<dyn crate::storage::ObjectStore>,
+    ) -> Self {
+        use crate::repo::{CipherChoice, InitOptions};
+        let (cipher, unlock) = (CipherChoice::None, crate::crypt::Unlock::Clear);
+        let options = InitOptions { cipher, unlock: &unlock, label: "", cost: 0 };
+        let repository = Repository::init(ctx, store, &options).unwrap();
+        let registration = Registration {
+            cluster: "main".into(),
+            system: 7,
+            epoch: 1,
+            created: ctx.clock.now(),
+            major: 15,
+            block_size: 8192,
+            wal_block_size: 8192,
+            wal_segment_size: 16 << 20,
+            relation_segment_blocks: 131_072,
+        };
+        let place = Place::new("main", 7, 1).unwrap();
+        Self { name: "memory".into(), repository, place, registration }
+    }
+}

@@ -126,10 +126,8 @@ mod tests {
         Asked, Destination, FetchLimits, Openings, PushLimits, RepositoryUse, Unopened,
     };
     use crate::base::{Event, ManualClock, Observer, Timestamp};
-    use crate::crypt::Unlock;
     use crate::daemon::Told;
     use crate::daemon::cluster::Cluster;
-    use crate::repo::{CipherChoice, InitOptions, Place, Registration, Repository};
     use crate::storage::{MemoryStore, ObjectStore as _};
 
     /// What is said.
@@ -153,9 +151,7 @@ mod tests {
     #[derive(Debug)]
     struct InMemory {
         uses: [RepositoryUse; 1],
-        repository: Repository,
-        place: Place,
-        registration: Registration,
+        destination: Destination,
     }
 
     impl Openings for InMemory {
@@ -164,9 +160,7 @@ mod tests {
         }
 
         fn open(&self, _ctx: &Ctx, _at: usize, _asked: &Asked) -> Result<Destination, Unopened> {
-            let (place, registration) = (self.place.clone(), self.registration.clone());
-            let (name, repository) = ("memory".to_owned(), self.repository.clone());
-            Ok(Destination { name, repository, place, registration })
+            Ok(self.destination.clone())
         }
 
         fn has_kept(&self) -> bool {
@@ -177,23 +171,9 @@ mod tests {
     }
 
     fn in_memory(ctx: &Ctx, store: &MemoryStore) -> InMemory {
-        let options =
-            InitOptions { cipher: CipherChoice::None, unlock: &Unlock::Clear, label: "", cost: 0 };
-        let repository = Repository::init(ctx, Arc::new(store.clone()), &options).unwrap();
-        let registration = Registration {
-            cluster: "main".into(),
-            system: 7,
-            epoch: 1,
-            created: ctx.clock.now(),
-            major: 15,
-            block_size: 8192,
-            wal_block_size: 8192,
-            wal_segment_size: 16 << 20,
-            relation_segment_blocks: 131_072,
-        };
-        let place = Place::new("main", 7, 1).unwrap();
+        let destination = Destination::of_a_test(ctx, Arc::new(store.clone()));
         let uses = [RepositoryUse { name: "memory".into(), is_required: true, is_local: false }];
-        InMemory { uses, repository, place, registration }
+        InMemory { uses, destination }
     }
 
     fn served(openings: InMemory) -> Cluster {
@@ -218,7 +198,7 @@ mod tests {
         let ctx = Ctx { clock: clock.clone(), observer: said.clone(), ..fixed };
         let store = MemoryStore::new();
         let openings = in_memory(&ctx, &store);
-        let place = openings.place.clone();
+        let place = openings.destination.place.clone();
         let segment = |number: u32| place.wal(&format!("0000000100000000{number:08X}")).unwrap();
         let put = |number: u32| store.put(&segment(number), b"").unwrap();
         [1, 2, 4].into_iter().for_each(put);
