@@ -1,23 +1,26 @@
 //! Large blocks of memory: how much of them is kept that nobody uses, in a process that stays.
 //!
 //! With the first block of megabytes that is freed, glibc begins to take such blocks from an arena for each
-//! thread, and keeps there what is freed, up to 64 MiB each (`mallopt(3)`, `M_MMAP_THRESHOLD`: its limit goes up
-//! by itself to 32 MiB). A daemon of many threads that each stored a few segments would hold many times what its
-//! limits say. Blocks of their own, given back whenever they are freed, would keep nothing, and cost an eighth more
-//! processor time for each segment.
+//! thread, and keeps there what is freed (`mallopt(3)`, `M_MMAP_THRESHOLD`: its limit goes up by itself to
+//! 32 MiB). A daemon of many threads that each stored a few segments would hold many times what its limits say.
 
-/// How many arenas the threads share. They wait for each other no longer than an allocation takes, and
-/// allocate little besides segments.
+/// How many arenas the threads share. They wait for each other no longer than an allocation takes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const ARENAS: std::ffi::c_int = 2;
 
-/// Lets threads share what others have freed, from now on.
-pub fn share() {
+/// From this size on, which whole segments have, a block is a mapping of its own and goes when it is freed: an
+/// arena has holes of that size that nothing fits into. That costs a segment an eighteenth of its processor time;
+/// from 1 MiB on, which its pieces have, an eighth.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const OWN_MAPPING: std::ffi::c_int = 8 << 20;
+
+/// Keeps little of what is freed, from now on.
+pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
+    for (what, value) in [(libc::M_ARENA_MAX, ARENAS), (libc::M_MMAP_THRESHOLD, OWN_MAPPING)] {
         // SAFETY: it takes two numbers, and glibc guards what it sets by a lock.
         #[allow(unsafe_code, reason = "there is no other way to set it from within the process")]
-        let is_set = unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
-        debug_assert_eq!(is_set, 1, "any number of arenas can be set");
+        let is_set = unsafe { libc::mallopt(what, value) };
+        debug_assert_eq!(is_set, 1, "{what} can be {value}");
     }
 }

@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to stop.
 pub fn daemon(run: &Invocation, args: &DaemonArgs) -> Result<Exit, Failure> {
-    large_blocks::share();
+    large_blocks::give_back();
     let settings = run.settings()?;
     let configured = settings.daemon();
     let config = run.global.config.clone();
