@@ -13,6 +13,7 @@ use crate::archive_live::promoted;
 use crate::daemon_live::Served;
 use crate::standby_live::ready;
 use crate::support::run::{DEADLINE, run, wait_until};
+use crate::support::s3::S3Builder;
 use crate::support::site::{Site, json, started};
 use crate::support::{
     BucketSite, Cipher, ScratchDir, Server, Stop, TestCluster, TestConfig, TestDaemon, TestS3,
@@ -127,6 +128,18 @@ impl Primaries<'_> {
 
     /// Both push at the same moment and go on writing; the one that loses is given back last.
     fn push_at_once(&self, both: [Primary; 2]) -> [Primary; 2] {
+        let has_lost =
+            |primary: &Primary| primary.cluster.log().contains("exists with other content");
+        let is_done = |primary: &Primary| ready(&primary.cluster).is_empty();
+        let is_over = |[first, second]: &[Primary; 2]| {
+            (is_done(first) && has_lost(second)) || (is_done(second) && has_lost(first))
+        };
+        let [first, second] = self.push(both, is_over);
+        if is_done(&first) { [first, second] } else { [second, first] }
+    }
+
+    /// Both push at the same moment and go on writing, until it is over.
+    fn push(&self, both: [Primary; 2], is_over: impl Fn(&[Primary; 2]) -> bool) -> [Primary; 2] {
         let round = self.rounds;
         let writes = |cluster: &TestCluster, who: usize| {
             for _ in 0..6 {
@@ -145,24 +158,16 @@ impl Primaries<'_> {
                 });
             }
         });
-        let has_lost =
-            |primary: &Primary| primary.cluster.log().contains("exists with other content");
-        let is_done = |primary: &Primary| ready(&primary.cluster).is_empty();
-        let [first, second] = &both;
-        let is_over =
-            || (is_done(first) && has_lost(second)) || (is_done(second) && has_lost(first));
         let told = || {
             let logs = both.each_ref().map(|primary| primary.cluster.log());
             format!(
                 "{:?}\n{}",
-                (ready(&first.cluster), ready(&second.cluster)),
+                both.each_ref().map(|primary| ready(&primary.cluster)),
                 logs.join("\n---\n")
             )
         };
-        wait_until(DEADLINE, is_over, told);
-        let has_won = is_done(first);
-        let [first, second] = both;
-        if has_won { [first, second] } else { [second, first] }
+        wait_until(DEADLINE, || is_over(&both), told);
+        both
     }
 
     /// Every name holds what the winner has; the loser goes on, and gets in nowhere.
@@ -283,18 +288,11 @@ fn f002_f005_two_primaries_push_at_once_through_one_daemon() {
     primaries.live_through(Primary { cluster, command: command.clone(), own: None });
 }
 
-/// Each has a daemon of its own, as on two hosts, and the bucket decides.
-#[test]
-fn f002_f005_two_primaries_push_at_once_into_a_bucket_by_a_daemon_each() {
-    let Some(server) = Server::main() else { return };
-    let s3 = TestS3::builder().latency(Duration::from_millis(5)).start();
-    let launch = TestCluster::create(&server).checksums().wal_segment_mib(1);
-    let BucketSite { cluster, config, s3, .. } =
-        BucketSite::from_launch(&server, launch, s3, Cipher::Aes);
-    cluster.psql("drop table t");
-    let text = fs::read_to_string(config.path()).unwrap();
-    let source = (cluster.data_dir().display().to_string(), cluster.conninfo());
-    let join = |cluster: &TestCluster| {
+/// How a server comes to a daemon of its own, as on a host of its own, for the bucket of `site`.
+fn own_daemon(site: &BucketSite) -> impl Fn(&TestCluster) -> (String, Option<TestDaemon>) + use<> {
+    let text = fs::read_to_string(site.config.path()).unwrap();
+    let source = (site.cluster.data_dir().display().to_string(), site.cluster.conninfo());
+    move |cluster: &TestCluster| {
         let own = text.replace(&source.0, &cluster.data_dir().display().to_string());
         let own = TestConfig::new(cluster).replaced(&own.replace(&source.1, &cluster.conninfo()));
         let (mut daemon, config) = TestDaemon::configure(own, "push_jobs = 8\nfallback = \"fail\"");
@@ -304,17 +302,100 @@ fn f002_f005_two_primaries_push_at_once_into_a_bucket_by_a_daemon_each() {
         let socket = daemon.socket();
         let command = format!("{binary} archive-push --socket {} \"%p\"", socket.display());
         (command, Some(daemon))
-    };
+    }
+}
+
+fn in_a_bucket(server: &Server, s3: S3Builder) -> BucketSite {
+    let s3 = s3.latency(Duration::from_millis(5)).start();
+    let launch = TestCluster::create(server).checksums().wal_segment_mib(1);
+    let site = BucketSite::from_launch(server, launch, s3, Cipher::Aes);
+    site.cluster.psql("drop table t");
+    site
+}
+
+/// Each has a daemon of its own, as on two hosts, and the bucket decides.
+#[test]
+fn f002_f005_two_primaries_push_at_once_into_a_bucket_by_a_daemon_each() {
+    let Some(server) = Server::main() else { return };
+    let site = in_a_bucket(&server, TestS3::builder());
+    let join = own_daemon(&site);
+    let BucketSite { cluster, config, s3, .. } = site;
     let (command, own) = join(&cluster);
     cluster.set_archive_command(&command);
-    let name_of = |key: String| key.rsplit('/').next().unwrap().to_owned();
     let mut primaries = Primaries {
         server: &server,
         config: &config,
-        names: &|| s3.keys().into_iter().map(name_of).collect(),
+        names: &|| s3.keys().into_iter().map(last_component).collect(),
         join: &join,
         scratch: ScratchDir::new("copies"),
         rounds: 0,
     };
     primaries.live_through(Primary { cluster, command, own });
+}
+
+fn last_component(key: String) -> String {
+    key.rsplit('/').next().unwrap().to_owned()
+}
+
+/// Where the bucket ignores conditions, a name that both claim at once may stay without a content; what one
+/// of them was told is archived has its content, and no other.
+#[test]
+fn f001_f002_f005_f090_two_primaries_push_at_once_where_conditions_are_ignored() {
+    let Some(server) = Server::main() else { return };
+    let site = in_a_bucket(&server, TestS3::builder().ignores_conditions());
+    let join = own_daemon(&site);
+    let BucketSite { cluster, config, s3, .. } = site;
+    let (command, own) = join(&cluster);
+    cluster.set_archive_command(&command);
+    let mut primaries = Primaries {
+        server: &server,
+        config: &config,
+        names: &|| s3.keys().into_iter().map(last_component).collect(),
+        join: &join,
+        scratch: ScratchDir::new("copies"),
+        rounds: 0,
+    };
+    let first = Primary { cluster, command, own };
+    first.cluster.psql("create table t (round text, who int)");
+    let forked = first.cluster.archive_now();
+    let second = primaries.copied(&first);
+    let has_lost = |primary: &Primary| {
+        let log = primary.cluster.log();
+        ["exists with other content", "claimed for other content"]
+            .iter()
+            .any(|why| log.contains(why))
+    };
+    let mut both = primaries.push([first, second], |[first, second]| {
+        match (ready(&first.cluster).is_empty(), ready(&second.cluster).is_empty()) {
+            (true, true) => panic!("both believe that all of theirs is archived"),
+            (true, false) => has_lost(second),
+            (false, true) => has_lost(first),
+            (false, false) => has_lost(first) && has_lost(second),
+        }
+    });
+    for Primary { cluster, own, .. } in &mut both {
+        cluster.set_archive_command("false");
+        own.as_mut().unwrap().stop(Signal::TERM).assert_ok();
+    }
+    let out = ScratchDir::new("fetched");
+    let archived = (primaries.names)();
+    let (mut compared, mut told) = (0, 0);
+    for primary in &both {
+        let wal = primary.cluster.data_dir().join("pg_wal");
+        let done = |name: &str| wal.join(format!("archive_status/{name}.done")).exists();
+        for name in segments_of(&wal).into_iter().filter(|name| *name > forked) {
+            if !archived.contains(&name) {
+                assert!(!done(&name), "{name} was archived, it said, and is not there");
+                continue;
+            }
+            run(config.pgkeep(["archive-get", &name]).arg(out.join("file"))).assert_ok();
+            let is_own = fs::read(out.join("file")).unwrap() == fs::read(wal.join(&name)).unwrap();
+            assert!(is_own || !done(&name), "{name} was archived, it said, with other content");
+            compared += 1;
+            told += usize::from(done(&name));
+        }
+    }
+    println!("{compared} compared, {told} of them archived");
+    let claims = s3.keys().into_iter().filter(|key| key.contains("/claim/"));
+    assert!(claims.count() > 0, "the bucket's conditions were relied on");
 }

@@ -39,7 +39,7 @@ impl Served {
         ready(&self.cluster)
     }
 
-    fn push(&self, name: &str) -> Ran {
+    pub(crate) fn push(&self, name: &str) -> Ran {
         let path = self.cluster.data_dir().join("pg_wal").join(name);
         self.config.run(["archive-push", path.to_str().unwrap()])
     }

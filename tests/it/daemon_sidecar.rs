@@ -3,11 +3,14 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rustix::process::Signal;
 
+use crate::daemon_live::Served;
 use crate::standby_live::{append, find, ready};
+use crate::support::other_account::other_command;
 use crate::support::run::{DEADLINE, Running, run, start, wait_until};
 use crate::support::site::{Site, started};
 use crate::support::{ScratchDir, Server, TestCluster, TestDaemon};
@@ -143,4 +146,34 @@ fn d20261128_a_sidecar_that_sees_the_data_directory_elsewhere_serves_both_ways()
 #[test]
 fn d20261128_a_sidecar_that_does_not_see_the_data_directory_serves_both_ways() {
     serves_both_ways(false);
+}
+
+/// Folder and socket let everybody in here, and still the daemon serves nobody else, and nobody else's
+/// client believes it.
+#[test]
+fn another_account_is_neither_served_nor_believes() {
+    let Some(server) = Server::main() else { return };
+    let site = Served::new(&server, "");
+    let (first, second) = (site.cluster.archive_now(), site.cluster.archive_now());
+    let socket = site.daemon.socket();
+    let folder = socket.parent().unwrap();
+    let open =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    open(folder, 0o711);
+    open(&socket, 0o666);
+    let binary = site.cluster.scratch().pgkeep_binary().to_owned();
+    let Some(mut push) = other_command(&binary, Path::new("/")) else { return };
+    // A copy that everybody may read: only the account is in the way.
+    let data = ScratchDir::new("readable");
+    for name in ["PG_VERSION", "global/pg_control", &format!("pg_wal/{first}")] {
+        fs::create_dir_all(data.join(name).parent().unwrap()).unwrap();
+        fs::write(data.join(name), fs::read(site.cluster.data_dir().join(name)).unwrap()).unwrap();
+    }
+    let path = data.join("pg_wal").join(&first);
+    let refused = run(push.arg("archive-push").arg("--socket").arg(&socket).arg(&path));
+    refused.assert_code(1).assert_says("the other side is account");
+    let is_told =
+        || site.daemon.log().contains("a connection is refused: the other side is account");
+    wait_until(DEADLINE, is_told, || site.daemon.log());
+    site.push(&second).assert_ok();
 }

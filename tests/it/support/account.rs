@@ -32,6 +32,11 @@ pub fn unprivileged() -> &'static Account {
 }
 
 impl Account {
+    /// Its user and group id, where they are not this process's own.
+    pub fn ids(&self) -> Option<(u32, u32)> {
+        self.switch_to
+    }
+
     /// A command that runs as this account in `dir`, with an empty stdin and a known environment.
     pub fn command(&self, program: impl AsRef<OsStr>, dir: &Path) -> Command {
         let mut command = Command::new(program);
@@ -58,7 +63,7 @@ impl Account {
 }
 
 /// The user and group id of `name` in the text of a passwd file.
-fn find_ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
+pub fn find_ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
     passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         match fields.as_slice() {

@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod launch;
 pub mod library;
 pub mod on_the_way;
+pub mod other_account;
 pub mod planned;
 pub mod run;
 pub mod s3;
