@@ -138,8 +138,9 @@ impl Repository {
     ) -> Result<SealedWal> {
         let (header, mut sealer) = self.sealer(ctx, kind, key)?;
         sealer.leave_first();
-        // Room that is never written to costs nothing.
-        let room = usize::try_from(size).unwrap_or(CONTENT_MAX).min(CONTENT_MAX);
+        // WAL that compresses as usual fits into a quarter: a block that was used before, where all of it would
+        // be fresh pages of the system's each time.
+        let room = usize::try_from(size).unwrap_or(CONTENT_MAX).min(CONTENT_MAX) / 4;
         let mut bytes = Vec::with_capacity(FRONT + room);
         bytes.resize(FRONT, 0);
         let (repository, key) = (self.descriptor().repository, key.clone());
