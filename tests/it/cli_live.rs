@@ -46,7 +46,8 @@ fn check_says_which_settings_have_no_effect_yet() {
     assert!(!checked.stdout.contains("not carried out"), "{checked}");
     let config = site.config.toml(
         "[repository.local.retention]\ndaily = 3\n[repository.local.tiering]\nafter = '35d'\n\
-         storage_class = 'GLACIER'\n[schedule]\nfull = '0 0 2 * * *'\n[daemon]\nlisten = '127.0.0.1:1'",
+         storage_class = 'GLACIER'\n[schedule]\nfull = '0 0 2 * * *'\n[daemon]\nlisten = '127.0.0.1:1'\n\
+         socket = '/run/pgkeep/other.sock'\nfallback = 'fail'\npush_jobs = 3",
     );
     let checked = config.run(["check"]).assert_code(14);
     let told = "warn  configuration: repository.local.retention.daily, \

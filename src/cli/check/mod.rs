@@ -66,7 +66,8 @@ fn look(run: &Invocation, findings: &mut Findings) -> Result<(), Failure> {
 /// What is set and has no effect yet.
 fn not_carried_out(layered: &Layered) -> Option<String> {
     let is_later = |address: &Address| match address.section.section {
-        Section::Schedule | Section::Daemon => true,
+        Section::Schedule => true,
+        Section::Daemon => address.key == "listen",
         Section::Repository => {
             ["retention.", "tiering."].iter().any(|part| address.key.starts_with(part))
         }
