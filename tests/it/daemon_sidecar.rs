@@ -33,6 +33,11 @@ fn namespaced(cluster: &TestCluster, arguments: &[&str]) -> std::process::Comman
     command
 }
 
+fn said_skipped(why: &str) {
+    #[allow(clippy::explicit_write, reason = "eprintln is captured in a test that passes")]
+    writeln!(std::io::stderr(), "SKIPPED: {why}").unwrap();
+}
+
 struct Sidecar {
     site: Site,
     daemon: TestDaemon,
@@ -66,8 +71,7 @@ impl Sidecar {
         let data = data.display().to_string();
         let places = [&data, &shown, &hidden].map(String::as_str);
         if !run(&mut namespaced(&site.cluster, &[&places[..], &["true"]].concat())).is_ok() {
-            #[allow(clippy::explicit_write, reason = "eprintln is captured in a test that passes")]
-            writeln!(std::io::stderr(), "SKIPPED: folders cannot be hidden here").unwrap();
+            said_skipped("folders cannot be hidden here");
             return None;
         }
         let binary = site.cluster.scratch().pgkeep_binary().display().to_string();
@@ -176,4 +180,75 @@ fn another_account_is_neither_served_nor_believes() {
         || site.daemon.log().contains("a connection is refused: the other side is account");
     wait_until(DEADLINE, is_told, || site.daemon.log());
     site.push(&second).assert_ok();
+}
+
+/// Puts what is in the second folder on a disk below the first one, which shows as the second and has 3 MiB
+/// left until the third path is there; and becomes what is left of the arguments.
+const SMALL_DISK: &str = r#"
+set -e
+mount -t tmpfs -o size=64M none "$1"
+mkdir "$1/repository"
+cp -a "$2/." "$1/repository/"
+mount --bind "$1/repository" "$2"
+head -c 61M /dev/zero >"$1/filler"
+filler=$1/filler more=$3
+shift 3
+{
+    tries=1200
+    until test -e "$more" || test $tries = 0; do sleep 0.1; tries=$((tries - 1)); done
+    rm "$filler"
+} >/dev/null 2>&1 &
+exec "$@"
+"#;
+
+#[test]
+fn f006_a_full_disk_takes_no_part_of_a_segment_and_archiving_goes_on_when_there_is_room() {
+    let Some(server) = Server::main() else { return };
+    let Site { cluster, config, repo } = Site::small(&server);
+    let (daemon, config) = TestDaemon::configure(config, "fallback = \"fail\"");
+    let scratch = ScratchDir::new("disk");
+    let (room, more) = (scratch.create_dir("room"), scratch.join("more"));
+    let places = [room.as_path(), repo.path(), &more].map(|path| path.to_str().unwrap());
+    let on_small_disk = |program: &[&str]| {
+        let mut command = cluster.command("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh"]);
+        command.args([&places[..], program].concat());
+        command
+    };
+    if !run(&mut on_small_disk(&["true"])).is_ok() {
+        return said_skipped("disks cannot be mounted here");
+    }
+    let binary = cluster.scratch().pgkeep_binary().display().to_string();
+    let file = config.path().display().to_string();
+    let running = start(&mut on_small_disk(&[&binary, "--config", &file, "daemon"]));
+    let is_ready = || running.stderr_so_far().contains("serves ");
+    wait_until(DEADLINE, is_ready, || running.stderr_so_far());
+    cluster.set_archive_command(&config.archive_command());
+    cluster.psql("create table r (t text)");
+    let rows = "insert into r select md5(random()::text) || md5(random()::text) \
+                from generate_series(1, 8000)";
+    let mut names = Vec::new();
+    for _ in 0..8 {
+        cluster.psql(rows);
+        names.push(cluster.switch_wal());
+    }
+    cluster.wait_until("select failed_count > 0 from pg_stat_archiver");
+    assert!(cluster.log().contains("No space left on device"), "{}", cluster.log());
+    let check = config.run(["check"]).assert_code(14);
+    assert!(check.stdout.contains("FAIL  archiver"), "{check}");
+    assert!(ready(&cluster).contains(names.last().unwrap()));
+
+    fs::write(&more, "").unwrap();
+    wait_until(DEADLINE, || ready(&cluster).is_empty(), || cluster.log());
+    let out = cluster.data_dir().join("pg_wal/RECOVERYXLOG");
+    for name in &names {
+        // Outside is another disk.
+        assert!(find(&repo, name).is_none(), "{name}");
+        config.run(["archive-get", name, out.to_str().unwrap()]).assert_ok();
+        let kept = fs::read(cluster.data_dir().join("pg_wal").join(name)).unwrap();
+        assert!(fs::read(&out).unwrap() == kept, "{name}");
+    }
+    running.signal(Signal::TERM);
+    running.wait().assert_ok();
+    drop(daemon);
 }
