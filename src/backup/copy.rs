@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use super::checked::read_checked;
 use super::error::{Error, Result};
+use super::known::Known;
 use super::motion::Motion;
+use super::parent::Parent;
 use super::read::{Stat, Uncached, stat};
 use super::scan::became_unlogged;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event};
+use crate::codec::crc32c_join;
 use crate::pg::page::{self, Verdict};
-use crate::pg::{CheckedFile, ControlFile, RelationFile};
+use crate::pg::{CheckedFile, ControlFile, Fork, RelationFile};
 use crate::pgconn::BackupSession;
 use crate::repo::manifest::Damage;
-use crate::repo::{ContentSource, Layer, PackWriter, Row, RowKind};
+use crate::repo::{ContentSource, Layer, PackWriter, Row, RowKind, Unit};
 
 /// How often an invalid page is read again before its bytes count as they are.
 const REREADS: u32 = 8;
@@ -32,6 +35,9 @@ const DAMAGE_PAUSED_MAX: u64 = 1_000;
 /// Pages that are listed one by one; beyond, they are only counted.
 const DAMAGE_LISTED_MAX: usize = 10_000;
 
+/// Up to this length a file is a small one: a frame.
+const SMALL: usize = 64 << 10;
+
 /// What all workers share.
 #[derive(Debug)]
 pub(super) struct Shared<'a> {
@@ -44,13 +50,27 @@ pub(super) struct Shared<'a> {
     pub(super) damage: Mutex<Vec<Damage>>,
     pub(super) damaged_pages: AtomicU64,
     pub(super) motion: Motion,
+    /// What this backup stands on.
+    pub(super) parent: Option<&'a Parent>,
 }
 
 impl Shared<'_> {
     /// Counts a bad block, and lists it while the list is short.
     fn damaged(&self, ctx: &Ctx, job: &Job, block: u32, why: String) {
-        self.damaged_pages.fetch_add(1, Ordering::Relaxed);
         let path = String::from_utf8_lossy(&job.path).into_owned();
+        self.list_damage(ctx, Damage { path, block, why });
+    }
+
+    /// What the parent knew to be invalid in a file that is not read again.
+    pub(super) fn repeat_damage(&self, ctx: &Ctx, path: &[u8]) {
+        let Some(parent) = self.parent else { return };
+        for known in parent.damage_of(&String::from_utf8_lossy(path)) {
+            self.list_damage(ctx, known.clone());
+        }
+    }
+
+    fn list_damage(&self, ctx: &Ctx, Damage { path, block, why }: Damage) {
+        self.damaged_pages.fetch_add(1, Ordering::Relaxed);
         let mut damage = self.damage.lock().expect("no holder of this lock panics");
         if damage.len() < DAMAGE_LISTED_MAX {
             ctx.warn(format!("{path}: block {block}: {why}"));
@@ -68,6 +88,38 @@ pub(super) struct Job {
     pub(super) path: Vec<u8>,
     /// Where it is read.
     pub(super) source: PathBuf,
+    /// What the parent says of this path, whatever it was.
+    pub(super) before: Option<Row>,
+}
+
+impl Job {
+    /// A file that the parent may have had, as a file.
+    fn file_before(&self) -> Option<&Row> {
+        self.before.as_ref().filter(|row| row.kind == RowKind::File)
+    }
+
+    /// What comes of it: a row, none where the parent's says the same, or that it has vanished.
+    pub(super) fn outcome(&self, row: Option<Row>) -> Outcome {
+        match (row, &self.before) {
+            (Some(row), Some(before)) if row == *before => Outcome::Kept(row),
+            (Some(row), _) => Outcome::Row(row),
+            (None, Some(_)) => Outcome::Gone(self.path.clone()),
+            (None, None) => Outcome::Nothing,
+        }
+    }
+}
+
+/// What comes of an entry of the walk.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// A row of this backup's own table.
+    Row(Row),
+    /// The parent's row holds as it is.
+    Kept(Row),
+    /// The parent's row does not hold any more.
+    Gone(Vec<u8>),
+    /// It has vanished, and the parent did not know it.
+    Nothing,
 }
 
 /// What came of a run of blocks.
@@ -138,9 +190,8 @@ fn join(job: &Job, stat: &Stat, parts: Vec<Part>, block_size: usize) -> Row {
         if u64::from(part.first_block) * block_size as u64 != bytes {
             break;
         }
-        layers.extend(part.layers);
-        let length = usize::try_from(part.bytes).unwrap_or(usize::MAX);
-        crc = crc32c::crc32c_combine(crc, part.crc, length);
+        part.layers.into_iter().for_each(|layer| layer.join(&mut layers));
+        crc = crc32c_join(crc, part.crc, part.bytes);
         bytes += part.bytes;
         if part.is_short {
             break;
@@ -185,7 +236,7 @@ pub(super) struct Worker<'a> {
     pub(super) packs: PackWriter<'a>,
 }
 
-impl Worker<'_> {
+impl<'a> Worker<'a> {
     /// Copies a whole file; `None` when it has vanished.
     pub(super) fn file(&mut self, job: &Job) -> Result<Option<Row>> {
         self.shared.session.check_alive(self.ctx)?;
@@ -228,19 +279,24 @@ impl Worker<'_> {
     pub(super) fn bytes(&mut self, job: &Job, stat: &Stat, content: &[u8]) -> Result<Row> {
         let size = content.len() as u64;
         self.packs.begin_content(source(job, stat));
-        let mut block = 0;
+        let mut known = self.known(job);
+        let is_small = content.len() <= SMALL;
+        let (mut block, mut crc) = (0, 0);
         let mut rest = content;
         while !rest.is_empty() {
-            let space = self.packs.space()?;
+            let space =
+                if is_small { self.packs.space_of(rest.len())? } else { self.packs.space()? };
             let (now, later) = rest.split_at(rest.len().min(space.len()));
             space.get_mut(..now.len()).unwrap_or_default().copy_from_slice(now);
-            self.packs.accept(block, now.len())?;
+            let unit = if is_small { Unit::All } else { Unit::Block };
+            let part = self.accept(block, now.len(), unit, known.as_mut())?;
+            crc = crc32c_join(crc, part, now.len() as u64);
             block += u32::try_from(now.len() / self.shared.block_size).unwrap_or(u32::MAX);
             rest = later;
         }
         let layers = self.packs.end_content()?;
         self.advance(size, 1);
-        let row = row(job, stat, size, crc32c::crc32c(content), layers);
+        let row = row(job, stat, size, crc, layers);
         Ok(Row { identity: None, ..row })
     }
 
@@ -254,13 +310,19 @@ impl Worker<'_> {
         let first_block = number(begin)?;
         let relation = RelationFile::parse(&job.path);
         self.packs.begin_content(source(job, stat));
+        let mut known = self.known(job);
+        let unit = unit(known.is_some(), relation.as_ref(), stat.size);
         let (mut at, mut crc) = (begin, 0);
         while at < end {
             self.ctx.cancel.check()?;
             self.shared.session.check_alive(self.ctx)?;
             let block = number(at)?;
-            let space = self.packs.space()?;
-            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(space.len());
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let space = match unit {
+                Unit::All => self.packs.space_of(left)?,
+                Unit::Block => self.packs.space()?,
+            };
+            let want = left.min(space.len());
             let chunk = space.get_mut(..want).unwrap_or_default();
             self.shared.throttle.pass(self.ctx, want)?;
             let count = self
@@ -272,8 +334,8 @@ impl Worker<'_> {
             if let Some(relation) = &relation {
                 check_pages(self.ctx, self.shared, job, file, relation, block, chunk)?;
             }
-            crc = crc32c::crc32c_append(crc, chunk);
-            self.packs.accept(block, count)?;
+            let part = self.accept(block, count, unit, known.as_mut())?;
+            crc = crc32c_join(crc, part, count as u64);
             self.advance(count as u64, 0);
             at += count as u64;
             if count < want {
@@ -284,9 +346,37 @@ impl Worker<'_> {
         Ok(Part { first_block, layers, bytes: at - begin, crc, is_short: at < end })
     }
 
+    /// Where this file's blocks lie already.
+    fn known<'j>(&self, job: &'j Job) -> Option<Known<'j>>
+    where
+        'a: 'j,
+    {
+        Some(Known::new(self.shared.parent?, job.file_before()?))
+    }
+
+    fn accept(
+        &mut self,
+        block: u32,
+        length: usize,
+        unit: Unit,
+        known: Option<&mut Known<'_>>,
+    ) -> Result<u32> {
+        let Some(known) = known else { return Ok(self.packs.accept(block, length)?) };
+        let count = u32::try_from(length.div_ceil(self.shared.block_size)).unwrap_or(u32::MAX);
+        known.load(block, block.saturating_add(count))?;
+        Ok(self.packs.accept_new(block, length, unit, &mut |wanted| known.find(wanted))?)
+    }
+
     pub(super) fn advance(&self, bytes: u64, files: u64) {
         self.ctx.observer.event(Event::Advance { bytes, files });
     }
+}
+
+/// A small file that is no relation's data is stored whole where anything of it has changed: nobody wants to read
+/// one from two packs.
+fn unit(has_parent: bool, relation: Option<&RelationFile>, size: u64) -> Unit {
+    let is_data = relation.is_some_and(|file| file.fork == Fork::Main);
+    if has_parent && !is_data && size <= SMALL as u64 { Unit::All } else { Unit::Block }
 }
 
 fn source(job: &Job, stat: &Stat) -> ContentSource {
@@ -295,6 +385,8 @@ fn source(job: &Job, stat: &Stat) -> ContentSource {
         size: stat.size,
         mtime: stat.mtime,
         mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
         identity: stat.identity.clone(),
     }
 }

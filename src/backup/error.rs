@@ -61,6 +61,12 @@ pub enum Error {
         /// What does not fit, and why that matters.
         what: String,
     },
+    /// The backup on which this one was to stand does not fit, is missing or is damaged: a full needs none.
+    #[error("{what}")]
+    Parent {
+        /// Which one, and why.
+        what: String,
+    },
     /// WAL that the backup needs did not come to the repository in time.
     #[error("segment {segment} did not arrive in the repository within {} s", waited.as_secs())]
     WalMissing {

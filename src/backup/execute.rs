@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use chrono::Duration as TimeDelta;
 
+use super::compare::Comparison;
 use super::copy::{Job, Shared, Worker, read_control_file};
 use super::error::{Error, Result};
 use super::external::each_external;
 use super::motion::Motion;
 use super::options::Options;
+use super::parent::{Parent, history, off_the_way};
 use super::plan::{Plan, check_server};
-use super::pump::{Copied, copy_all};
+use super::pump::{Copied, Walk, copy_all};
 use super::read::Uncached;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event, Stage, Timestamp, entropy};
@@ -28,8 +30,8 @@ use crate::pgconn::{BackupSession, Known, ServerFacts, Session, StartOptions, St
 use crate::repo::file_table::RowSpill;
 use crate::repo::manifest::{Configuration, Counts, ServerRecord, Totals};
 use crate::repo::{
-    self, BackupId, Begin, FileTableWriter, HashScheme, Kind, Manifest, ObjectRecord, PackPlan,
-    Place, Registration, Repository, Row, Summary,
+    self, BackupId, BackupType, Base, Begin, FileTableWriter, HashScheme, Kind, Manifest,
+    ObjectRecord, PackPlan, Place, Registration, Repository, Row, Summary,
 };
 
 /// Where `global/pg_control` stands among the rows.
@@ -70,7 +72,8 @@ pub fn execute(
     let layout = check_server(&facts, &control, place, registration)?;
     session.prove_not_pooled(ctx)?;
     prove_directory(ctx, &session, &options.data_directory)?;
-    let begin = reserve(ctx, options, repository, place, &facts)?;
+    let parent = plan.parent.as_deref();
+    let begin = reserve(ctx, options, (repository, place), &facts, parent)?;
     ctx.observer.event(Event::Begin {
         stage: Stage::StartCheckpoint,
         bytes_total: 0,
@@ -82,8 +85,8 @@ pub fn execute(
     ctx.observer.event(Event::End { stage: Stage::StartCheckpoint });
     let (bytes_total, files_total) = (plan.bytes, plan.files);
     ctx.observer.event(Event::Begin { stage: Stage::Copy, bytes_total, files_total });
-    let taking =
-        Taking { ctx, options, repository, place, begin: &begin, facts: &facts, layout: &layout };
+    let (begin, facts, layout) = (&begin, &facts, &layout);
+    let taking = Taking { ctx, options, repository, place, begin, facts, layout, parent };
     match taking.copy(&held, &control_path) {
         Ok(copied) => taking.finish(held, copied),
         Err(error) => {
@@ -112,30 +115,41 @@ fn prove_directory(ctx: &Ctx, session: &Session, data_directory: &Path) -> Resul
     Ok(session.prove_directory(ctx, &local)?)
 }
 
-/// Puts the begin record: the id is ours from here on.
+/// Puts the begin record: the id is ours from here on, and the parent is kept.
 fn reserve(
     ctx: &Ctx,
     options: &Options,
-    repository: &Repository,
-    place: &Place,
+    (repository, place): (&Repository, &Place),
     facts: &ServerFacts,
+    parent: Option<&Parent>,
 ) -> Result<Begin> {
     let started = ctx.clock.now();
-    let key = entropy::random(ctx.entropy.as_ref());
+    let backup_type = if parent.is_some() { options.backup_type } else { BackupType::Full };
+    let below = parent.map(|parent| parent.summary().id.clone());
+    let hash = parent.map_or_else(
+        || {
+            let key = entropy::random(ctx.entropy.as_ref());
+            HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key }
+        },
+        Parent::hash,
+    );
     let mut begin = Begin {
-        id: BackupId::full(started),
-        backup_type: options.backup_type,
-        parent: None,
+        id: BackupId::of(backup_type, below.as_ref(), started),
+        backup_type,
+        parent: below,
         started,
         host: options.host.clone(),
         pid: options.pid,
         tool: env!("CARGO_PKG_VERSION").into(),
         timeline: facts.checkpoint_timeline,
         wal_from: Lsn(facts.redo_lsn),
-        hash: HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key },
+        hash,
+        directory: options.data_directory.display().to_string(),
+        attempts: Vec::new(),
     };
     for later in 0..ID_TRIES {
-        begin.id = BackupId::full(started + TimeDelta::seconds(later));
+        let begun = started + TimeDelta::seconds(later);
+        begin.id = BackupId::of(backup_type, begin.parent.as_ref(), begun);
         match repository.put_begin(ctx, place, &begin) {
             Err(repo::Error::Storage(error)) if error.is_already_exists() => {}
             other => {
@@ -161,6 +175,7 @@ pub(super) struct Taking<'a> {
     pub(super) begin: &'a Begin,
     pub(super) facts: &'a ServerFacts,
     pub(super) layout: &'a Layout,
+    parent: Option<&'a Parent>,
 }
 
 /// Everything that was read, before the stop.
@@ -175,6 +190,7 @@ struct Content {
 
 struct Parts {
     objects: Vec<ObjectRecord>,
+    bases: Vec<Base>,
     tablespaces: Vec<repo::manifest::TablespaceRecord>,
     damage: Vec<repo::manifest::Damage>,
     totals: Totals,
@@ -183,6 +199,7 @@ struct Parts {
 impl Taking<'_> {
     fn copy(&self, held: &BackupSession, control_path: &Path) -> Result<Content> {
         self.check_start(held, control_path)?;
+        self.check_way(held)?;
         let plan = PackPlan::new(
             self.place.clone(),
             self.begin.id.clone(),
@@ -199,16 +216,33 @@ impl Taking<'_> {
             damage: Mutex::default(),
             damaged_pages: AtomicU64::new(0),
             motion: Motion::new(held.start_lsn()),
+            parent: self.parent,
         };
         let directory = &self.options.data_directory;
-        let (ctx, jobs) = (self.ctx, self.options.jobs);
-        let copied = copy_all(ctx, self.repository, &plan, &shared, directory, self.layout, jobs)?;
+        let (ctx, skips) = (self.ctx, self.options.skips);
+        let comparison = self.parent.map(|parent| Comparison::new(parent, skips)).transpose()?;
+        let walk = Walk { directory, layout: self.layout, jobs: self.options.jobs, comparison };
+        let copied = copy_all(ctx, self.repository, &plan, &shared, walk)?;
         self.check_tablespaces(held, &copied.tablespaces)?;
         // The server is asked again, now that everything was read from this directory.
         prove_directory(ctx, held.session(), directory)?;
         let content = self.control_last(&shared, copied, control_path)?;
         held.check_alive(ctx)?;
         Ok(content)
+    }
+
+    /// The timeline may have been switched since the plan was made.
+    fn check_way(&self, held: &BackupSession) -> Result<()> {
+        let Some(parent) = self.parent else { return Ok(()) };
+        let (number, directory) = (held.start_timeline(), &self.options.data_directory);
+        let history = history(self.repository, self.place, directory, number)?;
+        match off_the_way(parent.summary(), &history) {
+            None => Ok(()),
+            Some(why) => {
+                let what = format!("{} cannot be the parent: {why}", parent.summary().id);
+                Err(Error::Parent { what })
+            }
+        }
     }
 
     /// A tablespace that the server had all the time and the walk did not meet is not "vanished": its
@@ -265,21 +299,25 @@ impl Taking<'_> {
         copied: Copied<'_>,
         control_path: &Path,
     ) -> Result<Content> {
-        let Copied { spill, tablespaces, files, others, bytes, packs } = copied;
+        let Copied { spill, tablespaces, mut counted, external_before, packs } = copied;
         let (content, stat, control) = read_control_file(self.ctx, control_path)?;
         let mut packs = packs.into_iter();
         let Some(first) = packs.next() else {
             return Err(Error::Cancelled(crate::base::Cancelled));
         };
-        let job = Job { sequence: 0, path: CONTROL_PATH.to_vec(), source: control_path.into() };
+        // What is read at the end is stored as it is, whatever the parent has of it.
+        let job = |path: &[u8], source: &Path| {
+            let (path, source) = (path.to_vec(), source.to_owned());
+            Job { sequence: 0, path, source, before: None }
+        };
         let mut worker = Worker { ctx: self.ctx, shared, packs: first };
-        let mut more_rows = vec![worker.bytes(&job, &stat, &content)?];
+        let control_job = job(CONTROL_PATH, control_path);
+        let mut more_rows = vec![worker.bytes(&control_job, &stat, &content)?];
         let directory = &self.options.data_directory;
         let files_outside = configuration(self.facts);
         let mut warnings =
             each_external(self.ctx, directory, &files_outside, &mut |path, stat, content| {
-                let name = path.as_os_str().as_bytes().to_vec();
-                let job = Job { sequence: 0, path: name, source: path.into() };
+                let job = job(path.as_os_str().as_bytes(), path);
                 more_rows.push(worker.bytes(&job, stat, content)?);
                 Ok(())
             })?;
@@ -288,6 +326,10 @@ impl Taking<'_> {
         {
             warnings.push(format!("configuration files are not saved: {reason}"));
         }
+        more_rows.iter().for_each(|row| counted.row(row, shared.block_size as u64));
+        let mut outside = external_before;
+        outside.retain(|path| more_rows.iter().all(|row| row.path != *path));
+        more_rows.extend(outside.into_iter().map(Row::gone));
         more_rows.sort_by(|a, b| a.path.cmp(&b.path));
         let mut objects = Vec::new();
         let mut zeros = 0;
@@ -295,10 +337,16 @@ impl Taking<'_> {
             zeros += packs.zeros();
             objects.extend(packs.finish()?);
         }
+        let mut bases = self.parent.map(|parent| parent.bases.clone()).unwrap_or_default();
+        for (base, used) in bases.iter_mut().zip(counted.used) {
+            base.used = used;
+        }
         let totals = Totals {
-            files: files + more_rows.len() as u64,
-            others,
-            bytes: bytes + more_rows.iter().map(|row| row.size).sum::<u64>(),
+            files: counted.files,
+            others: counted.others,
+            bytes: counted.bytes,
+            unread_files: counted.unread_files,
+            unread_bytes: counted.unread_bytes,
             zeros,
             stored: 0,
             invalid_pages: shared.damaged_pages.load(Ordering::SeqCst),
@@ -306,7 +354,7 @@ impl Taking<'_> {
         let mut damage =
             std::mem::take(&mut *shared.damage.lock().expect("no holder of this lock panics"));
         damage.sort_by(|a, b| (&a.path, a.block).cmp(&(&b.path, b.block)));
-        let manifest = Parts { objects, tablespaces, damage, totals };
+        let manifest = Parts { objects, bases, tablespaces, damage, totals };
         Ok(Content { spill, more_rows, warnings, control, manifest })
     }
 
@@ -321,7 +369,8 @@ impl Taking<'_> {
         let mut manifest = Manifest {
             summary,
             objects: parts.objects,
-            bases: Vec::new(),
+            bases: parts.bases,
+            reused: Vec::new(),
             tablespaces: parts.tablespaces,
             damage: parts.damage,
             index,
@@ -378,8 +427,8 @@ impl Taking<'_> {
         let known = |value: &Known<String>| value.value().cloned().unwrap_or_default();
         Summary {
             id: self.begin.id.clone(),
-            backup_type: self.options.backup_type,
-            parent: None,
+            backup_type: self.begin.backup_type,
+            parent: self.begin.parent.clone(),
             cluster: self.place.cluster().into(),
             system: self.place.system(),
             epoch: self.place.epoch(),
@@ -409,6 +458,7 @@ impl Taking<'_> {
             },
             hash: self.begin.hash.clone(),
             totals,
+            attempts: Vec::new(),
             counts: Counts::default(),
             tool: self.begin.tool.clone(),
         }

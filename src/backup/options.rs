@@ -9,8 +9,14 @@ use crate::repo::BackupType;
 /// What the caller may choose.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Full is the only type that this version takes.
+    /// What is stored: everything, or what changed since the last full or the last backup.
     pub backup_type: BackupType,
+    /// Where a backup cannot stand on another, or should not, a full is taken instead.
+    pub auto_full: bool,
+    /// A full is due when a differential uses less than this many hundredths of the last one.
+    pub auto_full_below: u8,
+    /// Files that nobody seems to have touched are not read.
+    pub skips: bool,
     /// The data directory that is read.
     pub data_directory: PathBuf,
     /// How to reach its server.

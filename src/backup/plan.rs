@@ -2,23 +2,28 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::copy::read_control_file;
 use super::error::{Error, Result};
 use super::options::Options;
+use super::parent::{Parent, Server, Standing, choose, history_of};
 use super::scan::{Found, walk};
 use crate::base::{ByteSize, Ctx};
 use crate::pg::control_file::ClusterState;
 use crate::pg::{ControlFile, Layout, MajorVersion};
 use crate::pgconn::{ServerFacts, Session};
-use crate::repo::{BackupType, Place, Registration};
+use crate::repo::{BackupId, BackupType, Backups, Place, Registration, Repository};
 
 /// What a backup will do.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Plan {
-    /// The type.
+    /// The type; a full where there is nothing to stand on.
     #[serde(rename = "type")]
     pub backup_type: BackupType,
+    /// The backup that it stands on.
+    #[serde(rename = "parent")]
+    pub parent_id: Option<BackupId>,
     /// The cluster's configured name.
     pub cluster: String,
     /// The system identifier.
@@ -41,6 +46,8 @@ pub struct Plan {
     pub jobs: usize,
     /// What the operator should know first.
     pub warnings: Vec<String>,
+    #[serde(skip)]
+    pub(super) parent: Option<Arc<Parent>>,
 }
 
 /// Looks at server, directory and registration and says what a backup would do. Changes nothing.
@@ -50,19 +57,18 @@ pub struct Plan {
 pub fn plan(
     ctx: &Ctx,
     options: &Options,
+    repository: &Repository,
     place: &Place,
     registration: &Registration,
 ) -> Result<Plan> {
-    if options.backup_type != BackupType::Full {
-        return Err(Error::Refused {
-            what: format!("backups of type {} are not there yet: take a full", options.backup_type),
-        });
-    }
     let control = options.data_directory.join("global/pg_control");
     let (_, _, control) = read_control_file(ctx, &control)?;
     let session = Session::connect(ctx, &options.connection)?;
     let facts = ServerFacts::read(ctx, &session)?;
     let layout = check_server(&facts, &control, place, registration)?;
+    let mut warnings = warnings(&facts);
+    let parent = stand(ctx, options, (repository, place), &facts, &mut warnings)?;
+    let backup_type = if parent.is_some() { options.backup_type } else { BackupType::Full };
     let (mut files, mut bytes, mut tablespaces) = (0, 0, Vec::new());
     walk(ctx, &options.data_directory, &layout, &mut |entry| {
         match entry.what {
@@ -78,7 +84,8 @@ pub fn plan(
         Ok(())
     })?;
     Ok(Plan {
-        backup_type: options.backup_type,
+        backup_type,
+        parent_id: parent.as_ref().map(|parent| parent.summary().id.clone()),
         cluster: place.cluster().into(),
         system: place.system().to_string(),
         server_version: facts.server_version,
@@ -89,8 +96,79 @@ pub fn plan(
         tablespaces,
         checksums: facts.data_checksums,
         jobs: options.jobs,
-        warnings: warnings(&facts),
+        warnings,
+        parent,
     })
+}
+
+/// What the backup stands on: nothing of a full, or where there is nothing, or where nothing fits and a full may
+/// be taken instead.
+fn stand(
+    ctx: &Ctx,
+    options: &Options,
+    (repository, place): (&Repository, &Place),
+    facts: &ServerFacts,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Arc<Parent>>> {
+    if options.backup_type == BackupType::Full {
+        return Ok(None);
+    }
+    let found = (|| {
+        let backups = repository.backups(ctx, place)?;
+        let history = history_of(repository, place, &options.data_directory, facts)?;
+        let server = Server { facts, history };
+        match choose(options.backup_type, &backups, &server)? {
+            Standing::Alone(why) => {
+                warnings.extend(why);
+                Ok(None)
+            }
+            Standing::On(id) => {
+                let is_differential = options.backup_type == BackupType::Differential;
+                if is_differential
+                    && let Some(due) = full_due(repository, place, &backups, &id, options)?
+                {
+                    if options.auto_full {
+                        warnings.push(format!("{due}: this one is a full (auto_full)"));
+                        return Ok(None);
+                    }
+                    warnings.push(format!("{due}: a full would make the next ones smaller"));
+                }
+                Parent::open(ctx, repository, place, &id).map(Some)
+            }
+        }
+    })();
+    match found {
+        Err(Error::Parent { what }) if options.auto_full => {
+            warnings.push(format!("{what}; this one is a full (auto_full)"));
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// Whether so much has changed since a full that the next one is due: by what the newest backup that stands on it
+/// still uses of it.
+fn full_due(
+    repository: &Repository,
+    place: &Place,
+    backups: &Backups,
+    full: &BackupId,
+    options: &Options,
+) -> Result<Option<String>> {
+    let Some(root) = backups.complete.iter().find(|backup| backup.id == *full) else {
+        return Ok(None);
+    };
+    let newest = backups.complete.iter().rev().find(|backup| backup.id.root() == *full);
+    let Some(newest) = newest.filter(|newest| newest.id != *full) else { return Ok(None) };
+    let manifest = match repository.manifest(place, &newest.id) {
+        Err(error) if error.is_of_content() => return Ok(None),
+        other => other?,
+    };
+    let used = manifest.bases.first().map_or(0, |base| base.used);
+    let all = root.own_bytes();
+    let share = used.saturating_mul(100).checked_div(all).unwrap_or(100);
+    let is_due = share < u64::from(options.auto_full_below);
+    Ok(is_due.then(|| format!("{} uses only {share} % of {full}", newest.id)))
 }
 
 /// Refuses what cannot become a good backup; returns the rules of what is copied.
@@ -202,6 +280,9 @@ impl fmt::Display for Plan {
             "{} backup of cluster {} (system {})",
             self.backup_type, self.cluster, self.system
         )?;
+        if let Some(parent) = &self.parent_id {
+            writeln!(f, "  stands on     {parent}")?;
+        }
         writeln!(f, "  server        PostgreSQL {}, {role}", self.server_version / 10_000)?;
         writeln!(f, "  reads         {}", self.data_directory.display())?;
         for (oid, location) in &self.tablespaces {

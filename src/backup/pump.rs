@@ -4,18 +4,20 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::copy::{Job, LargeFile, Shared, Worker};
+use super::compare::{Before, Comparison};
+use super::copy::{Job, LargeFile, Outcome, Shared, Worker};
 use super::error::{Error, Result};
 use super::read::time;
 use super::scan::{Entry, Found, became_unlogged, walk};
-use crate::base::Ctx;
+use crate::base::{Ctx, Event};
 use crate::pg::Layout;
 use crate::repo::file_table::RowSpill;
 use crate::repo::manifest::TablespaceRecord;
-use crate::repo::{PackPlan, PackWriter, Repository, Row, RowKind};
+use crate::repo::{PackPlan, PackWriter, Repository, Row, RowKind, Source};
 
 /// Tasks in the queue between walk and workers.
 const QUEUE: usize = 64;
@@ -41,53 +43,105 @@ enum Task {
 
 /// Puts rows back into the order of the walk.
 struct Collector {
+    block_size: u64,
     state: Mutex<Waiting>,
     moved: Condvar,
 }
 
 struct Waiting {
     next: u64,
-    rows: BTreeMap<u64, Option<Row>>,
+    rows: BTreeMap<u64, Outcome>,
     spill: RowSpill,
-    files: u64,
-    others: u64,
-    bytes: u64,
+    counted: Counted,
     failed: Option<Error>,
+}
+
+/// What the rows that hold come to, whether this backup's own or the parent's.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    pub(super) files: u64,
+    pub(super) others: u64,
+    pub(super) bytes: u64,
+    /// Files that were not read, and their bytes.
+    pub(super) unread_files: u64,
+    pub(super) unread_bytes: u64,
+    /// Bytes of content in each base.
+    pub(super) used: Vec<u64>,
+}
+
+impl Counted {
+    pub(super) fn row(&mut self, row: &Row, block_size: u64) {
+        if row.kind != RowKind::File {
+            self.others += 1;
+            return;
+        }
+        self.files += 1;
+        self.bytes += row.size;
+        for layer in &row.layers {
+            if let Source::Pack { base: Some(base), .. } = layer.source {
+                let begin = u64::from(layer.block) * block_size;
+                let end = (begin + u64::from(layer.count) * block_size).min(row.size);
+                let base = base as usize;
+                if self.used.len() <= base {
+                    self.used.resize(base + 1, 0);
+                }
+                if let Some(used) = self.used.get_mut(base) {
+                    *used += end.saturating_sub(begin);
+                }
+            }
+        }
+    }
+
+    fn unread(&mut self, row: &Row, block_size: u64) {
+        self.row(row, block_size);
+        self.unread_files += 1;
+        self.unread_bytes += row.size;
+    }
 }
 
 /// What the copying gave.
 pub(super) struct Copied<'a> {
     pub(super) spill: RowSpill,
     pub(super) tablespaces: Vec<TablespaceRecord>,
-    pub(super) files: u64,
-    pub(super) others: u64,
-    pub(super) bytes: u64,
+    pub(super) counted: Counted,
+    /// Files outside the data directory that the parent had.
+    pub(super) external_before: Vec<Vec<u8>>,
     /// The workers' packs, still open.
     pub(super) packs: Vec<PackWriter<'a>>,
 }
 
 impl Collector {
-    /// Takes rows by their place; `None` for what has vanished.
-    fn complete(&self, rows: impl IntoIterator<Item = (u64, Option<Row>)>) {
+    /// Takes what came of entries, by their places.
+    fn complete(&self, outcomes: impl IntoIterator<Item = (u64, Outcome)>) {
         let mut state = self.state.lock().expect("no holder of this lock panics");
-        state.rows.extend(rows);
+        state.rows.extend(outcomes);
         loop {
             let next = state.next;
-            let Some(row) = state.rows.remove(&next) else { break };
+            let Some(outcome) = state.rows.remove(&next) else { break };
             state.next += 1;
-            let Some(row) = row else { continue };
-            if row.kind == RowKind::File {
-                state.files += 1;
-                state.bytes += row.size;
-            } else {
-                state.others += 1;
-            }
-            if let Err(error) = state.spill.push(&row) {
+            let pushed = match outcome {
+                Outcome::Row(row) => {
+                    state.counted.row(&row, self.block_size);
+                    state.spill.push(&row)
+                }
+                Outcome::Kept(row) => {
+                    state.counted.row(&row, self.block_size);
+                    Ok(())
+                }
+                Outcome::Gone(path) => state.spill.push(&Row::gone(path)),
+                Outcome::Nothing => Ok(()),
+            };
+            if let Err(error) = pushed {
                 let error = Error::file("write", std::env::temp_dir())(error);
                 state.failed.get_or_insert(error);
             }
         }
         self.moved.notify_all();
+    }
+
+    /// Counts an entry that makes no row.
+    fn count(&self, count: impl FnOnce(&mut Counted)) {
+        count(&mut self.state.lock().expect("no holder of this lock panics").counted);
     }
 
     /// Keeps the first real error; what follows from it is only its echo.
@@ -114,32 +168,37 @@ impl Collector {
     }
 }
 
+/// What is walked, by how many workers, beside what.
+pub(super) struct Walk<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) layout: &'a Layout,
+    pub(super) jobs: usize,
+    pub(super) comparison: Option<Comparison<'a>>,
+}
+
 /// Copies everything but `global/pg_control`.
 pub(super) fn copy_all<'a>(
     ctx: &'a Ctx,
     repository: &'a Repository,
     plan: &'a PackPlan,
     shared: &'a Shared<'a>,
-    data_directory: &std::path::Path,
-    layout: &Layout,
-    jobs: usize,
+    what: Walk<'a>,
 ) -> Result<Copied<'a>> {
     let spill = RowSpill::new().map_err(Error::file("create a file in", std::env::temp_dir()))?;
     let waiting = Waiting {
         next: 0,
         rows: BTreeMap::new(),
         spill,
-        files: 0,
-        others: 0,
-        bytes: 0,
+        counted: Counted::default(),
         failed: None,
     };
-    let collector = Collector { state: Mutex::new(waiting), moved: Condvar::new() };
+    let block_size = plan.block_size as u64;
+    let collector = Collector { block_size, state: Mutex::new(waiting), moved: Condvar::new() };
     let (sender, receiver) = sync_channel(QUEUE);
     let receiver = Mutex::new(receiver);
-    let mut tablespaces = Vec::new();
+    let (mut tablespaces, mut external_before) = (Vec::new(), Vec::new());
     let packs = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs.max(1))
+        let workers: Vec<_> = (0..what.jobs.max(1))
             .map(|_| {
                 let packs = PackWriter::new(repository, ctx, plan);
                 let worker = Worker { ctx, shared, packs };
@@ -149,20 +208,25 @@ pub(super) fn copy_all<'a>(
             .collect();
         let mut feed = Feed {
             ctx,
+            shared,
             collector: &collector,
             sender,
+            comparison: what.comparison,
             sequence: 0,
             together: Vec::new(),
             bytes: 0,
         };
-        let walked =
-            walk(ctx, data_directory, layout, &mut |entry| feed.entry(entry, &mut tablespaces))
-                .and_then(|()| feed.flush());
-        if let Err(error) = walked {
-            collector.fail(error);
-            ctx.cancel.cancel();
+        let walked = walk(ctx, what.directory, what.layout, &mut |entry| {
+            feed.entry(entry, &mut tablespaces)
+        })
+        .and_then(|()| feed.finish());
+        match walked {
+            Ok(external) => external_before = external,
+            Err(error) => {
+                collector.fail(error);
+                ctx.cancel.cancel();
+            }
         }
-        drop(feed);
         workers
             .into_iter()
             .filter_map(|worker| worker.join().expect("a worker does not panic"))
@@ -174,14 +238,16 @@ pub(super) fn copy_all<'a>(
     }
     ctx.cancel.check()?;
     assert!(state.rows.is_empty(), "every row found its place");
-    let Waiting { spill, files, others, bytes, .. } = state;
-    Ok(Copied { spill, tablespaces, files, others, bytes, packs })
+    let Waiting { spill, counted, .. } = state;
+    Ok(Copied { spill, tablespaces, counted, external_before, packs })
 }
 
 struct Feed<'a> {
     ctx: &'a Ctx,
+    shared: &'a Shared<'a>,
     collector: &'a Collector,
     sender: SyncSender<Task>,
+    comparison: Option<Comparison<'a>>,
     sequence: u64,
     /// Small files that are not sent yet: the newest in the order of rows, so that nobody waits for
     /// them (`ROWS_WAITING_MAX` is far above `TOGETHER_FILES`).
@@ -191,31 +257,83 @@ struct Feed<'a> {
 
 impl Feed<'_> {
     fn entry(&mut self, entry: Entry, tablespaces: &mut Vec<TablespaceRecord>) -> Result<()> {
-        let sequence = self.sequence;
-        self.collector.wait_for_room(self.ctx, sequence)?;
+        let before = match self.before(&entry)? {
+            Before::Is(row) => {
+                self.untouched(&row);
+                return Ok(());
+            }
+            Before::Was(row) => Some(row),
+            Before::New => None,
+        };
         match &entry.what {
             // Its row is made at the end, and finds its place then.
-            Found::ControlFile => return Ok(()),
+            Found::ControlFile => Ok(()),
             Found::File => {
                 let size = entry.metadata.len();
-                let job = Job { sequence, path: entry.path, source: entry.source };
-                if size >= LARGE { self.large(job, size)? } else { self.small(job, size)? }
+                let sequence = self.take_place()?;
+                let job = Job { sequence, path: entry.path, source: entry.source, before };
+                if size >= LARGE { self.large(job, size) } else { self.small(job, size) }
             }
-            Found::Directory => self.other(sequence, other(&entry, None))?,
+            Found::Directory => self.other(other(&entry, None), before.as_ref()),
             Found::Tablespace { oid, location } => {
                 let text = String::from_utf8_lossy(location).into_owned();
                 tablespaces.push(TablespaceRecord { oid: *oid, location: text });
                 let target = Some(location.clone());
-                self.other(sequence, other(&entry, target))?;
+                self.other(other(&entry, target), before.as_ref())
             }
         }
+    }
+
+    /// What the parent says of an entry; that what lies before it and was not met is gone.
+    fn before(&mut self, entry: &Entry) -> Result<Before> {
+        let Some(mut comparison) = self.comparison.take() else { return Ok(Before::New) };
+        let before = comparison.meet(entry, &mut |path| self.gone(path));
+        self.comparison = Some(comparison);
+        before
+    }
+
+    /// Ends the walk; files outside the data directory that the parent had.
+    fn finish(mut self) -> Result<Vec<Vec<u8>>> {
+        let comparison = self.comparison.take();
+        let external = match comparison {
+            None => Vec::new(),
+            Some(comparison) => comparison.finish(&mut |path| self.gone(path))?,
+        };
+        self.flush()?;
+        Ok(external)
+    }
+
+    /// Takes the next place in the order of rows. Whoever has one must tell what came of it.
+    fn take_place(&mut self) -> Result<u64> {
+        let sequence = self.sequence;
+        self.collector.wait_for_room(self.ctx, sequence)?;
         self.sequence += 1;
+        Ok(sequence)
+    }
+
+    fn gone(&mut self, path: Vec<u8>) -> Result<()> {
+        self.flush()?;
+        let sequence = self.take_place()?;
+        self.collector.complete([(sequence, Outcome::Gone(path))]);
         Ok(())
     }
 
-    fn other(&mut self, sequence: u64, row: Row) -> Result<()> {
+    /// A file that nobody has touched since the parent.
+    fn untouched(&self, row: &Row) {
+        self.shared.repeat_damage(self.ctx, &row.path);
+        let block_size = self.collector.block_size;
+        self.collector.count(|counted| counted.unread(row, block_size));
+        self.ctx.observer.event(Event::Advance { bytes: row.size, files: 1 });
+    }
+
+    fn other(&mut self, row: Row, before: Option<&Row>) -> Result<()> {
+        if before == Some(&row) {
+            self.collector.count(|counted| counted.others += 1);
+            return Ok(());
+        }
         self.flush()?;
-        self.collector.complete([(sequence, Some(row))]);
+        let sequence = self.take_place()?;
+        self.collector.complete([(sequence, Outcome::Row(row))]);
         Ok(())
     }
 
@@ -306,8 +424,9 @@ fn work<'a>(
 fn step(worker: &mut Worker<'_>, task: Task, collector: &Collector) -> Result<()> {
     match task {
         Task::Files(jobs) => {
-            let rows = jobs.iter().map(|job| Ok((job.sequence, worker.file(job)?)));
-            collector.complete(rows.collect::<Result<Vec<_>>>()?);
+            let outcomes =
+                jobs.iter().map(|job| Ok((job.sequence, job.outcome(worker.file(job)?))));
+            collector.complete(outcomes.collect::<Result<Vec<_>>>()?);
         }
         Task::Run { file, begin, end } => {
             let part = worker.large(&file, begin, end)?;
@@ -315,7 +434,8 @@ fn step(worker: &mut Worker<'_>, task: Task, collector: &Collector) -> Result<()
                 worker.advance(0, 1);
                 let job = &file.job;
                 let is_left_out = row.is_some() && became_unlogged(&job.path, &job.source)?;
-                collector.complete([(job.sequence, row.filter(|_| !is_left_out))]);
+                let outcome = job.outcome(row.filter(|_| !is_left_out));
+                collector.complete([(job.sequence, outcome)]);
             }
         }
     }

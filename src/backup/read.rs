@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use chrono::DateTime;
@@ -130,15 +131,28 @@ const HONEST: [(u64, &str); 6] = [
 ];
 
 fn identity(file: &File, metadata: &std::fs::Metadata) -> io::Result<Option<StatIdentity>> {
-    let magic = rustix::fs::fstatfs(file)?.f_type;
-    let Some((_, name)) =
-        HONEST.iter().find(|(honest, _)| i128::from(*honest) == i128::from(magic))
-    else {
-        return Ok(None);
-    };
+    let kind = rustix::fs::fstatfs(file)?.f_type;
+    let Some(name) = honest(i128::from(kind)) else { return Ok(None) };
     let id = rustix::fs::fstatvfs(file)?.f_fsid;
+    Ok(Some(stat_identity(&format!("{name}:{id:016x}"), metadata)))
+}
+
+fn honest(kind: i128) -> Option<&'static str> {
+    HONEST.iter().find(|(honest, _)| i128::from(*honest) == kind).map(|(_, name)| *name)
+}
+
+/// The id of the file system that holds a path, where it is known to be honest.
+pub(super) fn file_system(path: &Path) -> io::Result<Option<String>> {
+    let kind = rustix::fs::statfs(path)?.f_type;
+    let Some(name) = honest(i128::from(kind)) else { return Ok(None) };
+    let id = rustix::fs::statvfs(path)?.f_fsid;
+    Ok(Some(format!("{name}:{id:016x}")))
+}
+
+/// What tells a file on that file system, and its state, from every other.
+pub(super) fn stat_identity(file_system: &str, metadata: &std::fs::Metadata) -> StatIdentity {
     let changed = format!("{}.{:09}", metadata.ctime(), metadata.ctime_nsec());
-    Ok(Some(StatIdentity(format!("{name}:{id:016x}"), metadata.ino(), changed)))
+    StatIdentity(file_system.into(), metadata.ino(), changed)
 }
 
 #[cfg(test)]

@@ -203,6 +203,9 @@ pub struct BackupArgs {
     /// Bytes per second to read at most, such as 50MiB [default: the configuration's]
     #[arg(long, value_name = "SIZE", value_parser = rate)]
     pub max_rate: Option<ByteSize>,
+    /// Read every file, also those that nobody has touched since the parent by all that stat says
+    #[arg(long)]
+    pub no_skip: bool,
 }
 
 /// Types of backups as they are typed.

@@ -24,6 +24,7 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
         args.backup_type.into(),
         args.jobs.map(usize::from),
         args.max_rate.map(|rate| rate.0),
+        !args.no_skip,
     )?;
     let system = wiring::system_of(&options.data_directory)?;
     let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
@@ -31,7 +32,7 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     let (to, warnings) =
         wiring::destination(&run.ctx, settings, cluster, Some(system), None, access)?;
     run.warn_each(&warnings);
-    let plan = backup::plan(&run.ctx, &options, &to.place, &to.registration)?;
+    let plan = backup::plan(&run.ctx, &options, &to.repository, &to.place, &to.registration)?;
     print_plan(run, args, &plan, &to.name)?;
     if args.dry_run {
         return Ok(Exit::Ok);
@@ -97,6 +98,7 @@ fn as_json(repository: &str, finished: &Finished) -> serde_json::Value {
         "repository": repository,
         "id": summary.id,
         "type": summary.backup_type,
+        "parent": summary.parent,
         "cluster": summary.cluster,
         "system": summary.system.to_string(),
         "started": summary.started.to_rfc3339(),
@@ -110,6 +112,8 @@ fn as_json(repository: &str, finished: &Finished) -> serde_json::Value {
         "wal_last": summary.wal_last,
         "files": summary.totals.files,
         "bytes": summary.totals.bytes,
+        "unread_files": summary.totals.unread_files,
+        "unread_bytes": summary.totals.unread_bytes,
         "stored_bytes": summary.totals.stored,
         "invalid_pages": summary.totals.invalid_pages,
         "damage": damage,

@@ -278,6 +278,12 @@ pub(super) fn of_repo(error: &repo::Error) -> Advice {
             let next = "Nothing of this object was used. `pgkeep check` looks at the rest.";
             (Exit::Failed, Kind::Corrupt, hint(next))
         }
+        repo::Error::Base { source, .. } => {
+            let (exit, kind, _) = of_repo(source);
+            let next = "What stands on it cannot be restored without it: name a backup of another chain \
+                        with --backup; `pgkeep info` lists them.";
+            (exit, kind, hint(next))
+        }
         repo::Error::Newer { .. } => (
             Exit::Failed,
             Kind::Failed,
@@ -425,6 +431,11 @@ impl From<backup::Error> for Failure {
             backup::Error::Content { .. } => (Exit::Failed, Kind::Corrupt, None),
             backup::Error::File { .. } => {
                 let next = "The account that runs pgkeep must be able to read the data directory.";
+                (Exit::Failed, Kind::Environment, hint(next))
+            }
+            backup::Error::Parent { .. } => {
+                let next = "Take a full: `pgkeep backup --type full`. With auto_full = true one is taken \
+                            instead, whenever that happens.";
                 (Exit::Failed, Kind::Environment, hint(next))
             }
             backup::Error::Refused { .. } => {

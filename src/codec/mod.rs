@@ -1,11 +1,14 @@
-//! LZ4 blocks: the compression of one frame's content, with bounded output on both sides.
+//! LZ4 blocks: the compression of one frame's content, with bounded output on both sides; and checksums of
+//! what is joined.
 //!
 //! Bytes in, bytes out: no framing, no lengths, no I/O. What a frame says about itself is `repo`'s.
 
 #![warn(clippy::indexing_slicing)]
 
+mod crc;
 mod lz4;
 
+pub use crc::crc32c_join;
 pub use lz4::{Compressor, compressed_size_max, decompress_exact};
 
 /// Why bytes could not be decompressed.

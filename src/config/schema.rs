@@ -89,6 +89,8 @@ pub enum Form {
     Duration,
     /// Bytes per second.
     Rate,
+    /// A share of something.
+    Share,
     /// Bytes.
     Size,
     /// A whole number.
@@ -112,6 +114,7 @@ impl Form {
             Self::Path | Self::SecretPath => "a path in quotes",
             Self::Duration => "a duration with its unit, in quotes, such as \"90s\" or \"5m\"",
             Self::Rate => "bytes per second with their unit, in quotes, such as \"100MiB\"",
+            Self::Share => "hundredths, in quotes, such as \"70%\"",
             Self::Size => "bytes with their unit, in quotes, such as \"256MiB\"",
             Self::Integer => "a whole number without quotes",
             Self::Boolean => "true or false, without quotes",
@@ -135,7 +138,8 @@ pub struct Key {
 }
 
 use Form::{
-    Boolean, Duration, EnvironmentSecret, Integer, Path, Rate, Secret, SecretPath, Size, Text,
+    Boolean, Duration, EnvironmentSecret, Integer, Path, Rate, Secret, SecretPath, Share, Size,
+    Text,
 };
 use Section::{Cluster, Daemon, Repository, Schedule};
 
@@ -168,6 +172,10 @@ pub const KEYS: &[Key] = &[
         "how many files or objects are worked on at a time, 1 to 256"),
     key(Cluster, "max_rate", Rate, Some("unlimited"),
         "bytes per second that a backup reads at most"),
+    key(Cluster, "auto_full", Boolean, Some("false"),
+        "whether a full is taken where a differential or incremental backup has no parent that fits, or is not worth it any more"),
+    key(Cluster, "auto_full_below", Share, Some("70%"),
+        "a full is due when the newest backup that stands on the last one uses less than this of it"),
     key(Repository, "url", Text, None,
         "where it is: file:///absolute/path, or s3://bucket/prefix"),
     key(Repository, "default", Boolean, Some("false"),

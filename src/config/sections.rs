@@ -14,8 +14,8 @@ use super::reader::Reader;
 use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
-    Fallback, absolute, boolean, cipher, count, cron, fallback, jobs, rate, secret_file, size,
-    some_text, some_time, time, timezone,
+    Fallback, absolute, boolean, cipher, count, cron, fallback, jobs, percent, rate, secret_file,
+    size, some_text, some_time, time, timezone,
 };
 use crate::base::{ByteSize, Secret};
 use crate::repo::CipherChoice;
@@ -39,6 +39,10 @@ pub struct ClusterSettings {
     pub jobs: usize,
     /// Bytes per second that a backup reads at most.
     pub max_rate: Option<ByteSize>,
+    /// Whether a full is taken where another type cannot be, or is not worth it.
+    pub auto_full: bool,
+    /// A full is due when a differential uses less than this many hundredths of the last one.
+    pub auto_full_below: u8,
 }
 
 /// `[repository.<name>]` with the sections below it.
@@ -138,6 +142,8 @@ pub(super) fn read_cluster(layered: &Layered, name: &SectionName) -> Result<Clus
         archive_get_wait: section.get("archive_get_wait", time)?,
         jobs: section.get("jobs", jobs)?,
         max_rate: section.get("max_rate", rate)?,
+        auto_full: section.get("auto_full", boolean)?,
+        auto_full_below: section.get("auto_full_below", percent)?,
     })
 }
 

@@ -28,6 +28,12 @@ pub(super) fn count(text: &str) -> Read<u32> {
     text.parse().map_err(|_| format!("{text:?} is not a whole number from 0 on"))
 }
 
+pub(super) fn percent(text: &str) -> Read<u8> {
+    let percent = text.trim_end().strip_suffix('%').unwrap_or(text).trim_end().parse().ok();
+    let percent = percent.filter(|percent| (0..=100).contains(percent));
+    percent.ok_or_else(|| format!("{text:?} is not a share from 0% to 100%"))
+}
+
 pub(super) fn jobs(text: &str) -> Read<usize> {
     let jobs = text.parse().ok().filter(|jobs| (1..=256).contains(jobs));
     jobs.ok_or_else(|| format!("{text:?} is not a whole number from 1 to 256"))

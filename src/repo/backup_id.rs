@@ -61,6 +61,19 @@ impl BackupId {
         Self(format!("{}F", time.format(ID_TIME)))
     }
 
+    /// The id of a backup of any type that begins at `time`; all but a full stand on the full at the root
+    /// of `parent`'s chain.
+    #[must_use]
+    pub fn of(backup_type: BackupType, parent: Option<&Self>, time: Timestamp) -> Self {
+        match parent {
+            Some(parent) if backup_type != BackupType::Full => {
+                let own = time.format(ID_TIME);
+                Self(format!("{}_{own}{}", parent.root(), backup_type.letter()))
+            }
+            _ => Self::full(time),
+        }
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -56,6 +56,14 @@ pub enum Error {
         /// What was found.
         why: String,
     },
+    /// A backup on which another stands is gone, damaged or unreadable.
+    #[error("backup {id}, on which it stands, cannot be used: {source}")]
+    Base {
+        /// The one that cannot be used.
+        id: String,
+        /// Why.
+        source: Box<Self>,
+    },
     /// Written by a newer version of pgkeep.
     #[error("{object}: {what} {found} is not known to this version of pgkeep")]
     Newer {
@@ -205,6 +213,18 @@ impl Error {
         why: impl ToString,
     ) -> Self {
         Self::Corrupt { object: object.to_string(), place: place.into(), why: why.to_string() }
+    }
+
+    /// Whether it says something of what is stored: it is gone, damaged, or nobody's here. Everything else may
+    /// be otherwise the next time.
+    #[must_use]
+    pub fn is_of_content(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::NoBackup { .. } | Self::Abandoned { .. } => true,
+            Self::Newer { .. } | Self::UnknownKey { .. } => true,
+            Self::Base { source, .. } => source.is_of_content(),
+            other => other.is_not_found(),
+        }
     }
 
     /// Whether the same may succeed a moment later: the store is away, or was slow to answer.

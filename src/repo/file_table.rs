@@ -66,6 +66,33 @@ pub enum Source {
     },
 }
 
+impl Layer {
+    /// Appends this layer, joined with the last one where both block and place go on.
+    pub fn join(self, layers: &mut Vec<Self>) {
+        if let Some(last) = layers.last_mut()
+            && last.block.checked_add(last.count) == Some(self.block)
+            && last.source.plus(last.count) == Some(self.source)
+        {
+            last.count += self.count;
+        } else {
+            layers.push(self);
+        }
+    }
+}
+
+impl Source {
+    /// The place of the block that lies that many behind.
+    #[must_use]
+    pub fn plus(self, blocks: u32) -> Option<Self> {
+        Some(match self {
+            Self::Zeros => Self::Zeros,
+            Self::Pack { base, pack, raw } => {
+                Self::Pack { base, pack, raw: raw.checked_add(blocks)? }
+            }
+        })
+    }
+}
+
 impl Serialize for Layer {
     fn serialize<S: serde::Serializer>(
         &self,
@@ -131,6 +158,25 @@ pub struct Row {
 }
 
 impl Row {
+    /// Says that the parent's row of a path does not hold any more.
+    #[must_use]
+    pub fn gone(path: Vec<u8>) -> Self {
+        Self {
+            path,
+            kind: RowKind::File,
+            size: 0,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::UNIX_EPOCH,
+            identity: None,
+            crc: None,
+            target: None,
+            layers: Vec::new(),
+            gone: true,
+        }
+    }
+
     /// Whether this is a file outside the data directory, which is never restored in place.
     #[must_use]
     pub fn is_external(&self) -> bool {
@@ -190,6 +236,9 @@ struct Line {
 
 impl Line {
     fn first(row: &Row) -> Self {
+        if row.gone {
+            return Self { gone: true, ..Self::default() };
+        }
         let (l, l_hex) = row.target.as_deref().map(path_text).unwrap_or_default();
         Self {
             t: Some(row.kind),
@@ -208,6 +257,9 @@ impl Line {
     }
 
     fn into_row(self, path: Vec<u8>) -> std::result::Result<Row, &'static str> {
+        if self.gone {
+            return Ok(Row::gone(path));
+        }
         let crc = self.c.map(|text| u32::from_str_radix(&text, 16)).transpose();
         Ok(Row {
             path,
@@ -230,7 +282,7 @@ impl Line {
                 (l, l_hex) => Some(path_bytes(l, l_hex).ok_or("a target spelled wrong")?),
             },
             layers: self.at,
-            gone: self.gone,
+            gone: false,
         })
     }
 }

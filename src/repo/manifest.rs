@@ -1,11 +1,12 @@
 //! Manifests: the object that makes a backup exist (FORMAT.md, section 6).
 //!
-//! The first frame is the summary, all that listing, planning and retention read. The rest names
-//! every object of the backup with size and salt, so that an older or foreign one is refused.
+//! The first frame is the summary, all that listing, planning and retention read. The rest names what the
+//! backup stands on, and every object of it with size and salt, so that an older or foreign one is refused.
 
 use serde::{Deserialize, Serialize};
 
 use super::backup_id::{BackupId, BackupType};
+use super::bases::{Base, Reused};
 use super::error::{Error, Result};
 use super::file_table::IndexEntry;
 use super::layout::{Kind, Place};
@@ -16,7 +17,7 @@ use super::text::{hex_array, path_bytes, path_text, time_text, u64_text};
 use crate::base::{Ctx, Timestamp};
 use crate::crypt::KeyId;
 use crate::pg::Lsn;
-use crate::storage::{self, ObjectKey};
+use crate::storage::ObjectKey;
 
 /// What the server was when the backup was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,12 @@ pub struct Totals {
     /// Bytes of the files' content.
     #[serde(with = "u64_text")]
     pub bytes: u64,
+    /// Files that were taken for unchanged by their stat record, and not read.
+    #[serde(default, with = "u64_text", skip_serializing_if = "is_zero")]
+    pub unread_files: u64,
+    /// Their bytes.
+    #[serde(default, with = "u64_text", skip_serializing_if = "is_zero")]
+    pub unread_bytes: u64,
     /// Bytes of it that are zeros and stored nowhere.
     #[serde(with = "u64_text")]
     pub zeros: u64,
@@ -93,6 +100,11 @@ pub struct Totals {
     pub invalid_pages: u64,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// How many lines of each sort follow the summary.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
@@ -100,6 +112,9 @@ pub struct Counts {
     pub objects: u64,
     /// Backups that layers refer to.
     pub bases: u64,
+    /// Objects of dead attempts that layers refer to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reused: u64,
     /// Tablespaces.
     pub tablespaces: u64,
     /// Invalid pages.
@@ -154,10 +169,21 @@ pub struct Summary {
     pub hash: HashScheme,
     /// What was copied.
     pub totals: Totals,
+    /// Dead attempts whose packs this backup uses: what they stored stays as long as it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<BackupId>,
     /// What follows.
     pub counts: Counts,
     /// The version of pgkeep that wrote it.
     pub tool: String,
+}
+
+impl Summary {
+    /// Bytes of content that a full backup itself holds.
+    #[must_use]
+    pub fn own_bytes(&self) -> u64 {
+        self.totals.bytes.saturating_sub(self.totals.zeros)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,15 +240,6 @@ impl ObjectRecord {
     }
 }
 
-/// A backup that layers refer to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Base {
-    /// The number that layers use.
-    pub index: u32,
-    /// The backup.
-    pub id: BackupId,
-}
-
 /// A tablespace that lies outside the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TablespaceRecord {
@@ -248,6 +265,7 @@ pub struct Damage {
 enum Detail {
     Object(ObjectRecord),
     Base(Base),
+    Reused(Reused),
     Tablespace(TablespaceRecord),
     Damage(Damage),
     Index(IndexLine),
@@ -275,8 +293,10 @@ pub struct Manifest {
     pub summary: Summary,
     /// Every object of the backup but this one.
     pub objects: Vec<ObjectRecord>,
-    /// Backups that layers refer to.
+    /// What layers refer to, by their indices.
     pub bases: Vec<Base>,
+    /// Objects of dead attempts that layers refer to.
+    pub reused: Vec<Reused>,
     /// Tablespaces.
     pub tablespaces: Vec<TablespaceRecord>,
     /// Pages that were invalid.
@@ -290,6 +310,7 @@ impl Manifest {
         Counts {
             objects: self.objects.len() as u64,
             bases: self.bases.len() as u64,
+            reused: self.reused.len() as u64,
             tablespaces: self.tablespaces.len() as u64,
             damage: self.damage.len() as u64,
             index: self.index.len() as u64,
@@ -315,19 +336,24 @@ impl Repository {
     /// [`Error::Abandoned`] when the name was taken by somebody who gave this backup up.
     pub fn commit(&self, ctx: &Ctx, place: &Place, manifest: &mut Manifest) -> Result<()> {
         manifest.objects.sort_by(|a, b| a.name.cmp(&b.name));
+        manifest.reused.sort_by(|a, b| a.order().cmp(&b.order()));
         let id = manifest.summary.id.clone();
         let key = place.manifest(&id);
-        self.compare_with_store(place, manifest)?;
+        self.compare_with_store(place, manifest, true)?;
+        self.require_bases(place, manifest)?;
         manifest.summary.totals.stored = manifest.objects.iter().map(|object| object.size).sum();
         manifest.summary.counts = manifest.counts();
         let mut writer = self.buffer(ctx, Kind::Manifest, &key)?;
         writer.line(&State::Complete(Box::new(manifest.summary.clone())))?;
         writer.end_frame()?;
+        for base in &manifest.bases {
+            writer.line(&Detail::Base(base.clone()))?;
+        }
         for object in &manifest.objects {
             writer.line(&Detail::Object(object.clone()))?;
         }
-        for base in &manifest.bases {
-            writer.line(&Detail::Base(base.clone()))?;
+        for reused in &manifest.reused {
+            writer.line(&Detail::Reused(reused.clone()))?;
         }
         for tablespace in &manifest.tablespaces {
             writer.line(&Detail::Tablespace(tablespace.clone()))?;
@@ -361,43 +387,10 @@ impl Repository {
     /// Takes a manifest's name, so that a late commit of a backup whose remains are swept fails.
     ///
     /// # Errors
-    /// [`storage::Error::AlreadyExists`] when the backup exists after all, or was given up before.
+    /// [`crate::storage::Error::AlreadyExists`] when the backup exists after all, or was given up before.
     pub fn abandon(&self, ctx: &Ctx, place: &Place, id: &BackupId, why: &str) -> Result<()> {
         let state = State::Abandoned { id: id.clone(), time: ctx.clock.now(), why: why.into() };
         self.put_line(ctx, Kind::Manifest, &place.manifest(id), &state).map(drop)
-    }
-
-    fn compare_with_store(&self, place: &Place, manifest: &Manifest) -> Result<()> {
-        let id = &manifest.summary.id;
-        let mut expected = std::collections::BTreeMap::new();
-        for object in &manifest.objects {
-            let key = place
-                .of_backup(id, &object.name)
-                .ok_or_else(|| Error::Limit(format!("{} names no object", object.name)))?;
-            expected.insert(key, object.size);
-        }
-        let files = self.store().head(&place.files(id))?;
-        let mut listed = vec![files];
-        for prefix in place.backup_prefixes(id) {
-            listed.extend(storage::list_all(self.store().as_ref(), &prefix)?);
-        }
-        for meta in listed {
-            match expected.remove(&meta.key) {
-                Some(size) if size == meta.size => {}
-                Some(size) => {
-                    let why = format!("the store holds {} bytes, {size} were written", meta.size);
-                    return Err(Error::corrupt(&meta.key, "size", why));
-                }
-                None => {
-                    let why = "the store holds an object that this backup did not write";
-                    return Err(Error::corrupt(&meta.key, "name", why));
-                }
-            }
-        }
-        match expected.into_keys().next() {
-            None => Ok(()),
-            Some(key) => Err(Error::corrupt(&key, "name", "the store does not list it")),
-        }
     }
 
     /// A backup's summary. One request.
@@ -429,6 +422,15 @@ impl Repository {
     /// # Errors
     /// As [`Repository::summary`].
     pub fn manifest(&self, place: &Place, id: &BackupId) -> Result<Manifest> {
+        Ok(self.salted_manifest(place, id)?.0)
+    }
+
+    /// A whole manifest and its object's salt, which tells it from every other one.
+    pub(super) fn salted_manifest(
+        &self,
+        place: &Place,
+        id: &BackupId,
+    ) -> Result<(Manifest, [u8; 32])> {
         let key = place.manifest(id);
         let mut reader = match self.read(Kind::Manifest, &key) {
             Err(error) if error.is_not_found() => {
@@ -437,12 +439,14 @@ impl Repository {
             other => other?,
         };
         let mut frame = Vec::new();
+        let salt = reader.header().salt;
         reader.next_frame(&mut frame)?;
         let summary = complete(&key, id, &frame)?;
         let mut manifest = Manifest {
             summary,
             objects: Vec::new(),
             bases: Vec::new(),
+            reused: Vec::new(),
             tablespaces: Vec::new(),
             damage: Vec::new(),
             index: Vec::new(),
@@ -464,7 +468,8 @@ impl Repository {
         if !manifest.objects.is_sorted_by(|a, b| a.name < b.name) {
             return Err(Error::corrupt(&key, "objects", "they are out of order"));
         }
-        Ok(manifest)
+        manifest.check_bases(&key)?;
+        Ok((manifest, salt))
     }
 }
 
@@ -473,6 +478,7 @@ impl Manifest {
         match parse_line::<Detail>(key, number, text)? {
             Detail::Object(object) => self.objects.push(object),
             Detail::Base(base) => self.bases.push(base),
+            Detail::Reused(reused) => self.reused.push(reused),
             Detail::Tablespace(tablespace) => self.tablespaces.push(tablespace),
             Detail::Damage(damage) => self.damage.push(damage),
             Detail::Index(line) => {

@@ -1,22 +1,26 @@
-//! An opened backup: its rows in order, any file by path, any block in two ranged reads, runs of
-//! frames for restores.
+//! An opened backup: its rows in order, any file by path, any block in two ranged reads, packs for restores,
+//! hashes of blocks.
 //!
-//! Salts come from the manifest: an object of another attempt, or an older one, fails its MAC.
+//! Its own table holds what differs from its parent's, so the tables of the whole chain are read side by
+//! side, the newest row of a path first. Blocks are where a row says: no chain is walked for them. Salts
+//! come from the manifests: an object of another attempt, or an older one, fails its MAC.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::backup_id::BackupId;
+use super::bases::{Base, base_error};
 use super::error::{Error, Result};
 use super::file_table::{self, FileTableReader, Layer, Row, RowKind, RowParser, Source};
-use super::frame::stored_size;
-use super::header::{FRAME_SIZE, HEADER_SIZE};
+use super::hashes::HashReader;
 use super::layout::{Kind, Place};
 use super::manifest::{Manifest, ObjectRecord};
-use super::pack_writer::{PACK_SUMMARY_SIZE, PAGE_FRAMES, PAGE_SIZE};
+use super::merged::Rows;
+use super::pack_reader::PackReader;
+use super::recent::Recent;
 use super::repository::Repository;
 use super::sealed::SealedRandom;
+use crate::base::side_by_side;
 
 /// The least path after those that begin with a slash.
 const AFTER_EXTERNAL: &[u8] = b"0";
@@ -28,16 +32,29 @@ const EXTERNAL_ROWS_MAX: usize = 10_000;
 /// as many as a large backup has.
 const PACKS_KEPT: usize = 64;
 
-/// Pages of each of them, of 16 KiB: as many as workers may read one pack.
-const PAGES_KEPT: usize = 8;
+/// Packs whose readers of hashes are kept, each with up to a megabyte of them: a file and those beside it lie
+/// in few.
+const HASHES_KEPT: usize = 16;
 
-/// A backup whose manifest was read and authenticated.
+/// A backup of the chain.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) manifest: Manifest,
+    /// The salt of its manifest.
+    salt: [u8; 32],
+    /// Its number among the bases; none for the opened backup itself.
+    pub(super) base: Option<u32>,
+}
+
+/// A backup whose manifest was read and authenticated, and those of all on which it stands.
 #[derive(Debug)]
 pub struct OpenedBackup {
     repository: Repository,
     place: Place,
-    manifest: Manifest,
+    /// Itself, its parent, and so on to the full.
+    members: Vec<Member>,
     packs: Mutex<Recent<PackReader, PACKS_KEPT>>,
+    hashes: Mutex<Recent<HashReader, HASHES_KEPT>>,
     /// The row that [`OpenedBackup::block`] used last: neighbours ask for the same file.
     last_row: Mutex<Option<Arc<Row>>>,
     /// Small files that were read whole: a plan asks for the same configuration several times.
@@ -56,15 +73,39 @@ const SMALL_BYTES_MAX: u64 = 256 << 10;
 const SMALL_KEPT: usize = 64;
 
 impl Repository {
-    /// Opens a backup: reads its manifest.
+    /// Opens a backup: reads its manifest, and those of the backups on which it stands.
     ///
     /// # Errors
-    /// [`Error::NoBackup`], [`Error::Abandoned`], [`Error::Corrupt`].
+    /// [`Error::NoBackup`], [`Error::Abandoned`], [`Error::Corrupt`]; [`Error::Base`] of one on which it stands.
     pub fn open_backup(&self, place: &Place, id: &BackupId) -> Result<OpenedBackup> {
-        let manifest = self.manifest(place, id)?;
-        let (packs, last_row, small) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (manifest, salt) = self.salted_manifest(place, id)?;
+        let below: Vec<Base> =
+            manifest.bases.iter().rev().filter(|base| !base.attempt).cloned().collect();
+        let ancestors = side_by_side(&below, |base| {
+            self.ancestor(place, base, &manifest).map_err(|error| base_error(&base.id, error))
+        })?;
+        let own = Member { manifest, salt, base: None };
+        let members = std::iter::once(own).chain(ancestors).collect();
+        let (packs, hashes) = (Mutex::default(), Mutex::default());
+        let (last_row, small) = (Mutex::default(), Mutex::default());
         let (repository, place) = (self.clone(), place.clone());
-        Ok(OpenedBackup { repository, place, manifest, packs, last_row, small })
+        Ok(OpenedBackup { repository, place, members, packs, hashes, last_row, small })
+    }
+
+    /// A backup on which another stands, whose bases must be the first of the other's.
+    fn ancestor(&self, place: &Place, base: &Base, above: &Manifest) -> Result<Member> {
+        let (manifest, salt) = self.salted_manifest(place, &base.id)?;
+        let key = place.manifest(&base.id);
+        if salt != base.salt {
+            return Err(Error::corrupt(&key, "header", "it is not the manifest that was built on"));
+        }
+        let first = above.bases.get(..base.index as usize).unwrap_or_default();
+        let is_chain = manifest.bases.len() == first.len()
+            && manifest.bases.iter().zip(first).all(|(own, other)| own.is_same(other));
+        if !is_chain {
+            return Err(Error::corrupt(&key, "bases", "it stands on others than its child says"));
+        }
+        Ok(Member { manifest, salt, base: Some(base.index) })
     }
 }
 
@@ -72,35 +113,74 @@ impl OpenedBackup {
     /// Its manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.own().manifest
     }
 
-    fn record(&self, name: &str) -> Result<&ObjectRecord> {
-        self.manifest.find_object(name).ok_or_else(|| {
-            let key = self.place.manifest(&self.manifest.summary.id);
-            Error::corrupt(&key, "objects", format!("{name} is not among them"))
-        })
+    fn own(&self) -> &Member {
+        self.members.first().expect("a backup is a member of its own chain")
     }
 
-    fn random(&self, kind: Kind, name: &str) -> Result<SealedRandom> {
-        let id = &self.manifest.summary.id;
-        let record = self.record(name)?;
+    /// The manifests of its chain, its own first and the full's last.
+    pub fn chain(&self) -> impl Iterator<Item = &Manifest> {
+        self.members.iter().map(|member| &member.manifest)
+    }
+
+    /// The bases of a backup that stands on this one; nothing of them is used yet.
+    #[must_use]
+    pub fn as_bases(&self) -> Vec<Base> {
+        let own = self.own();
+        let index = u32::try_from(own.manifest.bases.len()).unwrap_or(u32::MAX);
+        let id = own.manifest.summary.id.clone();
+        let itself = Base { index, id, salt: own.salt, attempt: false, used: 0 };
+        let below = own.manifest.bases.iter().map(|base| Base { used: 0, ..base.clone() });
+        below.chain([itself]).collect()
+    }
+
+    /// The backup or attempt with this number, or the opened one, and the record of an object of it.
+    fn record(&self, base: Option<u32>, name: &str) -> Result<(&BackupId, &ObjectRecord)> {
+        let own = &self.manifest().summary.id;
+        let wrong = |what: &str| {
+            Error::corrupt(&self.place.manifest(own), "objects", format!("{name} is not {what}"))
+        };
+        if let Some(member) = self.members.iter().find(|member| member.base == base) {
+            let found = member.manifest.find_object(name).ok_or_else(|| wrong("among them"))?;
+            return Ok((&member.manifest.summary.id, found));
+        }
+        let index = base.ok_or_else(|| wrong("in it"))?;
+        let base = self.manifest().bases.get(index as usize);
+        let id = base.map(|base| &base.id).ok_or_else(|| wrong("in a base of this backup"))?;
+        let mut manifests = self.chain();
+        let found = manifests.find_map(|manifest| manifest.find_reused(index, name));
+        Ok((id, found.ok_or_else(|| wrong("among what is reused"))?))
+    }
+
+    fn random(&self, base: Option<u32>, kind: Kind, name: &str) -> Result<SealedRandom> {
+        let (id, record) = self.record(base, name)?;
         let wrong = || Error::corrupt(&self.place.manifest(id), "objects", "a record is wrong");
         let key = self.place.of_backup(id, name).ok_or_else(wrong)?;
         self.repository.random(kind, &key, record.key().ok_or_else(wrong)?, record.salt)
     }
 
-    /// Reads every row in order.
+    /// Reads every row in order, whichever backup of the chain holds it.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], also when the table is not the one that the manifest names.
-    pub fn rows(&self) -> Result<FileTableReader> {
-        let key = self.place.files(&self.manifest.summary.id);
-        let reader = self.repository.read(Kind::Files, &key)?;
-        if reader.header().salt != self.record("files")?.salt {
-            return Err(Error::corrupt(&key, "header", "it is not the table of this manifest"));
-        }
-        Ok(FileTableReader::new(key, reader))
+    /// [`Error::Corrupt`], also when a table is not the one that its manifest names.
+    pub fn rows(&self) -> Result<Rows> {
+        let tables = self.members.iter().map(|member| {
+            let id = &member.manifest.summary.id;
+            let read = || {
+                let key = self.place.files(id);
+                let reader = self.repository.read(Kind::Files, &key)?;
+                if reader.header().salt != self.record(member.base, "files")?.1.salt {
+                    let why = "it is not the table of its manifest";
+                    return Err(Error::corrupt(&key, "header", why));
+                }
+                Ok((FileTableReader::new(key, reader.one_of(self.members.len())), member.base))
+            };
+            read()
+                .map_err(|error| if member.base.is_some() { base_error(id, error) } else { error })
+        });
+        Rows::new(tables.collect::<Result<_>>()?)
     }
 
     /// A small file that was read before.
@@ -108,8 +188,8 @@ impl OpenedBackup {
         self.small.lock().expect("no holder of this lock panics").get(path).cloned()
     }
 
-    /// The row of a path. One ranged read where the row lies in one frame of the table, and none for a
-    /// small file that was read whole.
+    /// The row of a path. One ranged read for each backup of the chain up to the one that holds it, where the
+    /// row lies in one frame of the table, and none for a small file that was read whole.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Storage`].
@@ -117,12 +197,22 @@ impl OpenedBackup {
         if let Some(known) = self.small(path) {
             return Ok(Some(known.row.clone()));
         }
-        let table = self.random(Kind::Files, "files")?;
+        for member in &self.members {
+            if let Some(row) = self.find_in(member, path)? {
+                return Ok(Some(row.seen_from_above(member.base)).filter(|row| !row.gone));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_in(&self, member: &Member, path: &[u8]) -> Result<Option<Row>> {
+        let table = self.random(member.base, Kind::Files, "files")?;
+        let index = &member.manifest.index;
         let mut parser = RowParser::new(table.opener().object().clone());
-        let Some(first) = file_table::search(&self.manifest.index, path) else {
+        let Some(first) = file_table::search(index, path) else {
             return Ok(None);
         };
-        for entry in self.manifest.index.get(first..).unwrap_or_default() {
+        for entry in index.get(first..).unwrap_or_default() {
             if entry.path.as_slice() > path {
                 break;
             }
@@ -138,16 +228,27 @@ impl OpenedBackup {
     }
 
     /// The files outside the data directory, whose paths begin with a slash: they lie together in the
-    /// table.
+    /// tables.
     ///
     /// # Errors
     /// As [`OpenedBackup::find_row`]; [`Error::Limit`] for more than a configuration ever has.
     pub fn external_rows(&self) -> Result<Vec<Row>> {
-        let table = self.random(Kind::Files, "files")?;
+        let mut newest = BTreeMap::new();
+        for member in &self.members {
+            for row in self.external_in(member)? {
+                newest.entry(row.path.clone()).or_insert_with(|| row.seen_from_above(member.base));
+            }
+        }
+        Ok(newest.into_values().filter(|row| !row.gone).collect())
+    }
+
+    fn external_in(&self, member: &Member) -> Result<Vec<Row>> {
+        let table = self.random(member.base, Kind::Files, "files")?;
+        let index = &member.manifest.index;
         let mut parser = RowParser::new(table.opener().object().clone());
-        let first = file_table::search(&self.manifest.index, b"/").unwrap_or_default();
+        let first = file_table::search(index, b"/").unwrap_or_default();
         let mut rows = Vec::new();
-        for entry in self.manifest.index.get(first..).unwrap_or_default() {
+        for entry in index.get(first..).unwrap_or_default() {
             if entry.path.as_slice() >= AFTER_EXTERNAL {
                 break;
             }
@@ -178,12 +279,12 @@ impl OpenedBackup {
             return Ok(known.content.clone());
         }
         let mut content = Vec::new();
-        let block_size = u64::from(self.manifest.summary.server.block_size);
+        let block_size = u64::from(self.manifest().summary.server.block_size);
         for block in 0..u32::try_from(row.size.div_ceil(block_size)).unwrap_or(u32::MAX) {
             content.extend(self.read_block(row, block)?);
         }
         if row.crc != Some(crc32c::crc32c(&content)) {
-            let key = self.place.files(&self.manifest.summary.id);
+            let key = self.place.files(&self.manifest().summary.id);
             let why = "the content does not have the row's checksum";
             return Err(Error::corrupt(&key, format!("row {path}"), why));
         }
@@ -224,7 +325,7 @@ impl OpenedBackup {
     /// # Errors
     /// [`Error::Limit`] for a block that the file does not have; [`Error::Corrupt`].
     pub fn read_block(&self, row: &Row, block: u32) -> Result<Vec<u8>> {
-        let size = u64::from(self.manifest.summary.server.block_size);
+        let size = u64::from(self.manifest().summary.server.block_size);
         let begin = u64::from(block) * size;
         if row.kind != RowKind::File || begin >= row.size {
             let path = String::from_utf8_lossy(&row.path);
@@ -234,11 +335,10 @@ impl OpenedBackup {
         let layer = self.layer_of(row, block)?;
         match layer.source {
             Source::Zeros => Ok(vec![0; length]),
-            Source::Pack { base: None, pack, raw } => {
+            Source::Pack { base, pack, raw } => {
                 let raw = u64::from(raw) + u64::from(block - layer.block);
-                self.pack(pack)?.read_raw(raw * size, length)
+                self.pack(base, pack)?.read_raw(raw * size, length)
             }
-            Source::Pack { base: Some(_), .. } => Err(self.no_bases(row)),
         }
     }
 
@@ -246,275 +346,61 @@ impl OpenedBackup {
         let after = row.layers.partition_point(|layer| layer.block <= block);
         let layer = after.checked_sub(1).and_then(|i| row.layers.get(i)).copied();
         layer.filter(|layer| block - layer.block < layer.count).ok_or_else(|| {
-            let key = self.place.files(&self.manifest.summary.id);
+            let key = self.place.files(&self.manifest().summary.id);
             let path = String::from_utf8_lossy(&row.path);
             Error::corrupt(&key, format!("row {path}"), format!("nothing covers block {block}"))
         })
     }
 
-    /// An error for rows that refer to other backups, which this version does not write.
+    /// The pack with the most frames in all of the chain: of which base, its number, how many.
     #[must_use]
-    pub fn no_bases(&self, row: &Row) -> Error {
-        Error::Newer {
-            object: self.place.files(&self.manifest.summary.id).to_string(),
-            what: "a layer in another backup, of",
-            found: String::from_utf8_lossy(&row.path).into_owned(),
-        }
+    pub fn largest_pack(&self) -> Option<(Option<u32>, u32, u64)> {
+        let packs = self.members.iter().flat_map(|member| {
+            member.manifest.objects.iter().filter_map(|object| {
+                let number = object.name.strip_prefix("data/")?.parse().ok()?;
+                Some((member.base, number, object.frames))
+            })
+        });
+        packs.max_by_key(|(_, _, frames)| *frames)
     }
 
-    /// A pack of this backup.
+    /// A pack of this backup, or of one of its bases.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when the manifest does not name it. Makes no request.
-    pub fn pack(&self, number: u32) -> Result<Arc<PackReader>> {
+    pub fn pack(&self, base: Option<u32>, number: u32) -> Result<Arc<PackReader>> {
         let mut packs = self.packs.lock().expect("no holder of this lock panics");
-        if let Some(pack) = packs.find(number.into()) {
+        let kept = number_of(base, number);
+        if let Some(pack) = packs.find(kept) {
             return Ok(pack);
         }
-        let record = self.record(&format!("data/{number:06}"))?;
-        let pack = Arc::new(PackReader {
-            data: self.random(Kind::Pack, &format!("data/{number:06}"))?,
-            meta: self.random(Kind::Meta, &format!("meta/{number:06}"))?,
-            frames: record.frames,
-            pages: Mutex::default(),
-        });
-        packs.keep(number.into(), Arc::clone(&pack));
+        let (data, meta) = (format!("data/{number:06}"), format!("meta/{number:06}"));
+        let frames = self.record(base, &data)?.1.frames;
+        let data = self.random(base, Kind::Pack, &data)?;
+        let pack = Arc::new(PackReader::new(data, self.random(base, Kind::Meta, &meta)?, frames));
+        packs.keep(kept, Arc::clone(&pack));
         Ok(pack)
     }
-}
 
-/// What was used last, by its number; the last one is the newest.
-#[derive(Debug)]
-struct Recent<T, const KEPT: usize>(VecDeque<(u64, Arc<T>)>);
-
-impl<T, const KEPT: usize> Default for Recent<T, KEPT> {
-    fn default() -> Self {
-        Self(VecDeque::new())
-    }
-}
-
-impl<T, const KEPT: usize> Recent<T, KEPT> {
-    fn find(&mut self, number: u64) -> Option<Arc<T>> {
-        let at = self.0.iter().position(|(kept, _)| *kept == number)?;
-        let found = self.0.remove(at)?;
-        let value = Arc::clone(&found.1);
-        self.0.push_back(found);
-        Some(value)
-    }
-
-    /// Keeps one more; the one that was not used for the longest time goes.
-    fn keep(&mut self, number: u64, value: Arc<T>) {
-        if self.0.len() >= KEPT {
-            self.0.pop_front();
-        }
-        self.0.push_back((number, value));
-    }
-}
-
-/// Where the frames of a page lie.
-#[derive(Debug)]
-struct Page {
-    /// Offset of each frame, and of the end of the last.
-    offsets: Vec<u64>,
-}
-
-/// Reads a pack at any frame.
-#[derive(Debug)]
-pub struct PackReader {
-    data: SealedRandom,
-    meta: SealedRandom,
-    frames: u64,
-    /// The pages that were used last: neighbours ask for the same, and each worker is in another.
-    pages: Mutex<Recent<Page, PAGES_KEPT>>,
-}
-
-impl PackReader {
-    fn page_of(&self, frame: u64) -> Result<Arc<Page>> {
-        let opener = self.data.opener();
-        if frame >= self.frames {
-            return Err(opener.corrupt(frame, format!("the pack has {} frames", self.frames)));
-        }
-        let number = frame / PAGE_FRAMES as u64;
-        let cached = self.pages.lock().expect("no holder of this lock panics").find(number);
-        if let Some(page) = cached {
-            return Ok(page);
-        }
-        let suite = self.meta.opener().suite();
-        let stored = stored_size(suite, PAGE_SIZE);
-        let offset =
-            (HEADER_SIZE + stored_size(suite, PACK_SUMMARY_SIZE)) as u64 + number * stored as u64;
-        let raw = self.meta.frame(number + 1, offset, stored)?;
-        let wrong = || self.meta.opener().corrupt(number + 1, "it is not a page of lengths");
-        let (first, lengths) = raw.split_first_chunk::<8>().ok_or_else(wrong)?;
-        let mut end = u64::from_le_bytes(*first);
-        let mut offsets = vec![end];
-        let (lengths, _) = lengths.as_chunks::<3>();
-        for &[a, b, c] in lengths {
-            end = end.checked_add(u64::from(u32::from_le_bytes([a, b, c, 0]))).ok_or_else(wrong)?;
-            offsets.push(end);
-        }
-        let page = Arc::new(Page { offsets });
-        // Read without the lock: workers on other pages must not wait for this request.
-        let mut pages = self.pages.lock().expect("no holder of this lock panics");
-        if pages.find(number).is_none() {
-            pages.keep(number, Arc::clone(&page));
-        }
-        Ok(page)
-    }
-
-    /// Where frames `range` of one page lie in the pack: offsets of each and of the end.
-    fn offsets(&self, range: &Range<u64>) -> Result<Vec<u64>> {
-        let page = self.page_of(range.start)?;
-        let first = usize::try_from(range.start % PAGE_FRAMES as u64).unwrap_or_default();
-        let count = usize::try_from(range.end - range.start).unwrap_or_default();
-        let offsets = page.offsets.get(first..=first + count).unwrap_or_default();
-        Ok(offsets.to_vec())
-    }
-
-    /// Bytes of the raw stream that lie in one frame.
+    /// The hashes of a pack's blocks.
     ///
     /// # Errors
-    /// [`Error::Corrupt`].
-    pub fn read_raw(&self, begin: u64, length: usize) -> Result<Vec<u8>> {
-        let frame = begin / FRAME_SIZE as u64;
-        let mut raw = Vec::new();
-        self.read_frames(frame..frame + 1, &mut Vec::new(), &mut raw)?;
-        let at = usize::try_from(begin % FRAME_SIZE as u64).unwrap_or_default();
-        let bytes = raw.get(at..at + length);
-        bytes.map(<[u8]>::to_vec).ok_or_else(|| {
-            self.data.opener().corrupt(frame, "it is shorter than the row that points into it")
-        })
-    }
-
-    /// Appends the content of a run of frames to `raw`; one ranged read for each page that the run
-    /// touches. `stored` is scratch space.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`], [`Error::Storage`].
-    pub fn read_frames(
-        &self,
-        range: Range<u64>,
-        stored: &mut Vec<u8>,
-        raw: &mut Vec<u8>,
-    ) -> Result<()> {
-        let mut next = range.start;
-        while next < range.end {
-            let offsets = self.read_stored(next..range.end, stored)?;
-            let mut rest = stored.as_mut_slice();
-            for length in lengths(&offsets) {
-                let (frame, tail) = rest.split_at_mut(length);
-                self.data.opener().open(next, frame, raw)?;
-                next += 1;
-                rest = tail;
-            }
+    /// [`Error::Corrupt`] when the manifest does not name them. Makes no request.
+    pub fn hashes(&self, base: Option<u32>, number: u32) -> Result<Arc<HashReader>> {
+        let mut hashes = self.hashes.lock().expect("no holder of this lock panics");
+        let kept = number_of(base, number);
+        if let Some(reader) = hashes.find(kept) {
+            return Ok(reader);
         }
-        Ok(())
-    }
-
-    /// Brings the first of these frames into `buffers`, by one ranged read, as they are stored: as many as
-    /// one page lists. Says which one comes next.
-    ///
-    /// # Errors
-    /// As [`PackReader::read_frames`].
-    pub fn fetch_frames(&self, range: Range<u64>, buffers: &mut FrameBuffers) -> Result<u64> {
-        let first = range.start;
-        let offsets = self.read_stored(range, &mut buffers.stored)?;
-        buffers.lengths = lengths(&offsets).collect();
-        buffers.first = first;
-        Ok(first + buffers.lengths.len() as u64)
-    }
-
-    /// Opens the frames that were fetched, and hands on the content of a few at a time, with the number of
-    /// the first one, while it is in the processor's cache.
-    ///
-    /// # Errors
-    /// As [`PackReader::read_frames`], and what `take` says.
-    pub fn visit_fetched<E, T>(
-        &self,
-        buffers: &mut FrameBuffers,
-        mut take: T,
-    ) -> std::result::Result<(), E>
-    where
-        E: From<Error>,
-        T: FnMut(u64, &[u8]) -> std::result::Result<(), E>,
-    {
-        let FrameBuffers { stored, raw, lengths, first } = buffers;
-        raw.resize(FRAMES_TOGETHER * FRAME_SIZE, 0);
-        let mut next = *first;
-        let mut rest = stored.as_mut_slice();
-        for group in lengths.chunks(FRAMES_TOGETHER) {
-            let (first, mut filled) = (next, 0);
-            for &length in group {
-                let (frame, tail) = rest.split_at_mut(length);
-                let space = raw.get_mut(filled..).unwrap_or_default();
-                filled += self.data.opener().open_into(next, frame, space)?.0;
-                next += 1;
-                rest = tail;
-            }
-            take(first, raw.get(..filled).unwrap_or_default())?;
-        }
-        Ok(())
-    }
-
-    /// Reads the frames of `range` that one page lists into the beginning of `stored`; offsets of each
-    /// and of the end.
-    fn read_stored(&self, range: Range<u64>, stored: &mut Vec<u8>) -> Result<Vec<u64>> {
-        let opener = self.data.opener();
-        let page_end = (range.start / PAGE_FRAMES as u64 + 1) * PAGE_FRAMES as u64;
-        let part = range.start..range.end.min(page_end);
-        let offsets = self.offsets(&part)?;
-        let (Some(&begin), Some(&end)) = (offsets.first(), offsets.last()) else {
-            return Err(opener.corrupt(part.start, "its page does not list it"));
-        };
-        let size = usize::try_from(end - begin).unwrap_or(usize::MAX);
-        let count = offsets.len() - 1;
-        if count as u64 != part.end - part.start || size > count * opener.stored_size_max() {
-            return Err(opener.corrupt(part.start, "its page lists impossible lengths"));
-        }
-        if stored.len() < size {
-            stored.resize(size, 0);
-        }
-        self.data.read(begin, stored.get_mut(..size).unwrap_or_default())?;
-        Ok(offsets)
+        let name = format!("hash/{number:06}");
+        let raw = self.record(base, &name)?.1.raw;
+        let reader = Arc::new(HashReader::new(self.random(base, Kind::Hash, &name)?, raw));
+        hashes.keep(kept, Arc::clone(&reader));
+        Ok(reader)
     }
 }
 
-/// Frames that are opened before their content is handed on: 256 KiB, which the next steps find in the
-/// processor's second cache.
-const FRAMES_TOGETHER: usize = 4;
-
-/// Space that a reader of many frames keeps.
-#[derive(Debug, Default)]
-pub struct FrameBuffers {
-    stored: Vec<u8>,
-    raw: Vec<u8>,
-    /// Of the frames in `stored`, and the number of the first.
-    lengths: Vec<usize>,
-    first: u64,
-}
-
-fn lengths(offsets: &[u64]) -> impl Iterator<Item = usize> {
-    offsets.windows(2).map(|pair| match pair {
-        [a, b] => usize::try_from(b - a).unwrap_or_default(),
-        _ => 0,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every pack's reader stayed, with a page: a restore of a large backup needed memory by its size.
-    #[test]
-    fn d20261124_few_packs_are_kept_those_that_were_used_last() {
-        let mut recent = Recent::<_, PACKS_KEPT>::default();
-        for number in 0..10_000 {
-            assert!(recent.find(number).is_none());
-            recent.keep(number, Arc::new(number));
-            assert_eq!(recent.find(number).as_deref(), Some(&number));
-            assert!(recent.find(0).is_some(), "it is used all the time");
-        }
-        assert_eq!(recent.0.len(), PACKS_KEPT);
-        assert!(recent.find(9_999).is_some() && recent.find(9_900).is_none());
-    }
+/// One number for a pack of a base.
+fn number_of(base: Option<u32>, pack: u32) -> u64 {
+    base.map_or(0, |base| u64::from(base) + 1) << 32 | u64::from(pack)
 }

@@ -2,23 +2,26 @@
 //! frames, sealed in batches and stored; hashes and the meta object follow when a pack is full.
 //!
 //! One writer belongs to one worker thread and has one pack open. Content is read straight into
-//! the raw stream's buffer: no copy before compression.
+//! the raw stream's buffer: no copy before compression. Blocks that lie in a base already are left out of it.
 //!
 //! Order of durability: pack, hashes, meta. A pack without its meta is garbage.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::backup_id::BackupId;
+use super::contents::{self, ContentSource, Stretch, push_stretch};
 use super::error::{Error, Result};
-use super::file_table::{Layer, Source, StatIdentity};
+use super::file_table::{Layer, Source};
 use super::frame::{BATCH, Raw};
 use super::header::FRAME_SIZE;
-use super::layout::{self, Kind, Place};
+use super::layout::{Kind, Place};
 use super::manifest::ObjectRecord;
 use super::repository::Repository;
+use super::runs::{self, Find, Known, Run, Unit};
 use super::sealed::SealedWriter;
-use super::text::path_text;
-use crate::base::{Ctx, Timestamp};
+use crate::base::Ctx;
+use crate::codec::crc32c_join;
 use crate::crypt::BlockHasher;
 use crate::storage::ObjectWriter;
 
@@ -69,37 +72,6 @@ impl PackPlan {
     }
 }
 
-/// The file whose content a writer takes, as it was before the first read.
-#[derive(Debug, Clone)]
-pub struct ContentSource {
-    /// Relative to the data directory.
-    pub path: Vec<u8>,
-    /// Its size.
-    pub size: u64,
-    /// Modification time.
-    pub mtime: Timestamp,
-    /// Permission bits.
-    pub mode: u32,
-    /// Stat identity, where the file system is honest.
-    pub identity: Option<StatIdentity>,
-}
-
-#[derive(serde::Serialize)]
-struct ContentLine<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    p: Option<String>,
-    #[serde(rename = "P", skip_serializing_if = "Option::is_none")]
-    p_hex: Option<String>,
-    b: u32,
-    n: u32,
-    r: u32,
-    s: String,
-    mt: String,
-    m: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    i: Option<&'a StatIdentity>,
-}
-
 struct OpenPack {
     number: u32,
     writer: SealedWriter<Box<dyn ObjectWriter>>,
@@ -119,15 +91,13 @@ pub struct PackWriter<'a> {
     pack: Option<OpenPack>,
     content: Option<ContentSource>,
     layers: Vec<Layer>,
-    /// How many of `layers` were told to the meta object already.
-    told: usize,
+    /// Scratch: what is known of the blocks of one call.
+    blocks: Vec<Known>,
+    /// What the open pack's meta object is to say of this content.
+    untold: Vec<Stretch>,
     zeros: u64,
     objects: Vec<ObjectRecord>,
 }
-
-/// A run of zero blocks shorter than this is stored: it compresses to nearly nothing, and a layer
-/// costs more.
-const ZERO_RUN_MIN: usize = 16;
 
 impl<'a> PackWriter<'a> {
     /// A writer without an open pack.
@@ -142,7 +112,8 @@ impl<'a> PackWriter<'a> {
             pack: None,
             content: None,
             layers: Vec::new(),
-            told: 0,
+            blocks: Vec::new(),
+            untold: Vec::new(),
             zeros: 0,
             objects: Vec::new(),
         }
@@ -156,7 +127,6 @@ impl<'a> PackWriter<'a> {
         assert!(self.content.is_none(), "contents do not nest");
         self.content = Some(source);
         self.layers.clear();
-        self.told = 0;
     }
 
     /// The free part of the raw stream's window, on a block boundary and at least a block long: read
@@ -171,50 +141,123 @@ impl<'a> PackWriter<'a> {
         Ok(self.window.get_mut(self.filled..).unwrap_or_default())
     }
 
-    /// Takes the first `length` bytes of [`PackWriter::space`] as the file's blocks from `block` on.
-    /// A last block that is not full is filled with zeros in the stream.
+    /// As [`PackWriter::space`], and at least this long: what is left of the window is filled with zeros that
+    /// belong to nobody, where it is shorter.
+    ///
+    /// # Errors
+    /// As [`PackWriter::space`].
+    ///
+    /// # Panics
+    /// When no window is that long.
+    pub fn space_of(&mut self, length: usize) -> Result<&mut [u8]> {
+        assert!(length <= self.window.len(), "a window is longer");
+        let left = self.window.len() - self.filled;
+        if left < length {
+            let size = self.plan.block_size;
+            self.window.get_mut(self.filled..).unwrap_or_default().fill(0);
+            if let Some(pack) = &mut self.pack {
+                let hash = self.plan.hasher.hash(&vec![0; size]).to_le_bytes();
+                (0..left / size).for_each(|_| pack.hashes.extend(hash));
+            }
+            self.filled = self.window.len();
+            self.flush()?;
+        }
+        self.space()
+    }
+
+    /// Takes the first `length` bytes of [`PackWriter::space`] as the file's blocks from `block` on, and
+    /// returns their CRC-32C. A last block that is not full is filled with zeros in the stream.
     ///
     /// # Errors
     /// As the store's; [`Error::Limit`] when there are more blocks than the format counts.
-    pub fn accept(&mut self, block: u32, length: usize) -> Result<()> {
+    pub fn accept(&mut self, block: u32, length: usize) -> Result<u32> {
+        self.accept_new(block, length, Unit::Block, &mut |_| None)
+    }
+
+    /// As [`PackWriter::accept`], but for blocks of which `find` says that they lie somewhere already: those
+    /// become layers there, and are not stored; by [`Unit::All`] only when all of these do.
+    ///
+    /// # Errors
+    /// As [`PackWriter::accept`].
+    pub fn accept_new(
+        &mut self,
+        block: u32,
+        length: usize,
+        unit: Unit,
+        find: Find<'_>,
+    ) -> Result<u32> {
         let size = self.plan.block_size;
-        let space = self.window.get_mut(self.filled..).unwrap_or_default();
         let padded = length.div_ceil(size) * size;
+        let space = self.window.get_mut(self.filled..).unwrap_or_default();
         space.get_mut(length..padded).unwrap_or_default().fill(0);
-        if self.pack.is_none() {
-            self.pack = Some(self.open()?);
+        let space = space.get(..length).unwrap_or_default();
+        self.blocks.clear();
+        for (i, content) in space.chunks(size).enumerate() {
+            self.blocks.push(Known::of(block_number(block, i)?, content, size));
         }
-        let pack = self.pack.as_mut().expect("it was just opened");
-        let space = self.window.get_mut(self.filled..self.filled + padded).unwrap_or_default();
-        let mut kept = 0;
-        let mut at = 0;
-        for run in Runs::new(space, size) {
-            let first = block_number(block, at / size)?;
-            let count = u32::try_from(run.len / size).map_err(|_| too_many_blocks())?;
-            if run.zeros {
-                push_layer(&mut self.layers, Layer { block: first, count, source: Source::Zeros });
-                self.zeros += run.len.min(length.saturating_sub(at)) as u64;
-            } else {
-                let raw_byte = pack.writer.raw() + (self.filled + kept) as u64;
-                let raw = u32::try_from(raw_byte / size as u64).map_err(|_| too_many_blocks())?;
-                let source = Source::Pack { base: None, pack: pack.number, raw };
-                push_layer(&mut self.layers, Layer { block: first, count, source });
-                let end = (at + run.len).min(length);
-                for block in space.get(at..end).unwrap_or_default().chunks(size) {
-                    pack.hashes.extend(self.plan.hasher.hash(block).to_le_bytes());
-                }
-                if kept != at {
-                    space.copy_within(at..at + run.len, kept);
-                }
-                kept += run.len;
-            }
-            at += run.len;
+        runs::settle(&mut self.blocks, (space, size), &self.plan.hasher, unit, find);
+        let (mut kept, mut crc) = (0, 0);
+        let mut first = 0;
+        while let Some(run) = runs::next(&self.blocks, first) {
+            let begin = first * size;
+            let end = ((first + run.count) * size).min(length);
+            let number = block_number(block, first)?;
+            let part = self.run(number, run, begin..end, &mut kept)?;
+            crc = if first == 0 { part } else { crc32c_join(crc, part, (end - begin) as u64) };
+            first += run.count;
         }
         self.filled += kept;
         if self.filled == self.window.len() {
             self.flush()?;
         }
-        Ok(())
+        Ok(crc)
+    }
+
+    /// Takes one run of blocks, which lies at `bytes` of the free space; what is stored moves together to its
+    /// beginning, up to `kept`. Returns its CRC-32C.
+    fn run(&mut self, block: u32, run: Run, bytes: Range<usize>, kept: &mut usize) -> Result<u32> {
+        let size = self.plan.block_size;
+        let count = u32::try_from(run.count).map_err(|_| too_many_blocks())?;
+        let place = |at: usize| self.filled + at;
+        let content = self.window.get(place(bytes.start)..place(bytes.end)).unwrap_or_default();
+        let crc = crc32c::crc32c(content);
+        let source = match run.place {
+            Some(source) => {
+                if source == Source::Zeros {
+                    self.zeros += content.len() as u64;
+                    self.untold.push(Stretch::zeros(block, count, crc));
+                }
+                source
+            }
+            None => {
+                let at = *kept;
+                if at != bytes.start {
+                    let padded = place(bytes.start)..place(bytes.start + run.count * size);
+                    self.window.copy_within(padded, place(at));
+                }
+                *kept += run.count * size;
+                let raw = self.raw(at)?;
+                let pack = self.pack.as_mut().expect("it was just opened");
+                let hashes = self.blocks.iter().skip(bytes.start / size).take(run.count);
+                hashes.for_each(|known| pack.hashes.extend(known.hash.to_le_bytes()));
+                let length = bytes.len() as u64;
+                push_stretch(&mut self.untold, Stretch::stored(block, count, raw, crc), length);
+                Source::Pack { base: None, pack: pack.number, raw }
+            }
+        };
+        Layer { block, count, source }.join(&mut self.layers);
+        Ok(crc)
+    }
+
+    /// The raw block at this place of the free space; the pack is opened where none is.
+    fn raw(&mut self, at: usize) -> Result<u32> {
+        let pack = match self.pack.take() {
+            Some(pack) => pack,
+            None => self.open()?,
+        };
+        let byte = pack.writer.raw() + (self.filled + at) as u64;
+        self.pack = Some(pack);
+        u32::try_from(byte / self.plan.block_size as u64).map_err(|_| too_many_blocks())
     }
 
     /// Ends a content and returns the layers that cover the blocks it accepted.
@@ -281,31 +324,13 @@ impl<'a> PackWriter<'a> {
         Ok(())
     }
 
-    /// Tells the open pack's meta object where the blocks since the last call went.
+    /// Tells the open pack's meta object where the blocks since the last call went. Of a content that went
+    /// nowhere, zeros are told by nobody: an attempt that needs to know reads the file again.
     fn tell(&mut self) {
-        let (Some(content), Some(pack)) = (&self.content, &mut self.pack) else {
-            return;
-        };
-        for layer in self.layers.get(self.told..).unwrap_or_default() {
-            let Source::Pack { raw, .. } = layer.source else {
-                continue;
-            };
-            let (p, p_hex) = path_text(&content.path);
-            let line = ContentLine {
-                p,
-                p_hex,
-                b: layer.block,
-                n: layer.count,
-                r: raw,
-                s: content.size.to_string(),
-                mt: layout::time_text(content.mtime),
-                m: format!("{:o}", content.mode),
-                i: content.identity.as_ref(),
-            };
-            pack.contents.extend(serde_json::to_vec(&line).expect("plain text and numbers"));
-            pack.contents.push(b'\n');
+        let untold = std::mem::take(&mut self.untold);
+        if let (Some(content), Some(pack)) = (&self.content, &mut self.pack) {
+            contents::append(&mut pack.contents, content, &untold);
         }
-        self.told = self.layers.len();
     }
 
     fn close(&mut self) -> Result<()> {
@@ -394,105 +419,9 @@ fn too_many_blocks() -> Error {
     Error::Limit("a file or pack has more blocks than 32 bits can count".into())
 }
 
-/// Appends a layer, joined with the last one where both block and place go on.
-fn push_layer(layers: &mut Vec<Layer>, layer: Layer) {
-    if let Some(last) = layers.last_mut()
-        && u64::from(last.block) + u64::from(last.count) == u64::from(layer.block)
-    {
-        let joins = match (last.source, layer.source) {
-            (Source::Zeros, Source::Zeros) => true,
-            (
-                Source::Pack { base: None, pack: a, raw },
-                Source::Pack { base: None, pack: b, raw: next },
-            ) => a == b && u64::from(raw) + u64::from(last.count) == u64::from(next),
-            _ => false,
-        };
-        if joins {
-            last.count += layer.count;
-            return;
-        }
-    }
-    layers.push(layer);
-}
-
-/// Cuts blocks into runs of zeros that are worth a layer, and the rest.
-struct Runs {
-    runs: std::vec::IntoIter<Run>,
-}
-
-struct Run {
-    len: usize,
-    zeros: bool,
-}
-
-impl Runs {
-    fn new(bytes: &[u8], block_size: usize) -> Self {
-        let mut runs: Vec<Run> = Vec::new();
-        let mut zero_blocks = 0;
-        let mut data = 0;
-        let flush = |runs: &mut Vec<Run>, data: &mut usize, zero_blocks: &mut usize| {
-            if *zero_blocks < ZERO_RUN_MIN {
-                *data += *zero_blocks * block_size;
-            } else {
-                if *data > 0 {
-                    runs.push(Run { len: *data, zeros: false });
-                    *data = 0;
-                }
-                runs.push(Run { len: *zero_blocks * block_size, zeros: true });
-            }
-            *zero_blocks = 0;
-        };
-        for block in bytes.chunks(block_size) {
-            if is_zero(block) {
-                zero_blocks += 1;
-            } else {
-                flush(&mut runs, &mut data, &mut zero_blocks);
-                data += block_size;
-            }
-        }
-        flush(&mut runs, &mut data, &mut zero_blocks);
-        if data > 0 {
-            runs.push(Run { len: data, zeros: false });
-        }
-        Self { runs: runs.into_iter() }
-    }
-}
-
-impl Iterator for Runs {
-    type Item = Run;
-
-    fn next(&mut self) -> Option<Run> {
-        self.runs.next()
-    }
-}
-
-/// Whether all bytes are zero; the first word decides for nearly every block.
-fn is_zero(block: &[u8]) -> bool {
-    let (words, rest) = block.as_chunks::<8>();
-    words.first().is_none_or(|word| *word == [0; 8])
-        && words.iter().fold(0, |or, word| or | u64::from_ne_bytes(*word)) == 0
-        && rest.iter().all(|byte| *byte == 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn runs(pattern: &str) -> Vec<(usize, bool)> {
-        let bytes: Vec<u8> =
-            pattern.bytes().flat_map(|b| [if b == b'x' { 1 } else { 0 }; 4]).collect();
-        Runs::new(&bytes, 4).map(|run| (run.len / 4, run.zeros)).collect()
-    }
-
-    #[test]
-    fn only_long_runs_of_zeros_become_layers() {
-        let long = ".".repeat(16);
-        assert_eq!(runs(""), []);
-        assert_eq!(runs("x..x"), [(4, false)]);
-        assert_eq!(runs(&long), [(16, true)]);
-        assert_eq!(runs(&format!("x{long}.xx...")), [(1, false), (17, true), (5, false)]);
-        assert_eq!(runs(&format!("{long}x{long}")), [(16, true), (1, false), (16, true)]);
-    }
 
     #[test]
     fn layers_join_only_when_block_and_place_go_on() {
@@ -503,7 +432,7 @@ mod tests {
         };
         let mut layers = Vec::new();
         for layer in [pack(0, 2, 10), pack(2, 1, 12), pack(3, 1, 20), pack(5, 1, 21)] {
-            push_layer(&mut layers, layer);
+            layer.join(&mut layers);
         }
         assert_eq!(layers, [pack(0, 3, 10), pack(3, 1, 20), pack(5, 1, 21)]);
     }

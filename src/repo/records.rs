@@ -81,6 +81,12 @@ pub struct Begin {
     pub wal_from: Lsn,
     /// How its blocks are hashed.
     pub hash: HashScheme,
+    /// The data directory that is read on that host; unknown of older versions' backups.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub directory: String,
+    /// Dead attempts whose packs it may use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<BackupId>,
 }
 
 impl Repository {

@@ -187,6 +187,8 @@ pub struct SealedReader {
     ended: bool,
     /// The window reaches to the end of the object.
     whole: bool,
+    /// How much is asked for at a time.
+    request: usize,
 }
 
 /// A frame as it is stored, and its number.
@@ -210,8 +212,14 @@ impl SealedReader {
         whole: bool,
     ) -> Self {
         let offset = window.len() as u64;
-        let (used, next, ended) = (HEADER_SIZE, 0, false);
-        Self { store, opener, header, window, used, offset, next, ended, whole }
+        let (used, next, ended, request) = (HEADER_SIZE, 0, false, WINDOW);
+        Self { store, opener, header, window, used, offset, next, ended, whole, request }
+    }
+
+    /// One of several that are read side by side: all together keep as much in memory as a few.
+    pub(super) fn one_of(mut self, readers: usize) -> Self {
+        self.request = (8 * WINDOW / readers.max(1)).clamp(2 * FRAME_SIZE, WINDOW);
+        self
     }
 
     /// The object's header.
@@ -300,8 +308,8 @@ impl SealedReader {
         while !self.whole && self.window.len() - self.used < need {
             self.window.drain(..self.used);
             self.used = 0;
-            let more = self.store.read_up_to(self.opener.object(), self.offset, WINDOW)?;
-            self.whole = more.len() < WINDOW;
+            let more = self.store.read_up_to(self.opener.object(), self.offset, self.request)?;
+            self.whole = more.len() < self.request;
             self.offset += more.len() as u64;
             self.window.extend_from_slice(&more);
         }

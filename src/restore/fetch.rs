@@ -5,6 +5,7 @@
 //! the one in its row, whatever worker wrote which piece.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -15,11 +16,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::{Error, Result};
 use crate::base::{Ctx, Event};
+use crate::codec::crc32c_join;
 use crate::repo::header::FRAME_SIZE;
-use crate::repo::{FrameBuffers, Layer, OpenedBackup, Row, Source};
+use crate::repo::{FrameBuffers, Layer, OpenedBackup, PackReader, Row, Source};
 
 /// Frames that one read brings in: 4 MiB of content.
 const RUN_FRAMES: u64 = 64;
+
+/// Frames that are read along although nobody needs them: a megabyte of content, of which a request costs more.
+const GAP_FRAMES: u64 = 16;
 
 /// Content of one batch.
 const BATCH_BYTES: u64 = 64 << 20;
@@ -60,8 +65,8 @@ pub(super) struct Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum PieceSource {
     Zeros,
-    /// Pack and raw byte.
-    Pack(u32, u64),
+    /// In which base, in which of its packs, and at which raw byte.
+    Pack(Option<u32>, u32, u64),
 }
 
 /// Work for one worker.
@@ -143,7 +148,7 @@ impl Batcher {
             return Err(wrong("its layers do not cover each block once"));
         }
         let crc = row.crc.ok_or_else(|| wrong("it has no checksum"))?;
-        let cuts = self.cut(row).ok_or_else(|| wrong("it lies in another backup"))?;
+        let cuts = self.cut(row);
         let target = Arc::new(Target {
             path: row.path.clone(),
             size: row.size,
@@ -168,28 +173,25 @@ impl Batcher {
     }
 
     /// Pieces of at most a run, none across the end of a run in its pack.
-    fn cut(&self, row: &Row) -> Option<Vec<(u64, u64, PieceSource)>> {
+    fn cut(&self, row: &Row) -> Vec<(u64, u64, PieceSource)> {
         let run = RUN_FRAMES * FRAME_SIZE as u64;
         let mut cuts = Vec::new();
         for &Layer { block, count, source } in &row.layers {
             let mut offset = u64::from(block) * self.block_size;
             let end = (offset + u64::from(count) * self.block_size).min(row.size);
-            let mut raw = match source {
-                Source::Zeros => {
-                    cuts.push((offset, end - offset, PieceSource::Zeros));
-                    continue;
-                }
-                Source::Pack { base: None, pack, raw } => (pack, u64::from(raw) * self.block_size),
-                Source::Pack { base: Some(_), .. } => return None,
+            let Source::Pack { base, pack, raw } = source else {
+                cuts.push((offset, end - offset, PieceSource::Zeros));
+                continue;
             };
+            let mut raw = u64::from(raw) * self.block_size;
             while offset < end {
-                let length = (end - offset).min(run - raw.1 % run);
-                cuts.push((offset, length, PieceSource::Pack(raw.0, raw.1)));
+                let length = (end - offset).min(run - raw % run);
+                cuts.push((offset, length, PieceSource::Pack(base, pack, raw)));
                 offset += length;
-                raw.1 += length;
+                raw += length;
             }
         }
-        Some(cuts)
+        cuts
     }
 
     /// Sends what is left.
@@ -227,9 +229,7 @@ impl Target {
             if wrong {
                 return Err(self.wrong("its pieces do not join"));
             }
-            let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
-            // Joining takes longer than the checksum of 100 KB, and most files have one piece.
-            crc = if end == 0 { piece.crc } else { crc32c::crc32c_combine(crc, piece.crc, length) };
+            crc = if end == 0 { piece.crc } else { crc32c_join(crc, piece.crc, piece.length) };
             end += piece.length;
         }
         if end != self.size {
@@ -257,17 +257,20 @@ pub(super) fn write_batch(
     let mut rest = batch.as_slice();
     while let Some(first) = rest.first() {
         ctx.cancel.check()?;
-        let PieceSource::Pack(pack, begin) = first.source else {
+        let PieceSource::Pack(base, pack, begin) = first.source else {
             zeros(ctx, first)?;
             rest = rest.split_first().map_or(&[], |(_, rest)| rest);
             continue;
         };
         // Pieces never cross the end of a run, so those of one run are read together.
         let run = begin / run_bytes;
-        let together = |piece: &&Piece| matches!(piece.source, PieceSource::Pack(p, raw) if p == pack && raw / run_bytes == run);
+        let together = |piece: &&Piece| {
+            matches!(piece.source, PieceSource::Pack(other, p, raw)
+                if (other, p) == (base, pack) && raw / run_bytes == run)
+        };
         let count = rest.iter().take_while(together).count();
         let (now, later) = rest.split_at(count);
-        read_run((ctx, opened, turns), pack, now, scratch)?;
+        read_run((ctx, turns), &*opened.pack(base, pack)?, now, scratch)?;
         rest = later;
     }
     Ok(())
@@ -282,16 +285,14 @@ pub(super) struct Scratch {
 /// Writes the pieces of one run, which are in the pack's order, as their frames are opened. A write is
 /// short: one inode takes one writer at a time, and several workers write a large file.
 fn read_run(
-    (ctx, opened, turns): (&Ctx, &OpenedBackup, &Turns),
-    pack: u32,
+    (ctx, turns): (&Ctx, &Turns),
+    pack: &PackReader,
     pieces: &[Piece],
     scratch: &mut Scratch,
 ) -> Result<()> {
     let frame = FRAME_SIZE as u64;
     let mut pieces: Vec<Running<'_>> = pieces.iter().filter_map(Running::new).collect();
-    let (first, last) = pieces.iter().fold((u64::MAX, 0), |(low, high), piece| {
-        (low.min(piece.begin / frame), high.max(piece.end.div_ceil(frame)))
-    });
+    let needed = needed(&pieces);
     // Pieces before this one are complete.
     let mut complete = 0;
     let mut take = |number: u64, raw: &[u8]| {
@@ -307,16 +308,44 @@ fn read_run(
         complete += open.iter().take_while(|piece| piece.at == piece.end).count();
         Ok::<(), Error>(())
     };
-    let (pack, mut next) = (opened.pack(pack)?, first);
-    while next < last {
-        next = pack.fetch_frames(next..last, &mut scratch.frames)?;
-        let _turn = turns.take();
-        pack.visit_fetched(&mut scratch.frames, &mut take)?;
+    for request in requests(&needed) {
+        let mut next = request.start;
+        while next < request.end {
+            next = pack.fetch_frames(next..request.end, &mut scratch.frames)?;
+            let _turn = turns.take();
+            pack.visit_fetched(&mut scratch.frames, &needed, &mut take)?;
+        }
     }
     match pieces.iter().find(|piece| piece.at < piece.end) {
         None => Ok(()),
         Some(piece) => Err(piece.piece.target.wrong("it reaches past the end of its pack")),
     }
+}
+
+/// The frames that hold these pieces, as ranges that do not touch.
+fn needed(pieces: &[Running<'_>]) -> Vec<Range<u64>> {
+    let frame = FRAME_SIZE as u64;
+    let mut needed: Vec<Range<u64>> = Vec::new();
+    for piece in pieces {
+        let frames = piece.begin / frame..piece.end.div_ceil(frame);
+        match needed.last_mut() {
+            Some(last) if frames.start <= last.end => last.end = last.end.max(frames.end),
+            _ => needed.push(frames),
+        }
+    }
+    needed
+}
+
+/// What is asked for at once: a small gap costs less than another request.
+fn requests(needed: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut requests: Vec<Range<u64>> = Vec::new();
+    for frames in needed {
+        match requests.last_mut() {
+            Some(last) if frames.start - last.end <= GAP_FRAMES => last.end = frames.end,
+            _ => requests.push(frames.clone()),
+        }
+    }
+    requests
 }
 
 /// A piece that is being written.
@@ -331,7 +360,7 @@ struct Running<'a> {
 
 impl<'a> Running<'a> {
     fn new(piece: &'a Piece) -> Option<Self> {
-        let PieceSource::Pack(_, begin) = piece.source else { return None };
+        let PieceSource::Pack(_, _, begin) = piece.source else { return None };
         Some(Self { piece, begin, end: begin + piece.length, at: begin, crc: 0 })
     }
 
@@ -408,6 +437,13 @@ mod tests {
             let (length, crc) = (content.len() as u64, crc32c::crc32c(content));
             target.wrote(&ctx, Written { offset: *offset, length, crc })
         })
+    }
+
+    #[test]
+    fn neighbours_share_a_request_and_what_lies_between_is_not_opened() {
+        let ranges = [0..2, 3..4, 20..30, 47..48];
+        assert_eq!(requests(&ranges), [0..30, 47..48]);
+        assert_eq!(requests(&[]), []);
     }
 
     #[test]

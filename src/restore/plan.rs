@@ -358,16 +358,14 @@ fn about_configuration(is_there: bool, elsewhere: Option<&str>) -> Option<String
 
 /// Reads a little of the backup and says how long all of it takes at that rate.
 fn sample(ctx: &Ctx, options: &Options, opened: &OpenedBackup) -> Result<Option<u64>> {
-    let packs = opened.manifest().objects.iter().filter(|object| object.name.starts_with("data/"));
-    let Some(pack) = packs.max_by_key(|object| object.frames) else { return Ok(None) };
-    let number = pack.name.trim_start_matches("data/").parse().unwrap_or_default();
-    let frames = pack.frames.saturating_sub(1).min(256);
+    let Some((base, number, frames)) = opened.largest_pack() else { return Ok(None) };
+    let frames = frames.saturating_sub(1).min(256);
     if frames < 16 {
         return Ok(None);
     }
     let (mut stored, mut raw) = (Vec::new(), Vec::new());
     let begun = ctx.clock.monotonic();
-    opened.pack(number)?.read_frames(0..frames, &mut stored, &mut raw)?;
+    opened.pack(base, number)?.read_frames(0..frames, &mut stored, &mut raw)?;
     let took = ctx.clock.monotonic().saturating_sub(begun).as_secs_f64();
     let rate = raw.len() as f64 / took.max(1e-6) * options.jobs.max(1) as f64;
     // Durations in whole seconds: exact enough, and no cast of a float.

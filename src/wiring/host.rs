@@ -98,12 +98,16 @@ pub fn backup_options(
     backup_type: BackupType,
     jobs: Option<usize>,
     max_rate: Option<u64>,
+    skips: bool,
 ) -> Result<backup::Options> {
     let cluster = resolved.cluster_name.clone();
     let settings = &resolved.cluster;
     let data_directory = settings.data_directory.clone();
     Ok(backup::Options {
         backup_type,
+        auto_full: settings.auto_full,
+        auto_full_below: settings.auto_full_below,
+        skips,
         data_directory: data_directory.ok_or(Error::NoDataDirectory { cluster })?,
         connection: connect_options(resolved, "backup"),
         jobs: jobs.unwrap_or(settings.jobs),

@@ -14,6 +14,7 @@ mod backup_ends;
 mod backup_live;
 mod backup_motion;
 mod backup_places;
+mod chain_live;
 mod cli;
 mod cli_live;
 mod config_live;

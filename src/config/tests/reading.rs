@@ -216,6 +216,8 @@ fn later_sources_win_and_are_named() {
         origins,
         [
             "archive_get_wait 10s: default",
+            "auto_full false: default",
+            "auto_full_below 70%: default",
             "connection ***: default",
             "jobs 2: environment variable PGKEEP_CLUSTER__MAIN__JOBS",
             "max_rate 3MiB: flag --max-rate",

@@ -18,6 +18,7 @@ fn put(repository: &Repository, ctx: &Ctx, number: i64, tool: &str) {
         summary: crate::repo::Summary { id, finished, tool: tool.into(), ..summary() },
         objects: vec![],
         bases: vec![],
+        reused: vec![],
         tablespaces: vec![],
         damage: vec![],
         index: vec![],

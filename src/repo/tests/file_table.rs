@@ -118,7 +118,7 @@ fn rows_of_every_shape_come_back() {
         file([b'x'; PATH_MAX]),
         file([0x01; PATH_MAX]),
         file([0xff; PATH_MAX]),
-        Row { gone: true, layers: vec![], size: 0, crc: None, ..file("removed") },
+        Row::gone(b"removed".to_vec()),
         Row { size: u64::MAX, layers: vec![], ..file("huge") },
         Row { mtime: Timestamp::from_timestamp(-1, 1).unwrap(), ..file("older than time") },
     ];

@@ -4,9 +4,9 @@ use super::*;
 use crate::pg::Lsn;
 use crate::repo::file_table::IndexEntry;
 use crate::repo::manifest::{
-    Base, Counts, Damage, Manifest, ServerRecord, Summary, TablespaceRecord, Totals,
+    Counts, Damage, Manifest, ServerRecord, Summary, TablespaceRecord, Totals,
 };
-use crate::repo::{BackupId, BackupType, Error, HashScheme, Kind, ObjectRecord};
+use crate::repo::{BackupId, BackupType, Base, Error, HashScheme, Kind, ObjectRecord};
 use crate::storage;
 
 fn id() -> BackupId {
@@ -47,6 +47,7 @@ pub(super) fn summary() -> Summary {
         },
         hash: HashScheme { algorithm: "highway64".into(), key: [0xab; 32] },
         totals: Totals { files: u64::MAX, ..Totals::default() },
+        attempts: vec![],
         counts: Counts::default(),
         tool: "pgkeep 0.1.0".into(),
     }
@@ -80,7 +81,14 @@ fn stored(repository: &Repository, ctx: &Ctx) -> Manifest {
     Manifest {
         summary: summary(),
         objects,
-        bases: vec![Base { index: 0, id: "20261119-020000F".parse().unwrap() }],
+        bases: vec![Base {
+            index: 0,
+            id: "20261119-020000F".parse().unwrap(),
+            salt: [7; 32],
+            attempt: true,
+            used: u64::MAX,
+        }],
+        reused: vec![],
         tablespaces: vec![TablespaceRecord { oid: 16_400, location: "/srv/t\u{fc}\n".into() }],
         damage: vec![Damage { path: "base/5/1".into(), block: 7, why: "checksum".into() }],
         index: index.collect(),
@@ -245,7 +253,7 @@ fn lines_missing_doubled_unknown_or_out_of_order_are_refused() {
         forge(&repository, &ctx, &store, &first, &doubled);
         assert!(matches!(read(), Err(Error::Corrupt { .. })), "line {i} doubled");
     }
-    let swapped = [&lines[1..2], &lines[..1], &lines[2..]].concat().concat();
+    let swapped = [&lines[..1], &lines[2..3], &lines[1..2], &lines[3..]].concat().concat();
     forge(&repository, &ctx, &store, &first, &swapped);
     assert!(matches!(read(), Err(Error::Corrupt { place, .. }) if place == "objects"));
     let unknown = [&rest[..], b"{\"later\":{}}\n"].concat();

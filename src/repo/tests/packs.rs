@@ -13,7 +13,7 @@ use crate::repo::header::FRAME_SIZE;
 use crate::repo::manifest::{Counts, Manifest, ServerRecord, Summary, Totals};
 use crate::repo::{
     BackupId, BackupType, ContentSource, Error, FileTableWriter, FrameBuffers, HashScheme, Kind,
-    ObjectRecord, OpenedBackup, PackPlan, PackWriter, Row, RowKind, Source, StatIdentity,
+    ObjectRecord, OpenedBackup, PackPlan, PackWriter, Row, RowKind, Source, StatIdentity, Stretch,
 };
 
 const HASH_KEY: [u8; 32] = [0x5a; 32];
@@ -53,6 +53,8 @@ impl Model {
             size: file.content.len() as u64,
             mtime: now(),
             mode: 0o600,
+            uid: 0,
+            gid: 0,
             identity: identity.clone(),
         });
         let mut at = 0;
@@ -109,8 +111,8 @@ impl Model {
         repository.put_if_absent(&key, &bytes).unwrap();
         objects.push(ObjectRecord::new("files", &summary));
         let summary = summary_of(self.block_size);
-        let (bases, tablespaces, damage) = (vec![], vec![], vec![]);
-        let mut manifest = Manifest { summary, objects, bases, tablespaces, damage, index };
+        let (bases, reused, tablespaces, damage) = (vec![], vec![], vec![], vec![]);
+        let mut manifest = Manifest { summary, objects, bases, reused, tablespaces, damage, index };
         repository.commit(ctx, &place(), &mut manifest).unwrap();
         rows
     }
@@ -160,6 +162,7 @@ fn summary_of(block_size: u32) -> Summary {
         },
         hash: HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key: HASH_KEY },
         totals: Totals::default(),
+        attempts: vec![],
         counts: Counts::default(),
         tool: "test".into(),
     }
@@ -170,6 +173,8 @@ struct Companions {
     hashes: Vec<u8>,
     /// For each raw block, path and block of the file, by the meta object's lines.
     blocks: BTreeMap<u32, (Vec<u8>, u32)>,
+    /// Those lines' stretches with their paths.
+    stretches: Vec<(Vec<u8>, Stretch)>,
 }
 
 fn companions(repository: &Repository, opened: &OpenedBackup, number: u32) -> Companions {
@@ -198,21 +203,25 @@ fn companions(repository: &Repository, opened: &OpenedBackup, number: u32) -> Co
     assert_eq!(64 + lengths, record.size);
     let mut lines = Vec::new();
     reader.rest(1 << 30, &mut lines).unwrap();
-    let mut blocks = BTreeMap::new();
+    let (mut blocks, mut stretches) = (BTreeMap::new(), Vec::new());
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
         let line: serde_json::Value = serde_json::from_slice(line).unwrap();
-        let number = |name: &str| u32::try_from(line[name].as_u64().unwrap()).unwrap();
         let path = match line["P"].as_str() {
             Some(digits) => crate::base::hex::decode(digits).unwrap(),
             None => line["p"].as_str().unwrap().as_bytes().to_vec(),
         };
         assert_eq!((&line["m"], &line["mt"]), (&"600".into(), &"2026-11-20T02:00:00Z".into()));
-        for i in 0..number("n") {
-            let before = blocks.insert(number("r") + i, (path.clone(), number("b") + i));
-            assert_eq!(before, None, "a raw block is told once");
+        for stretch in line["at"].as_array().unwrap() {
+            let stretch: Stretch = serde_json::from_value(stretch.clone()).unwrap();
+            for i in 0..stretch.count {
+                let Some(raw) = stretch.raw else { continue };
+                let before = blocks.insert(raw + i, (path.clone(), stretch.block + i));
+                assert_eq!(before, None, "a raw block is told once");
+            }
+            stretches.push((path.clone(), stretch));
         }
     }
-    Companions { hashes, blocks }
+    Companions { hashes, blocks, stretches }
 }
 
 fn check(model: &Model) {
@@ -246,7 +255,7 @@ fn check(model: &Model) {
             assert_eq!(pack.hashes[at..at + 8], hasher.hash(expected).to_le_bytes());
             assert_eq!(pack.blocks[&raw], (row.path.clone(), block));
             let whole =
-                opened.pack(layer_pack).unwrap().read_raw(u64::from(raw) * size as u64, size);
+                opened.pack(None, layer_pack).unwrap().read_raw(u64::from(raw) * size as u64, size);
             assert!(whole.unwrap()[expected.len()..].iter().all(|&byte| byte == 0), "padding");
             told += 1;
         }
@@ -260,6 +269,21 @@ fn check(model: &Model) {
     for (number, pack) in &packs {
         let record = opened.manifest().find_object(&format!("data/{number:06}")).unwrap();
         assert_eq!(pack.hashes.len() as u64, record.raw.div_ceil(size as u64) * 8);
+        for (path, stretch) in &pack.stretches {
+            let file = model.files.iter().find(|file| file.path == *path).unwrap();
+            let begin = stretch.block as usize * size;
+            let end = (begin + stretch.count as usize * size).min(file.content.len());
+            assert_eq!(stretch.crc, crc32c::crc32c(&file.content[begin..end]));
+        }
+        let blocks = u32::try_from(pack.hashes.len() / 8).unwrap();
+        let (reader, mut read) = (opened.hashes(None, *number).unwrap(), Vec::new());
+        for first in [0, blocks / 2] {
+            reader.read(first, blocks, blocks, &mut read).unwrap();
+        }
+        let stored = pack.hashes.as_chunks::<8>().0.iter().map(|hash| u64::from_le_bytes(*hash));
+        let stored: Vec<u64> = stored.collect();
+        assert_eq!(read, [&stored[..], &stored[blocks as usize / 2..]].concat());
+        assert!(reader.read(blocks, blocks + 1, 0, &mut read).is_err());
     }
 }
 
@@ -369,7 +393,7 @@ fn a_frame_of_a_pack_is_found_beyond_the_first_page_of_lengths() {
         assert_eq!(block[..8], u64::from(frame).to_le_bytes());
     }
     let (mut stored, mut raw) = (Vec::new(), Vec::new());
-    let pack = opened.pack(0).unwrap();
+    let pack = opened.pack(None, 0).unwrap();
     pack.read_frames(2040..2060, &mut stored, &mut raw).unwrap();
     assert!(raw == model.files[0].content[2040 * FRAME_SIZE..2060 * FRAME_SIZE]);
     assert!(pack.read_frames(2088..2090, &mut stored, &mut Vec::new()).is_err());
@@ -382,12 +406,12 @@ fn a_frame_of_a_pack_is_found_beyond_the_first_page_of_lengths() {
     let mut next = 2041;
     while next < 2059 {
         next = pack.fetch_frames(next..2059, &mut buffers).unwrap();
-        pack.visit_fetched(&mut buffers, &mut take).unwrap();
+        pack.visit_fetched(&mut buffers, &[0..9, 2041..2059], &mut take).unwrap();
     }
     assert!(visited == model.files[0].content[2041 * FRAME_SIZE..2059 * FRAME_SIZE]);
     let mut refuse = |_: u64, _: &[u8]| Err(crate::repo::Error::Limit("enough".into()));
     assert_eq!(pack.fetch_frames(0..9, &mut buffers).unwrap(), 9);
-    let refused = pack.visit_fetched(&mut buffers, &mut refuse).unwrap_err();
+    let refused = pack.visit_fetched(&mut buffers, &[3..4, 7..9], &mut refuse).unwrap_err();
     assert!(refused.to_string().contains("enough"), "{refused}");
 }
 

@@ -130,7 +130,8 @@ fn million_rows(folder: &std::path::Path) -> u64 {
     assert_eq!(count, u64::from(ROWS));
     let objects = vec![ObjectRecord::new("files", &stored)];
     let (bases, tablespaces, damage) = (vec![], vec![], vec![]);
-    let mut manifest = Manifest { summary, objects, bases, tablespaces, damage, index };
+    let mut manifest =
+        Manifest { summary, objects, bases, reused: vec![], tablespaces, damage, index };
     repository.commit(&ctx, &place, &mut manifest).unwrap();
     let (written, began) = (began.elapsed(), Instant::now());
 

@@ -103,6 +103,9 @@ impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
     ) -> backup::Result<backup::Finished> {
         let mut options = backup::Options {
             backup_type: BackupType::Full,
+            auto_full: false,
+            auto_full_below: 70,
+            skips: true,
             data_directory: self.cluster.data_dir().to_path_buf(),
             connection: ConnectOptions::new(self.cluster.conninfo(), "pgkeep"),
             jobs: 2,
@@ -114,7 +117,7 @@ impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
         };
         change(&mut options);
         let (place, registration) = (&self.place, &self.registration);
-        let plan = backup::plan(&self.ctx, &options, place, registration)?;
+        let plan = backup::plan(&self.ctx, &options, repository, place, registration)?;
         backup::execute(&self.ctx, &plan, &options, repository, place, registration)
     }
 

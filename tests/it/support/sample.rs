@@ -124,6 +124,8 @@ fn copy(writer: &mut PackWriter<'_>, inode: u64, path: &[u8], content: &[u8]) ->
         size: row.size,
         mtime: row.mtime,
         mode: row.mode,
+        uid: row.uid,
+        gid: row.gid,
         identity: row.identity.clone(),
     });
     let mut at = 0;
@@ -200,6 +202,8 @@ fn begin(id: &BackupId) -> Begin {
         timeline: 1,
         wal_from: Lsn(0x0200_0000),
         hash: hash(),
+        directory: String::new(),
+        attempts: Vec::new(),
     }
 }
 
@@ -241,7 +245,8 @@ fn store_backup(
     summary.totals.zeros = zeros;
     let tablespaces = vec![TablespaceRecord { oid: 16_400, location: "/srv/space".into() }];
     let damage = vec![Damage { path: "base/1/1259".into(), block: 1, why: "checksum".into() }];
-    let mut manifest = Manifest { summary, objects, bases: vec![], tablespaces, damage, index };
+    let (bases, reused) = (vec![], vec![]);
+    let mut manifest = Manifest { summary, objects, bases, reused, tablespaces, damage, index };
     repository.commit(ctx, place, &mut manifest).unwrap();
     rows
 }
@@ -280,6 +285,7 @@ fn summary_of(id: &BackupId) -> Summary {
         },
         hash: hash(),
         totals: Totals { invalid_pages: 1, ..Totals::default() },
+        attempts: vec![],
         counts: Counts::default(),
         tool: "pgkeep 0.1.0".into(),
     }

@@ -31,11 +31,17 @@ impl Site {
         Self::start(TestCluster::create(server).checksums().wal_segment_mib(1))
     }
 
-    /// Takes a backup and returns its id.
+    /// Takes a full backup and returns its id.
     #[track_caller]
     pub fn backup(&self) -> String {
-        let taken = json(&self.config.run(["backup", "--json"]).assert_ok().stdout);
-        taken["id"].as_str().unwrap().to_owned()
+        self.backup_of("full")["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Takes a backup of that type; what it says of itself.
+    #[track_caller]
+    pub fn backup_of(&self, backup_type: &str) -> Value {
+        let ran = self.config.run(["backup", "--json", "--type", backup_type]);
+        json(&ran.assert_ok().stdout)
     }
 
     /// Restores into `to`.

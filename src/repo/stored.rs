@@ -1,0 +1,63 @@
+//! What a manifest says that a backup consists of, beside what the store lists.
+
+use std::collections::BTreeMap;
+
+use super::error::{Error, Result};
+use super::layout::Place;
+use super::manifest::Manifest;
+use super::repository::Repository;
+use crate::storage;
+
+impl Repository {
+    /// Whether the store lists all objects of a backup with the sizes that they had. Reads nothing: objects in
+    /// cold storage are there.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] about the first that is missing or of another size.
+    pub fn require_objects(&self, place: &Place, manifest: &Manifest) -> Result<()> {
+        self.compare_with_store(place, manifest, false)
+    }
+
+    /// As [`Repository::require_objects`]; where `is_all` an object that the manifest does not name is wrong too.
+    pub(super) fn compare_with_store(
+        &self,
+        place: &Place,
+        manifest: &Manifest,
+        is_all: bool,
+    ) -> Result<()> {
+        let id = &manifest.summary.id;
+        let mut expected = BTreeMap::new();
+        for object in &manifest.objects {
+            let key = place
+                .of_backup(id, &object.name)
+                .ok_or_else(|| Error::Limit(format!("{} names no object", object.name)))?;
+            expected.insert(key, object.size);
+        }
+        let mut listed = match self.store().head(&place.files(id)) {
+            Ok(meta) => vec![meta],
+            Err(error) if error.is_not_found() => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        for prefix in place.backup_prefixes(id) {
+            listed.extend(storage::list_all(self.store().as_ref(), &prefix)?);
+        }
+        for meta in listed {
+            match expected.remove(&meta.key) {
+                Some(size) if size == meta.size => {}
+                Some(size) => {
+                    let why = format!("the store holds {} bytes, {size} were written", meta.size);
+                    return Err(Error::corrupt(&meta.key, "size", why));
+                }
+                None if is_all => {
+                    let why = "the store holds an object that this backup did not write";
+                    return Err(Error::corrupt(&meta.key, "name", why));
+                }
+                None => {}
+            }
+        }
+        match expected.into_keys().next() {
+            None => Ok(()),
+            Some(key) => Err(Error::corrupt(&key, "name", "the store does not list it")),
+        }
+    }
+}

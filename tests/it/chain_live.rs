@@ -1,0 +1,68 @@
+//! Differential and incremental backups of live clusters: what they hold, what they stand on, and that what is
+//! restored from them is what was there.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::site::{Site, started};
+use crate::support::{ScratchDir, Server, Stop};
+
+/// A table whose every row can be told.
+const TABLE: &str = "create table t (n int primary key, text text)";
+
+fn fill(site: &Site, from: u32, to: u32) {
+    site.cluster.psql(&format!(
+        "insert into t select n, repeat(md5(n::text), 8) from generate_series({from}, {to}) n"
+    ));
+}
+
+/// What a copy of the table says of itself.
+const DIGEST: &str = "select count(*) || ' ' || md5(string_agg(n || text, ',' order by n)) from t";
+
+fn number(taken: &Value, member: &str) -> u64 {
+    taken[member].as_u64().unwrap()
+}
+
+/// Restores a backup to its own end and returns what the table says there.
+fn digest_of(site: &Site, server: &Server, backup: &Value, scratch: &Path) -> String {
+    let id = backup["id"].as_str().unwrap();
+    let to = scratch.join(id);
+    site.restore(&to, &["--backup", id, "--target-immediate"]);
+    let copy = started(server, &to);
+    let digest = copy.psql(DIGEST);
+    copy.stop(Stop::Fast);
+    digest
+}
+
+#[test]
+fn each_backup_of_a_chain_restores_to_what_was_there() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql(TABLE);
+    fill(&site, 1, 40_000);
+    let mut taken = Vec::new();
+    for (backup_type, change) in [
+        ("full", "select 1"),
+        ("diff", "update t set text = 'one' where n % 500 = 0"),
+        ("incr", "delete from t where n between 2000 and 3000"),
+        ("incr", "insert into t select n, 'late' from generate_series(50000, 51000) n"),
+        ("diff", "update t set text = text || 'x' where n < 100"),
+        ("incr", "vacuum t"),
+    ] {
+        site.cluster.psql(change);
+        let backup = site.backup_of(backup_type);
+        taken.push((backup, site.cluster.psql(DIGEST)));
+    }
+    let ids: Vec<&str> = taken.iter().map(|(taken, _)| taken["id"].as_str().unwrap()).collect();
+    let parents: Vec<&Value> = taken.iter().map(|(taken, _)| &taken["parent"]).collect();
+    assert_eq!(parents[0], &Value::Null);
+    let expected = [ids[0], ids[1], ids[2], ids[0], ids[4]];
+    assert_eq!(parents[1..], expected.map(Value::from).iter().collect::<Vec<_>>());
+    let stored: Vec<u64> = taken.iter().map(|(taken, _)| number(taken, "stored_bytes")).collect();
+    assert!(stored[1..].iter().all(|more| more * 3 < stored[0]), "{stored:?}");
+    let scratch = ScratchDir::new("chain");
+    for (backup, digest) in &taken {
+        assert_eq!(&digest_of(&site, &server, backup, scratch.path()), digest, "{backup}");
+    }
+}
