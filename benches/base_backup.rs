@@ -11,21 +11,10 @@ mod live;
 use std::process::Command;
 
 use live::cluster::Cluster;
-use live::cost::{Cost, measure};
 use live::folder::Folder;
+use live::paired::{Side, print_table, run};
 use live::sides::{PgBackRest, Pgkeep};
-use live::{installed, median, rounds, tool};
-
-/// One thing to run, round by round.
-struct Side<'a> {
-    name: String,
-    prepare: Box<dyn Fn() + 'a>,
-    command: Box<dyn Fn() -> Command + 'a>,
-    finish: Box<dyn Fn() + 'a>,
-    /// Whether the server's processor time belongs to it.
-    on_server: bool,
-    costs: Vec<Cost>,
-}
+use live::{installed, rounds, tool};
 
 fn main() {
     if !tool("pg_basebackup").is_file() {
@@ -174,56 +163,4 @@ fn restore_sides<'a>(
         println!("lz4 is not installed: tar extraction is left out");
     }
     sides
-}
-
-/// Each side once in a round, beginning with another one in every round; a first round warms up.
-fn run(folder: &Folder, cluster: &Cluster<'_>, sides: &mut [Side<'_>], rounds: usize) {
-    for round in 0..=rounds {
-        sides.rotate_left(1);
-        for side in sides.iter_mut() {
-            (side.prepare)();
-            if side.on_server {
-                // Another program may have driven the files from the page cache since.
-                folder.warm(&cluster.data().join("base"));
-            }
-            folder.settle();
-            let cost = measure(&mut (side.command)(), side.on_server.then_some(cluster));
-            (side.finish)();
-            println!(
-                "round {round}: wall {:6.2} s, cpu {:6.2} s, server {:5.2} s: {}",
-                cost.wall, cost.cpu, cost.server, side.name
-            );
-            if round > 0 {
-                side.costs.push(cost);
-            }
-        }
-    }
-    let turned = (rounds + 1) % sides.len();
-    sides.rotate_right(turned);
-}
-
-fn print_table(what: &str, sides: &[Side<'_>]) {
-    let middle =
-        |side: &Side<'_>, of: fn(&Cost) -> f64| median(side.costs.iter().map(of).collect());
-    println!("\n{what}: medians; in brackets pgkeep / this side, median of the rounds' ratios");
-    println!("    wall s          cpu s           server s   with server      memory MiB");
-    let own = &sides[0];
-    for side in sides {
-        let ratio = |of: fn(&Cost) -> f64| {
-            let pairs = own.costs.iter().zip(&side.costs);
-            median(pairs.map(|(own, other)| of(own) / of(other)).collect())
-        };
-        println!(
-            "    {:6.2} ({:4.2})   {:6.2} ({:4.2})   {:6.2}     {:6.2} ({:4.2})   {:6.0}   {}",
-            middle(side, |cost| cost.wall),
-            ratio(|cost| cost.wall),
-            middle(side, |cost| cost.cpu),
-            ratio(|cost| cost.cpu),
-            middle(side, |cost| cost.server),
-            middle(side, |cost| cost.cpu + cost.server),
-            ratio(|cost| cost.cpu + cost.server),
-            middle(side, |cost| cost.memory_mib),
-            side.name
-        );
-    }
 }

@@ -208,6 +208,7 @@ class Sealed:
         if (found, suite) != (kind, self.suite) or not 13 <= log2 <= 20 or block or zero:
             raise Refused(f"{name}: its header is not that of the object which belongs here")
         key, salt = head[16:32], head[32:]
+        self.salt = salt
         if record and (record["salt"] != salt.hex() or record["key"] != key.hex()):
             raise Refused(f"{name}: it is not the object that the manifest names")
         master = repository.masters.get(key)
@@ -327,19 +328,56 @@ def lz4_block(data, size):
 # ---------------------------------------------------------------- backups (section 6)
 
 class Backup:
-    def __init__(self, repository, place, backup):
+    """A backup, with those on which it stands."""
+
+    def __init__(self, repository, place, backup, salt=None):
         self.repository, self.place, self.id = repository, place, backup
-        lines = Sealed(repository, f"{place}/backup/{backup}", KINDS["backup"]).lines()
+        manifest = Sealed(repository, f"{place}/backup/{backup}", KINDS["backup"])
+        if salt and manifest.salt.hex() != salt:
+            raise Refused(f"{manifest.name}: it is not the manifest that was built on")
+        lines = manifest.lines()
         self.summary = next(lines)
         if self.summary["state"] != "complete":
             raise Refused(f"backup {backup} was given up: {self.summary.get('why')}")
-        self.objects, self.bases, self.offsets = {}, {}, {}
+        self.objects, self.bases, self.reused, self.offsets = {}, [], {}, {}
         for line in lines:
             if "object" in line:
                 self.objects[line["object"]["name"]] = line["object"]
             elif "base" in line:
-                self.bases[line["base"]["index"]] = line["base"]["id"]
+                self.bases.append(line["base"])
+            elif "reused" in line:
+                self.reused.setdefault(line["reused"]["base"], {})[line["reused"]["name"]] = line["reused"]
         self.block = self.summary["server"]["block_size"]
+        # Its own index among the bases of whatever stands on it.
+        self.index = len(self.bases)
+        self.others = {}
+
+    def base(self, index):
+        """What a layer's index means: a backup of the chain, or an attempt that died."""
+        if index not in self.others:
+            base = self.bases[index]
+            if base.get("attempt"):
+                other = Attempt(self, base["id"], self.reused_of(index))
+            else:
+                other = Backup(self.repository, self.place, base["id"], base["salt"])
+                if [(b["id"], b["salt"]) for b in other.bases] != \
+                        [(b["id"], b["salt"]) for b in self.bases[:index]]:
+                    raise Refused(f"{base['id']} stands on others than {self.id} says")
+            self.others[index] = other
+        return self.others[index]
+
+    def chain(self):
+        """Itself, its parent, and so on to the full."""
+        yield self
+        for base in reversed(self.bases):
+            if not base.get("attempt"):
+                yield self.base(base["index"])
+
+    def reused_of(self, index):
+        objects = {}
+        for backup in self.chain():
+            objects.update(backup.reused.get(index, {}))
+        return objects
 
     def object(self, inner):
         family, _, number = inner.partition("/")
@@ -348,8 +386,8 @@ class Backup:
         name = f"{self.place}/{family}/{self.id}" + (f"/{number}" if number else "")
         return Sealed(self.repository, name, KINDS[family], self.objects[inner])
 
-    def rows(self):
-        """Rows of the file table, continuations joined."""
+    def own_rows(self):
+        """Rows of the file table, continuations joined: those that differ from the parent's."""
         row = None
         for line in self.object("files").lines():
             path = bytes.fromhex(line["P"]) if "P" in line else line["p"].encode("utf-8")
@@ -363,6 +401,24 @@ class Backup:
             row = dict(line, path=path, at=line.get("at", []))
         if row is not None:
             yield row
+
+    def rows(self):
+        """Rows of all the chain: of each path the newest, and none where that says that it is gone."""
+        def seen_from_here(backup):
+            for row in backup.own_rows():
+                if backup is not self:
+                    row["at"] = [layer + [backup.index] if len(layer) == 4 else layer
+                                 for layer in row["at"]]
+                yield row
+        tables = [seen_from_here(backup) for backup in self.chain()]
+        heads = [next(table, None) for table in tables]
+        while any(heads):
+            path = min(head["path"] for head in heads if head)
+            newest = next(head for head in heads if head and head["path"] == path)
+            heads = [next(table, None) if head and head["path"] == path else head
+                     for head, table in zip(heads, tables)]
+            if not newest.get("gone"):
+                yield newest
 
     def frame_offsets(self, number):
         """Where each frame of a pack lies, from its meta object."""
@@ -399,7 +455,6 @@ class Backup:
     def content(self, row):
         """The content of a file, piece by piece."""
         size, block = int(row["s"]), 0
-        others = {}
         for layer in row["at"]:
             if layer[0] != block:
                 raise Refused(f"{shown(row['path'])}: nothing covers block {block}")
@@ -409,14 +464,18 @@ class Backup:
                 for at in range(0, length, FRAME):
                     yield bytes(min(FRAME, length - at))
                 continue
-            source = self
-            if len(layer) == 5:
-                base = self.bases[layer[4]]
-                source = others.setdefault(base, None) or Backup(self.repository, self.place, base)
-                others[base] = source
+            source = self.base(layer[4]) if len(layer) == 5 else self
             yield from source.raw(layer[2], layer[3] * self.block, length)
         if block != (size + self.block - 1) // self.block:
             raise Refused(f"{shown(row['path'])}: its layers do not cover it")
+
+
+class Attempt(Backup):
+    """What a backup that died had stored, as far as another uses it."""
+
+    def __init__(self, user, attempt, objects):
+        self.repository, self.place, self.id = user.repository, user.place, attempt
+        self.objects, self.offsets, self.block = objects, {}, user.block
 
 
 CRC_TABLE = []
@@ -477,9 +536,8 @@ def list_files(repository, arguments):
     for row in find_backup(repository, arguments.cluster, arguments.backup).rows():
         target = bytes.fromhex(row["L"]) if "L" in row else row.get("l", "").encode("utf-8")
         arrow = f" -> {shown(target)}" if target else ""
-        gone = "  (gone)" if row.get("gone") else ""
         print(f"{row['t']} {row['m']:>4} {row['u']}:{row['g']} {int(row['s']):>12} {row['mt']}  "
-              f"{shown(row['path'])}{arrow}{gone}")
+              f"{shown(row['path'])}{arrow}")
     return 0
 
 
@@ -512,7 +570,7 @@ def unpack_file(repository, arguments):
     backup = find_backup(repository, arguments.cluster, arguments.backup)
     wanted = os.fsencode(arguments.path)
     row = next((row for row in backup.rows() if row["path"] == wanted), None)
-    if row is None or row.get("gone"):
+    if row is None:
         raise Refused(f"backup {backup.id} has no file {shown(wanted)}")
     if row["t"] != "f":
         raise Refused(f"{shown(wanted)} is a {'directory' if row['t'] == 'd' else 'link'}")

@@ -18,6 +18,7 @@ pub mod cores;
 pub mod cost;
 pub mod daemon;
 pub mod folder;
+pub mod paired;
 pub mod proxy;
 pub mod sides;
 

@@ -1,4 +1,5 @@
-//! The walk beside the parent's rows: what is new, what is gone, and what is not even read.
+//! The walk beside the parent's rows, and beside what dead attempts have: what is new, what is gone, and what is not
+//! even read.
 //!
 //! A file is unchanged without being read only when file system, inode, size, modification and change time all
 //! equal the parent's record, and the change time lies safely before the parent's start, on a file system that is
@@ -13,7 +14,8 @@ use chrono::TimeDelta;
 use super::error::{Error, Result};
 use super::parent::{Parent, ParentRows};
 use super::read::{file_system, stat_identity, time};
-use super::scan::Entry;
+use super::scan::{Entry, Found};
+use super::stands::{Salvage, Stands};
 use crate::base::Timestamp;
 use crate::repo::{Row, RowKind};
 
@@ -21,50 +23,84 @@ use crate::repo::{Row, RowKind};
 /// and kernels before 6.13 know the time by ticks.
 const MARGIN: TimeDelta = TimeDelta::seconds(60);
 
-/// The parent's rows beside the walk.
+/// What is known already, beside the walk.
 pub(super) struct Comparison<'a> {
-    parent: &'a Parent,
-    rows: ParentRows<'a>,
+    stands: &'a Stands,
+    /// The parent's rows, and the one that it has come to.
+    rows: Option<ParentRows<'a>>,
     next: Option<Row>,
+    salvage: Salvage<'a>,
     /// Files outside the data directory that the parent had: the walk does not meet them.
     external: Vec<Vec<u8>>,
     file_systems: HashMap<u64, Option<String>>,
     skips: bool,
+    block_size: u64,
 }
 
-/// What the parent says of an entry.
+/// What is known of an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Before {
-    /// Nothing.
-    New,
-    /// It was this, and has to be looked at.
-    Was(Row),
-    /// It is this still: nothing has touched it.
+    /// It has to be looked at: what the parent says it was, and what dead attempts have of it.
+    Was(Option<Row>, Vec<Row>),
+    /// It is what the parent says: nothing has touched it.
     Is(Row),
+    /// It is what a dead attempt has stored.
+    Stored(Row),
 }
 
 impl<'a> Comparison<'a> {
-    pub(super) fn new(parent: &'a Parent, skips: bool) -> Result<Self> {
-        let mut rows = parent.rows()?;
-        let next = rows.next_row()?;
-        let (external, file_systems) = (Vec::new(), HashMap::new());
-        Ok(Self { parent, rows, next, external, file_systems, skips })
+    pub(super) fn new(stands: &'a Stands, skips: bool, block_size: u64) -> Result<Self> {
+        let mut rows = stands.parent.as_deref().map(Parent::rows).transpose()?;
+        let next = rows.as_mut().map_or(Ok(None), ParentRows::next_row)?;
+        Ok(Self {
+            stands,
+            rows,
+            next,
+            salvage: stands.salvage(),
+            external: Vec::new(),
+            file_systems: HashMap::new(),
+            skips,
+            block_size,
+        })
     }
 
-    /// What the parent says of the walk's next entry; `gone` gets the paths that the walk has passed.
+    /// What is known of the walk's next entry; `gone` gets the parent's paths that the walk has passed.
     pub(super) fn meet(
         &mut self,
         entry: &Entry,
         gone: &mut dyn FnMut(Vec<u8>) -> Result<()>,
     ) -> Result<Before> {
         self.pass(Some(&entry.path), gone)?;
-        let Some(row) = self.next.take_if(|row| row.path == entry.path) else {
-            return Ok(Before::New);
-        };
-        self.next = self.rows.next_row()?;
-        let is_untouched =
-            self.skips && row.kind == RowKind::File && self.is_untouched(entry, &row)?;
-        Ok(if is_untouched { Before::Is(row) } else { Before::Was(row) })
+        let row = self.next.take_if(|row| row.path == entry.path);
+        if let Some(row) = row {
+            self.advance()?;
+            let is_file = self.skips && row.kind == RowKind::File;
+            let started = self.stands.parent.as_ref().map(|parent| parent.started());
+            if is_file && self.is_untouched(entry, &row, started)? {
+                return Ok(Before::Is(row));
+            }
+            return self.look(entry, Some(row));
+        }
+        self.look(entry, None)
+    }
+
+    /// What dead attempts have of a file.
+    fn look(&mut self, entry: &Entry, row: Option<Row>) -> Result<Before> {
+        if entry.what != Found::File {
+            return Ok(Before::Was(row, Vec::new()));
+        }
+        let mut found = Vec::new();
+        for salvaged in self.salvage.of(&entry.path, self.block_size)? {
+            let started = self.stands.attempt(salvaged.base).map(|attempt| attempt.begin().started);
+            if self.skips
+                && salvaged.is_whole
+                && self.is_untouched(entry, &salvaged.row, started)?
+            {
+                return Ok(Before::Stored(salvaged.row));
+            }
+            found.push(salvaged.row);
+        }
+        Ok(Before::Was(row, found))
     }
 
     /// What the parent has behind the walk's last entry is gone; its files outside the data directory.
@@ -76,6 +112,11 @@ impl<'a> Comparison<'a> {
         Ok(self.external)
     }
 
+    fn advance(&mut self) -> Result<()> {
+        self.next = self.rows.as_mut().map_or(Ok(None), ParentRows::next_row)?;
+        Ok(())
+    }
+
     fn pass(
         &mut self,
         until: Option<&[u8]>,
@@ -83,7 +124,7 @@ impl<'a> Comparison<'a> {
     ) -> Result<()> {
         while let Some(row) = self.next.take_if(|row| until.is_none_or(|until| *row.path < *until))
         {
-            self.next = self.rows.next_row()?;
+            self.advance()?;
             if row.is_external() {
                 self.external.push(row.path);
             } else {
@@ -93,10 +134,15 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    fn is_untouched(&mut self, entry: &Entry, row: &Row) -> Result<bool> {
-        if row.identity.is_none() || row.crc.is_none() {
+    fn is_untouched(
+        &mut self,
+        entry: &Entry,
+        row: &Row,
+        started: Option<Timestamp>,
+    ) -> Result<bool> {
+        let (Some(started), true) = (started, row.identity.is_some() && row.crc.is_some()) else {
             return Ok(false);
-        }
+        };
         let device = entry.metadata.dev();
         let file_system = match self.file_systems.get(&device) {
             Some(known) => known,
@@ -110,7 +156,7 @@ impl<'a> Comparison<'a> {
             },
         };
         let Some(file_system) = file_system else { return Ok(false) };
-        Ok(is_untouched(&entry.metadata, file_system, row, self.parent.started()))
+        Ok(is_untouched(&entry.metadata, file_system, row, started))
     }
 }
 

@@ -11,9 +11,9 @@ use super::checked::read_checked;
 use super::error::{Error, Result};
 use super::known::Known;
 use super::motion::Motion;
-use super::parent::Parent;
 use super::read::{Stat, Uncached, stat};
 use super::scan::became_unlogged;
+use super::stands::Stands;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event};
 use crate::codec::crc32c_join;
@@ -51,7 +51,7 @@ pub(super) struct Shared<'a> {
     pub(super) damaged_pages: AtomicU64,
     pub(super) motion: Motion,
     /// What this backup stands on.
-    pub(super) parent: Option<&'a Parent>,
+    pub(super) stands: &'a Stands,
 }
 
 impl Shared<'_> {
@@ -63,7 +63,7 @@ impl Shared<'_> {
 
     /// What the parent knew to be invalid in a file that is not read again.
     pub(super) fn repeat_damage(&self, ctx: &Ctx, path: &[u8]) {
-        let Some(parent) = self.parent else { return };
+        let Some(parent) = &self.stands.parent else { return };
         for known in parent.damage_of(&String::from_utf8_lossy(path)) {
             self.list_damage(ctx, known.clone());
         }
@@ -90,12 +90,15 @@ pub(super) struct Job {
     pub(super) source: PathBuf,
     /// What the parent says of this path, whatever it was.
     pub(super) before: Option<Row>,
+    /// What dead attempts have of it.
+    pub(super) salvaged: Vec<Row>,
 }
 
 impl Job {
-    /// A file that the parent may have had, as a file.
-    fn file_before(&self) -> Option<&Row> {
-        self.before.as_ref().filter(|row| row.kind == RowKind::File)
+    /// Rows of files that may hold blocks of it, the parent's first.
+    fn known_rows(&self) -> Vec<&Row> {
+        let before = self.before.iter().filter(|row| row.kind == RowKind::File);
+        before.chain(&self.salvaged).collect()
     }
 
     /// What comes of it: a row, none where the parent's says the same, or that it has vanished.
@@ -331,8 +334,14 @@ impl<'a> Worker<'a> {
                 .read(file, at, chunk)
                 .map_err(Error::file("read", &job.source))?;
             let chunk = chunk.get_mut(..count).unwrap_or_default();
-            if let Some(relation) = &relation {
-                check_pages(self.ctx, self.shared, job, file, relation, block, chunk)?;
+            let is_sound = match &relation {
+                Some(relation) => {
+                    check_pages(self.ctx, self.shared, job, file, relation, block, chunk)?
+                }
+                None => true,
+            };
+            if !is_sound {
+                self.packs.note_damage();
             }
             let part = self.accept(block, count, unit, known.as_mut())?;
             crc = crc32c_join(crc, part, count as u64);
@@ -351,7 +360,8 @@ impl<'a> Worker<'a> {
     where
         'a: 'j,
     {
-        Some(Known::new(self.shared.parent?, job.file_before()?))
+        let rows = job.known_rows();
+        (!rows.is_empty()).then(|| Known::new(self.shared.stands, rows))
     }
 
     fn accept(
@@ -388,6 +398,7 @@ fn source(job: &Job, stat: &Stat) -> ContentSource {
         uid: stat.uid,
         gid: stat.gid,
         identity: stat.identity.clone(),
+        is_damaged: false,
     }
 }
 
@@ -431,7 +442,7 @@ pub(super) fn read_control_file(ctx: &Ctx, path: &Path) -> Result<(Vec<u8>, Stat
 
 /// Checks the pages of a chunk; invalid ones are read again into their place. A page whose bytes
 /// keep changing and whose LSN is one of this backup's is being written: WAL holds its full image.
-/// Any other is damaged.
+/// Any other is damaged. Whether none is.
 fn check_pages(
     ctx: &Ctx,
     shared: &Shared<'_>,
@@ -440,7 +451,8 @@ fn check_pages(
     relation: &RelationFile,
     first: u32,
     chunk: &mut [u8],
-) -> Result<()> {
+) -> Result<bool> {
+    let mut is_sound = true;
     let base = relation.first_block(shared.relation_segment_blocks);
     let size = shared.block_size;
     for (i, page) in (0u32..).zip(chunk.chunks_exact_mut(size)) {
@@ -452,10 +464,11 @@ fn check_pages(
         }
         let why = reread(ctx, shared, job, file, block, page, &verify)?;
         if let Some(why) = why {
+            is_sound = false;
             shared.damaged(ctx, job, block, why);
         }
     }
-    Ok(())
+    Ok(is_sound)
 }
 
 fn reread(

@@ -18,10 +18,11 @@ use super::error::{Error, Result};
 use super::external::each_external;
 use super::motion::Motion;
 use super::options::Options;
-use super::parent::{Parent, history, off_the_way};
+use super::parent::{history, off_the_way};
 use super::plan::{Plan, check_server};
 use super::pump::{Copied, Walk, copy_all};
 use super::read::Uncached;
+use super::stands::Stands;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event, Stage, Timestamp, entropy};
 use crate::crypt::BlockHasher;
@@ -31,7 +32,7 @@ use crate::repo::file_table::RowSpill;
 use crate::repo::manifest::{Configuration, Counts, ServerRecord, Totals};
 use crate::repo::{
     self, BackupId, BackupType, Base, Begin, FileTableWriter, HashScheme, Kind, Manifest,
-    ObjectRecord, PackPlan, Place, Registration, Repository, Row, Summary,
+    ObjectRecord, PackPlan, Place, Registration, Repository, Reused, Row, Summary,
 };
 
 /// Where `global/pg_control` stands among the rows.
@@ -47,8 +48,19 @@ pub struct Finished {
     pub summary: Summary,
     /// Pages that were invalid, listed.
     pub damage: Vec<repo::manifest::Damage>,
+    /// What it stands on.
+    pub bases: Vec<Base>,
     /// Configuration files that could not be saved.
     pub warnings: Vec<String>,
+}
+
+impl Finished {
+    /// Bytes of content that dead attempts had stored.
+    #[must_use]
+    pub fn reused(&self) -> u64 {
+        let attempts = &self.summary.attempts;
+        self.bases.iter().filter(|base| attempts.contains(&base.id)).map(|base| base.used).sum()
+    }
 }
 
 /// Takes the backup that was planned.
@@ -72,8 +84,10 @@ pub fn execute(
     let layout = check_server(&facts, &control, place, registration)?;
     session.prove_not_pooled(ctx)?;
     prove_directory(ctx, &session, &options.data_directory)?;
-    let parent = plan.parent.as_deref();
-    let begin = reserve(ctx, options, (repository, place), &facts, parent)?;
+    let block_size = facts.block_size;
+    let parent = plan.parent.clone();
+    let mut stands = Stands::find(ctx, options, (repository, place), block_size, parent)?;
+    let begin = reserve(ctx, options, (repository, place), &facts, &stands)?;
     ctx.observer.event(Event::Begin {
         stage: Stage::StartCheckpoint,
         bytes_total: 0,
@@ -83,10 +97,12 @@ pub fn execute(
         StartOptions { fast: options.fast_checkpoint, ..StartOptions::new(begin.id.as_str()) };
     let held = BackupSession::start(ctx, session, start)?;
     ctx.observer.event(Event::End { stage: Stage::StartCheckpoint });
+    // The server takes one backup at a time, so whoever read this directory before is dead.
+    stands.seal_attempts(ctx, (repository, place), &begin.id)?;
     let (bytes_total, files_total) = (plan.bytes, plan.files);
     ctx.observer.event(Event::Begin { stage: Stage::Copy, bytes_total, files_total });
-    let (begin, facts, layout) = (&begin, &facts, &layout);
-    let taking = Taking { ctx, options, repository, place, begin, facts, layout, parent };
+    let (begin, facts, layout, stands) = (&begin, &facts, &layout, &stands);
+    let taking = Taking { ctx, options, repository, place, begin, facts, layout, stands };
     match taking.copy(&held, &control_path) {
         Ok(copied) => taking.finish(held, copied),
         Err(error) => {
@@ -121,18 +137,16 @@ fn reserve(
     options: &Options,
     (repository, place): (&Repository, &Place),
     facts: &ServerFacts,
-    parent: Option<&Parent>,
+    stands: &Stands,
 ) -> Result<Begin> {
     let started = ctx.clock.now();
+    let parent = stands.parent.as_ref();
     let backup_type = if parent.is_some() { options.backup_type } else { BackupType::Full };
     let below = parent.map(|parent| parent.summary().id.clone());
-    let hash = parent.map_or_else(
-        || {
-            let key = entropy::random(ctx.entropy.as_ref());
-            HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key }
-        },
-        Parent::hash,
-    );
+    let hash = stands.hash().unwrap_or_else(|| {
+        let key = entropy::random(ctx.entropy.as_ref());
+        HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key }
+    });
     let mut begin = Begin {
         id: BackupId::of(backup_type, below.as_ref(), started),
         backup_type,
@@ -145,7 +159,7 @@ fn reserve(
         wal_from: Lsn(facts.redo_lsn),
         hash,
         directory: options.data_directory.display().to_string(),
-        attempts: Vec::new(),
+        attempts: stands.attempts().iter().map(|attempt| attempt.begin().id.clone()).collect(),
     };
     for later in 0..ID_TRIES {
         let begun = started + TimeDelta::seconds(later);
@@ -175,7 +189,7 @@ pub(super) struct Taking<'a> {
     pub(super) begin: &'a Begin,
     pub(super) facts: &'a ServerFacts,
     pub(super) layout: &'a Layout,
-    parent: Option<&'a Parent>,
+    stands: &'a Stands,
 }
 
 /// Everything that was read, before the stop.
@@ -191,6 +205,7 @@ struct Content {
 struct Parts {
     objects: Vec<ObjectRecord>,
     bases: Vec<Base>,
+    reused: (Vec<Reused>, Vec<BackupId>),
     tablespaces: Vec<repo::manifest::TablespaceRecord>,
     damage: Vec<repo::manifest::Damage>,
     totals: Totals,
@@ -200,12 +215,10 @@ impl Taking<'_> {
     fn copy(&self, held: &BackupSession, control_path: &Path) -> Result<Content> {
         self.check_start(held, control_path)?;
         self.check_way(held)?;
-        let plan = PackPlan::new(
-            self.place.clone(),
-            self.begin.id.clone(),
-            self.facts.block_size as usize,
-            BlockHasher::new(&self.begin.hash.key),
-        );
+        let hasher = BlockHasher::new(&self.begin.hash.key);
+        let (place, id) = (self.place.clone(), self.begin.id.clone());
+        let mut plan = PackPlan::new(place, id, self.facts.block_size as usize, hasher);
+        plan.stored_target = self.options.pack_size;
         let shared = Shared {
             session: held,
             block_size: plan.block_size,
@@ -216,11 +229,11 @@ impl Taking<'_> {
             damage: Mutex::default(),
             damaged_pages: AtomicU64::new(0),
             motion: Motion::new(held.start_lsn()),
-            parent: self.parent,
+            stands: self.stands,
         };
         let directory = &self.options.data_directory;
         let (ctx, skips) = (self.ctx, self.options.skips);
-        let comparison = self.parent.map(|parent| Comparison::new(parent, skips)).transpose()?;
+        let comparison = Comparison::new(self.stands, skips, self.facts.block_size.into())?;
         let walk = Walk { directory, layout: self.layout, jobs: self.options.jobs, comparison };
         let copied = copy_all(ctx, self.repository, &plan, &shared, walk)?;
         self.check_tablespaces(held, &copied.tablespaces)?;
@@ -233,7 +246,7 @@ impl Taking<'_> {
 
     /// The timeline may have been switched since the plan was made.
     fn check_way(&self, held: &BackupSession) -> Result<()> {
-        let Some(parent) = self.parent else { return Ok(()) };
+        let Some(parent) = &self.stands.parent else { return Ok(()) };
         let (number, directory) = (held.start_timeline(), &self.options.data_directory);
         let history = history(self.repository, self.place, directory, number)?;
         match off_the_way(parent.summary(), &history) {
@@ -308,7 +321,7 @@ impl Taking<'_> {
         // What is read at the end is stored as it is, whatever the parent has of it.
         let job = |path: &[u8], source: &Path| {
             let (path, source) = (path.to_vec(), source.to_owned());
-            Job { sequence: 0, path, source, before: None }
+            Job { sequence: 0, path, source, before: None, salvaged: Vec::new() }
         };
         let mut worker = Worker { ctx: self.ctx, shared, packs: first };
         let control_job = job(CONTROL_PATH, control_path);
@@ -326,7 +339,10 @@ impl Taking<'_> {
         {
             warnings.push(format!("configuration files are not saved: {reason}"));
         }
-        more_rows.iter().for_each(|row| counted.row(row, shared.block_size as u64));
+        let first_attempt = self.stands.first_attempt();
+        for row in &more_rows {
+            counted.row(row, shared.block_size as u64, first_attempt);
+        }
         let mut outside = external_before;
         outside.retain(|path| more_rows.iter().all(|row| row.path != *path));
         more_rows.extend(outside.into_iter().map(Row::gone));
@@ -337,14 +353,13 @@ impl Taking<'_> {
             zeros += packs.zeros();
             objects.extend(packs.finish()?);
         }
-        let mut bases = self.parent.map(|parent| parent.bases.clone()).unwrap_or_default();
-        for (base, used) in bases.iter_mut().zip(counted.used) {
-            base.used = used;
-        }
+        let bases = self.stands.bases(&counted.used);
+        let reused = self.stands.reused(&counted.reused);
         let totals = Totals {
             files: counted.files,
             others: counted.others,
             bytes: counted.bytes,
+            own: counted.own,
             unread_files: counted.unread_files,
             unread_bytes: counted.unread_bytes,
             zeros,
@@ -354,7 +369,7 @@ impl Taking<'_> {
         let mut damage =
             std::mem::take(&mut *shared.damage.lock().expect("no holder of this lock panics"));
         damage.sort_by(|a, b| (&a.path, a.block).cmp(&(&b.path, b.block)));
-        let manifest = Parts { objects, bases, tablespaces, damage, totals };
+        let manifest = Parts { objects, bases, reused, tablespaces, damage, totals };
         Ok(Content { spill, more_rows, warnings, control, manifest })
     }
 
@@ -365,12 +380,14 @@ impl Taking<'_> {
         let (table, index) = self.file_table(spill, more_rows)?;
         parts.objects.push(table);
         let (wal_first, wal_last) = self.wait_for_wal(&stopped)?;
-        let summary = self.summary(&stopped, &control, parts.totals, wal_first, wal_last);
+        let mut summary = self.summary(&stopped, &control, parts.totals, wal_first, wal_last);
+        let (reused, attempts) = parts.reused;
+        summary.attempts = attempts;
         let mut manifest = Manifest {
             summary,
             objects: parts.objects,
             bases: parts.bases,
-            reused: Vec::new(),
+            reused,
             tablespaces: parts.tablespaces,
             damage: parts.damage,
             index,
@@ -378,7 +395,8 @@ impl Taking<'_> {
         // The commit: until here nothing is visible.
         self.repository.commit(self.ctx, self.place, &mut manifest)?;
         self.summarise();
-        Ok(Finished { summary: manifest.summary, damage: manifest.damage, warnings })
+        let Manifest { summary, damage, bases, .. } = manifest;
+        Ok(Finished { summary, damage, bases, warnings })
     }
 
     /// Keeps the summaries up to date, which make listing quick. The backup exists without them, and

@@ -24,6 +24,7 @@ mod plan;
 mod pump;
 mod read;
 mod scan;
+mod stands;
 mod throttle;
 
 pub use error::{Error, Result};

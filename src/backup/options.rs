@@ -21,6 +21,8 @@ pub struct Options {
     pub data_directory: PathBuf,
     /// How to reach its server.
     pub connection: ConnectOptions,
+    /// A pack is closed when it has stored that many bytes: what is not in a closed one, an interruption loses.
+    pub pack_size: u64,
     /// How many workers copy.
     pub jobs: usize,
     /// Bytes of the data directory read in a second, all workers together.

@@ -160,11 +160,11 @@ fn full_due(
     };
     let newest = backups.complete.iter().rev().find(|backup| backup.id.root() == *full);
     let Some(newest) = newest.filter(|newest| newest.id != *full) else { return Ok(None) };
-    let manifest = match repository.manifest(place, &newest.id) {
+    let bases = match repository.bases(place, &newest.id) {
         Err(error) if error.is_of_content() => return Ok(None),
         other => other?,
     };
-    let used = manifest.bases.first().map_or(0, |base| base.used);
+    let used = bases.first().map_or(0, |base| base.used);
     let all = root.own_bytes();
     let share = used.saturating_mul(100).checked_div(all).unwrap_or(100);
     let is_due = share < u64::from(options.auto_full_below);

@@ -1,7 +1,7 @@
 //! The walk feeds workers through a bounded queue; rows come back in the order of the walk, into a
 //! temporary file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -44,6 +44,8 @@ enum Task {
 /// Puts rows back into the order of the walk.
 struct Collector {
     block_size: u64,
+    /// The number of the first attempt among the bases.
+    first_attempt: u32,
     state: Mutex<Waiting>,
     moved: Condvar,
 }
@@ -65,12 +67,15 @@ pub(super) struct Counted {
     /// Files that were not read, and their bytes.
     pub(super) unread_files: u64,
     pub(super) unread_bytes: u64,
-    /// Bytes of content in each base.
+    /// Bytes of content in this backup's own packs, and in each base.
+    pub(super) own: u64,
     pub(super) used: Vec<u64>,
+    /// Packs of those attempts that no other backup has used.
+    pub(super) reused: BTreeSet<(u32, u32)>,
 }
 
 impl Counted {
-    pub(super) fn row(&mut self, row: &Row, block_size: u64) {
+    pub(super) fn row(&mut self, row: &Row, block_size: u64, first_attempt: u32) {
         if row.kind != RowKind::File {
             self.others += 1;
             return;
@@ -78,22 +83,29 @@ impl Counted {
         self.files += 1;
         self.bytes += row.size;
         for layer in &row.layers {
-            if let Source::Pack { base: Some(base), .. } = layer.source {
-                let begin = u64::from(layer.block) * block_size;
-                let end = (begin + u64::from(layer.count) * block_size).min(row.size);
-                let base = base as usize;
-                if self.used.len() <= base {
-                    self.used.resize(base + 1, 0);
-                }
-                if let Some(used) = self.used.get_mut(base) {
-                    *used += end.saturating_sub(begin);
-                }
+            let Source::Pack { base, pack, .. } = layer.source else { continue };
+            let begin = u64::from(layer.block) * block_size;
+            let end = (begin + u64::from(layer.count) * block_size).min(row.size);
+            let length = end.saturating_sub(begin);
+            let Some(base) = base else {
+                self.own += length;
+                continue;
+            };
+            if base >= first_attempt {
+                self.reused.insert((base, pack));
+            }
+            let at = base as usize;
+            if self.used.len() <= at {
+                self.used.resize(at + 1, 0);
+            }
+            if let Some(used) = self.used.get_mut(at) {
+                *used += length;
             }
         }
     }
 
-    fn unread(&mut self, row: &Row, block_size: u64) {
-        self.row(row, block_size);
+    fn unread(&mut self, row: &Row, block_size: u64, first_attempt: u32) {
+        self.row(row, block_size, first_attempt);
         self.unread_files += 1;
         self.unread_bytes += row.size;
     }
@@ -121,11 +133,11 @@ impl Collector {
             state.next += 1;
             let pushed = match outcome {
                 Outcome::Row(row) => {
-                    state.counted.row(&row, self.block_size);
+                    state.counted.row(&row, self.block_size, self.first_attempt);
                     state.spill.push(&row)
                 }
                 Outcome::Kept(row) => {
-                    state.counted.row(&row, self.block_size);
+                    state.counted.row(&row, self.block_size, self.first_attempt);
                     Ok(())
                 }
                 Outcome::Gone(path) => state.spill.push(&Row::gone(path)),
@@ -173,7 +185,7 @@ pub(super) struct Walk<'a> {
     pub(super) directory: &'a Path,
     pub(super) layout: &'a Layout,
     pub(super) jobs: usize,
-    pub(super) comparison: Option<Comparison<'a>>,
+    pub(super) comparison: Comparison<'a>,
 }
 
 /// Copies everything but `global/pg_control`.
@@ -193,7 +205,9 @@ pub(super) fn copy_all<'a>(
         failed: None,
     };
     let block_size = plan.block_size as u64;
-    let collector = Collector { block_size, state: Mutex::new(waiting), moved: Condvar::new() };
+    let (state, moved) = (Mutex::new(waiting), Condvar::new());
+    let first_attempt = shared.stands.first_attempt();
+    let collector = Collector { block_size, first_attempt, state, moved };
     let (sender, receiver) = sync_channel(QUEUE);
     let receiver = Mutex::new(receiver);
     let (mut tablespaces, mut external_before) = (Vec::new(), Vec::new());
@@ -211,7 +225,7 @@ pub(super) fn copy_all<'a>(
             shared,
             collector: &collector,
             sender,
-            comparison: what.comparison,
+            comparison: Some(what.comparison),
             sequence: 0,
             together: Vec::new(),
             bytes: 0,
@@ -247,6 +261,7 @@ struct Feed<'a> {
     shared: &'a Shared<'a>,
     collector: &'a Collector,
     sender: SyncSender<Task>,
+    /// Not there while it is asked, and at the end.
     comparison: Option<Comparison<'a>>,
     sequence: u64,
     /// Small files that are not sent yet: the newest in the order of rows, so that nobody waits for
@@ -257,13 +272,13 @@ struct Feed<'a> {
 
 impl Feed<'_> {
     fn entry(&mut self, entry: Entry, tablespaces: &mut Vec<TablespaceRecord>) -> Result<()> {
-        let before = match self.before(&entry)? {
+        let (before, salvaged) = match self.before(&entry)? {
             Before::Is(row) => {
                 self.untouched(&row);
                 return Ok(());
             }
-            Before::Was(row) => Some(row),
-            Before::New => None,
+            Before::Stored(row) => return self.stored(row),
+            Before::Was(row, salvaged) => (row, salvaged),
         };
         match &entry.what {
             // Its row is made at the end, and finds its place then.
@@ -271,7 +286,8 @@ impl Feed<'_> {
             Found::File => {
                 let size = entry.metadata.len();
                 let sequence = self.take_place()?;
-                let job = Job { sequence, path: entry.path, source: entry.source, before };
+                let Entry { path, source, .. } = entry;
+                let job = Job { sequence, path, source, before, salvaged };
                 if size >= LARGE { self.large(job, size) } else { self.small(job, size) }
             }
             Found::Directory => self.other(other(&entry, None), before.as_ref()),
@@ -286,7 +302,9 @@ impl Feed<'_> {
 
     /// What the parent says of an entry; that what lies before it and was not met is gone.
     fn before(&mut self, entry: &Entry) -> Result<Before> {
-        let Some(mut comparison) = self.comparison.take() else { return Ok(Before::New) };
+        let Some(mut comparison) = self.comparison.take() else {
+            return Ok(Before::Was(None, Vec::new()));
+        };
         let before = comparison.meet(entry, &mut |path| self.gone(path));
         self.comparison = Some(comparison);
         before
@@ -321,9 +339,23 @@ impl Feed<'_> {
     /// A file that nobody has touched since the parent.
     fn untouched(&self, row: &Row) {
         self.shared.repeat_damage(self.ctx, &row.path);
-        let block_size = self.collector.block_size;
-        self.collector.count(|counted| counted.unread(row, block_size));
+        let Collector { block_size, first_attempt, .. } = *self.collector;
+        self.collector.count(|counted| counted.unread(row, block_size, first_attempt));
         self.ctx.observer.event(Event::Advance { bytes: row.size, files: 1 });
+    }
+
+    /// A file that nobody has touched since a dead attempt stored it: new to the parent, and not read.
+    fn stored(&mut self, row: Row) -> Result<()> {
+        self.flush()?;
+        let size = row.size;
+        self.collector.count(|counted| {
+            counted.unread_files += 1;
+            counted.unread_bytes += size;
+        });
+        let sequence = self.take_place()?;
+        self.collector.complete([(sequence, Outcome::Row(row))]);
+        self.ctx.observer.event(Event::Advance { bytes: size, files: 1 });
+        Ok(())
     }
 
     fn other(&mut self, row: Row, before: Option<&Row>) -> Result<()> {

@@ -9,8 +9,8 @@ use super::invocation::Invocation;
 use super::output::{duration, print, print_json, seconds_between};
 use crate::backup::{self, Finished, Plan};
 use crate::base::ByteSize;
-use crate::repo::Summary;
-use crate::wiring::{self, Access};
+use crate::repo::Base;
+use crate::wiring::{self, Access, BackupFlags};
 
 /// How many invalid pages are listed one by one.
 const DAMAGE_SHOWN: usize = 20;
@@ -19,13 +19,13 @@ const DAMAGE_SHOWN: usize = 20;
 pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     let resolved = run.resolved()?;
     let settings = resolved.repository()?;
-    let options = wiring::backup_options(
-        &resolved,
-        args.backup_type.into(),
-        args.jobs.map(usize::from),
-        args.max_rate.map(|rate| rate.0),
-        !args.no_skip,
-    )?;
+    let flags = BackupFlags {
+        backup_type: args.backup_type.into(),
+        jobs: args.jobs.map(usize::from),
+        max_rate: args.max_rate.map(|rate| rate.0),
+        skips: !args.no_skip,
+    };
+    let options = wiring::backup_options(&resolved, settings, flags)?;
     let system = wiring::system_of(&options.data_directory)?;
     let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
     let cluster = &resolved.cluster_name;
@@ -43,7 +43,7 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     if args.json {
         print_json(&as_json(&to.name, &finished))?;
     } else {
-        print(&last_line(&finished.summary))?;
+        print(&last_line(&finished))?;
     }
     finished.warnings.iter().for_each(|warning| run.ctx.warn(warning.clone()));
     if !is_sound {
@@ -76,23 +76,33 @@ fn print_plan(
 }
 
 /// Id, time, sizes, rate.
-fn last_line(summary: &Summary) -> String {
+fn last_line(finished: &Finished) -> String {
+    let summary = &finished.summary;
     let totals = &summary.totals;
     let seconds = seconds_between(summary.started, summary.finished).max(1);
-    let rate = totals.bytes / seconds;
-    format!(
-        "backup {} is complete: {} files, {} stored as {}, in {} ({}/s)",
+    let read = totals.bytes.saturating_sub(totals.unread_bytes);
+    let mut line = format!(
+        "backup {} is complete: {} files, {}, stored as {}, in {} ({}/s)",
         summary.id,
         totals.files,
         ByteSize(totals.bytes),
         ByteSize(totals.stored),
         duration(seconds),
-        ByteSize(rate)
-    )
+        ByteSize(read / seconds)
+    );
+    if totals.unread_files > 0 {
+        let (files, bytes) = (totals.unread_files, ByteSize(totals.unread_bytes));
+        line += &format!("; {files} files, {bytes}, were not touched since and not read");
+    }
+    match finished.reused() {
+        0 => {}
+        reused => line += &format!("; {} were used of an interrupted backup", ByteSize(reused)),
+    }
+    line
 }
 
 fn as_json(repository: &str, finished: &Finished) -> serde_json::Value {
-    let Finished { summary, damage, warnings } = finished;
+    let Finished { summary, damage, bases, warnings } = finished;
     json!({
         "format_version": 1,
         "repository": repository,
@@ -115,10 +125,18 @@ fn as_json(repository: &str, finished: &Finished) -> serde_json::Value {
         "unread_files": summary.totals.unread_files,
         "unread_bytes": summary.totals.unread_bytes,
         "stored_bytes": summary.totals.stored,
+        "own_bytes": summary.own_bytes(),
+        "reused_bytes": finished.reused(),
+        "bases": bases.iter().map(base_json).collect::<Vec<_>>(),
         "invalid_pages": summary.totals.invalid_pages,
         "damage": damage,
         "warnings": warnings,
     })
+}
+
+/// One thing that a backup stands on.
+pub(super) fn base_json(base: &Base) -> serde_json::Value {
+    json!({ "id": base.id, "interrupted": base.attempt, "used_bytes": base.used })
 }
 
 fn warn_of_damage(run: &Invocation, finished: &Finished) {

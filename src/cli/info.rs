@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::args::InfoArgs;
+use super::backup::base_json;
 use super::error::Failure;
 use super::exit::Exit;
 use super::invocation::Invocation;
@@ -12,7 +13,7 @@ use super::output::{self, duration, moment, print, print_json, seconds_between};
 use crate::base::{ByteSize, Timestamp};
 use crate::config::{RepositorySettings, Resolved};
 use crate::pg::{ArchivedWal, Stretch};
-use crate::repo::{Backups, Place, Summary, Window};
+use crate::repo::{BackupId, Backups, Base, Place, Summary, Window};
 use crate::wiring::{self, Access};
 
 /// How many windows the verdict names: every failover may leave one behind.
@@ -29,6 +30,8 @@ struct Content {
     notes: Vec<String>,
     windows: Vec<Window>,
     holes: Vec<Stretch>,
+    /// What the newest backup stands on.
+    chain: Vec<Base>,
     now: Timestamp,
 }
 
@@ -89,6 +92,9 @@ fn content(
     let windows = backups.windows(&run.ctx, repository, &place, &wal)?;
     let start = backups.complete.first().and_then(Summary::start);
     let holes = start.map_or_else(|| wal.gaps(), |start| wal.holes(start));
+    let newest = backups.complete.last();
+    let chain = newest.map(|newest| repository.bases(&place, &newest.id));
+    let chain = chain.transpose()?.unwrap_or_default();
     Ok(Content {
         repository: settings.name.clone(),
         cipher: settings.cipher.name(),
@@ -98,6 +104,7 @@ fn content(
         notes,
         windows,
         holes,
+        chain,
         now: run.ctx.clock.now(),
     })
 }
@@ -154,6 +161,7 @@ impl Content {
             lines.push(String::new());
             lines.extend(backup_table(&self.backups.complete).lines().map(|l| format!("  {l}")));
         }
+        lines.extend(self.chain.iter().map(|base| format!("  {}", self.base_text(base))));
         for (name, error) in &self.backups.unreadable {
             lines.push(format!("  {name}: cannot be read: {error}"));
         }
@@ -184,6 +192,23 @@ impl Content {
         lines.join("\n")
     }
 
+    /// How much of what it stands on the newest backup still uses.
+    fn base_text(&self, base: &Base) -> String {
+        let newest = self.backups.complete.last().map_or("", |newest| newest.id.as_str());
+        let what = if base.attempt { ", an interrupted backup" } else { "" };
+        let used = ByteSize(base.used);
+        match self.share(base) {
+            Some(share) => format!("{newest} uses {share} % of {}{what} ({used})", base.id),
+            None => format!("{newest} uses {used} of {}{what}", base.id),
+        }
+    }
+
+    /// That in hundredths.
+    fn share(&self, base: &Base) -> Option<u64> {
+        let all = self.backups.complete.iter().find(|backup| backup.id == base.id)?.own_bytes();
+        base.used.saturating_mul(100).checked_div(all)
+    }
+
     fn json(&self) -> Value {
         let stretch = |stretch: &Stretch| {
             json!({
@@ -212,6 +237,15 @@ impl Content {
             "epoch": self.place.epoch(),
             "windows": windows.collect::<Vec<_>>(),
             "backups": self.backups.complete.iter().map(backup_json).collect::<Vec<_>>(),
+            "chain": self
+                .chain
+                .iter()
+                .map(|base| {
+                    let mut told = base_json(base);
+                    told["used_percent"] = json!(self.share(base));
+                    told
+                })
+                .collect::<Vec<_>>(),
             "unreadable": unreadable
                 .map(|(name, error)| json!({ "id": name, "error": error.to_string() }))
                 .collect::<Vec<_>>(),
@@ -229,7 +263,16 @@ fn backup_table(backups: &[Summary]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header([
-        "backup", "type", "finished", "took", "size", "stored", "WAL", "timeline", "state",
+        "backup",
+        "type",
+        "stands on",
+        "finished",
+        "took",
+        "size",
+        "stored",
+        "WAL",
+        "timeline",
+        "state",
     ]);
     for backup in backups {
         let took = seconds_between(backup.started, backup.finished);
@@ -240,6 +283,7 @@ fn backup_table(backups: &[Summary]) -> String {
         table.add_row([
             backup.id.to_string(),
             backup.backup_type.to_string(),
+            backup.parent.as_ref().map_or("-", own_part).to_owned(),
             moment(backup.finished),
             duration(took),
             ByteSize(backup.totals.bytes).to_string(),
@@ -250,6 +294,12 @@ fn backup_table(backups: &[Summary]) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+/// What tells a backup from the others of its chain.
+fn own_part(id: &BackupId) -> &str {
+    let id = id.as_str();
+    id.split_once('_').map_or(id, |(_, own)| own)
 }
 
 fn backup_json(backup: &Summary) -> Value {
@@ -263,6 +313,9 @@ fn backup_json(backup: &Summary) -> Value {
         "seconds": seconds_between(backup.started, backup.finished),
         "bytes": backup.totals.bytes,
         "stored_bytes": backup.totals.stored,
+        "own_bytes": backup.own_bytes(),
+        "unread_bytes": backup.totals.unread_bytes,
+        "attempts": backup.attempts,
         "files": backup.totals.files,
         "invalid_pages": backup.totals.invalid_pages,
         "timeline": backup.timeline,

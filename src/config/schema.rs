@@ -182,6 +182,8 @@ pub const KEYS: &[Key] = &[
         "whether this one is meant where a command names none of several"),
     key(Repository, "required", Boolean, Some("true"),
         "whether WAL counts as archived only when it is here; one that is not required may lag"),
+    key(Repository, "pack_size", Size, Some("1GiB"),
+        "a pack of a backup is closed when it has stored that much, 1MiB to 2GiB; of an interrupted backup closed packs are used again"),
     key(Repository, "endpoint", Text, None,
         "s3 only: URL of a server that is not AWS"),
     key(Repository, "region", Text, None,

@@ -14,8 +14,8 @@ use super::reader::Reader;
 use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
-    Fallback, absolute, boolean, cipher, count, cron, fallback, jobs, percent, rate, secret_file,
-    size, some_text, some_time, time, timezone,
+    Fallback, absolute, boolean, cipher, count, cron, fallback, jobs, pack_size, percent, rate,
+    secret_file, size, some_text, some_time, time, timezone,
 };
 use crate::base::{ByteSize, Secret};
 use crate::repo::CipherChoice;
@@ -64,6 +64,8 @@ pub struct RepositorySettings {
     pub secret: SecretSource,
     /// Where keys that a passphrase opened are kept.
     pub cache_directory: Option<PathBuf>,
+    /// A pack of a backup is closed when it has stored that many bytes.
+    pub pack_size: u64,
     /// What is kept.
     pub retention: Retention,
     /// What moves to colder storage.
@@ -192,6 +194,7 @@ pub(super) struct RepositoryDraft {
     cipher: Option<CipherChoice>,
     secrets: Vec<(&'static str, Setting, SecretSource)>,
     cache_directory: Option<PathBuf>,
+    pack_size: u64,
     retention: Retention,
     tiering: Option<Tiering>,
 }
@@ -218,6 +221,7 @@ pub(super) fn read_repository(
         cipher: section.find("encryption.cipher", cipher)?,
         secrets: read_secrets(&section, folders)?,
         cache_directory: section.find("encryption.cache_directory", absolute)?,
+        pack_size: section.get("pack_size", pack_size)?,
         retention: Retention {
             daily: section.get("retention.daily", count)?,
             weekly: section.get("retention.weekly", count)?,
@@ -297,6 +301,7 @@ impl RepositoryDraft {
             cipher,
             secret: self.secret(&section, cipher)?,
             cache_directory: self.cache_directory.clone(),
+            pack_size: self.pack_size,
             retention: self.retention.clone(),
             tiering: self.tiering.clone(),
         })

@@ -67,6 +67,12 @@ pub(super) fn size(text: &str) -> Read<u64> {
     text.parse::<ByteSize>().map(|size| size.0).map_err(|wrong| wrong.to_string())
 }
 
+pub(super) fn pack_size(text: &str) -> Read<u64> {
+    let bytes = size(text)?;
+    let is_fit = (1 << 20..=2 << 30).contains(&bytes);
+    is_fit.then_some(bytes).ok_or_else(|| format!("{text:?} is not a size from 1MiB to 2GiB"))
+}
+
 pub(super) fn fallback(text: &str) -> Read<Fallback> {
     match text {
         "direct" => Ok(Fallback::Direct),

@@ -12,7 +12,7 @@ use super::recent::Recent;
 use super::sealed::SealedRandom;
 
 /// Bytes of a hash.
-const HASH_SIZE: usize = 8;
+pub(super) const HASH_SIZE: usize = 8;
 
 /// Hashes in a frame.
 const FRAME_HASHES: u64 = (FRAME_SIZE / HASH_SIZE) as u64;

@@ -83,6 +83,9 @@ pub struct Totals {
     /// Bytes of the files' content.
     #[serde(with = "u64_text")]
     pub bytes: u64,
+    /// Bytes of it that lie in the backup's own packs. Unknown of early versions' backups.
+    #[serde(default, with = "u64_text", skip_serializing_if = "is_zero")]
+    pub own: u64,
     /// Files that were taken for unchanged by their stat record, and not read.
     #[serde(default, with = "u64_text", skip_serializing_if = "is_zero")]
     pub unread_files: u64,
@@ -179,10 +182,13 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Bytes of content that a full backup itself holds.
+    /// Bytes of content that the backup's own packs hold.
     #[must_use]
     pub fn own_bytes(&self) -> u64 {
-        self.totals.bytes.saturating_sub(self.totals.zeros)
+        match (self.totals.own, self.backup_type) {
+            (0, BackupType::Full) => self.totals.bytes.saturating_sub(self.totals.zeros),
+            (own, _) => own,
+        }
     }
 }
 
@@ -423,6 +429,36 @@ impl Repository {
     /// As [`Repository::summary`].
     pub fn manifest(&self, place: &Place, id: &BackupId) -> Result<Manifest> {
         Ok(self.salted_manifest(place, id)?.0)
+    }
+
+    /// What a backup stands on. One request, as a rule: bases come first in a manifest.
+    ///
+    /// # Errors
+    /// As [`Repository::summary`].
+    pub fn bases(&self, place: &Place, id: &BackupId) -> Result<Vec<Base>> {
+        let key = place.manifest(id);
+        let mut reader = match self.read(Kind::Manifest, &key) {
+            Err(error) if error.is_not_found() => {
+                return Err(Error::NoBackup { id: id.to_string() });
+            }
+            other => other?,
+        };
+        let mut frame = Vec::new();
+        reader.next_frame(&mut frame)?;
+        let count = complete(&key, id, &frame)?.counts.bases;
+        let (mut bases, mut lines) = (Vec::new(), 1);
+        while (bases.len() as u64) < count {
+            frame.clear();
+            if !reader.next_frame(&mut frame)? {
+                return Err(Error::corrupt(&key, "counts", "lines are missing"));
+            }
+            for text in frame.split_inclusive(|&byte| byte == b'\n') {
+                let Detail::Base(base) = parse_line::<Detail>(&key, lines, text)? else { break };
+                bases.push(base);
+                lines += 1;
+            }
+        }
+        Ok(bases)
     }
 
     /// A whole manifest and its object's salt, which tells it from every other one.

@@ -6,6 +6,7 @@
 
 #![warn(clippy::indexing_slicing)]
 
+mod attempt;
 mod backup_id;
 mod bases;
 pub mod catalog;
@@ -47,11 +48,12 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub use attempt::{Attempt, AttemptContents};
 pub use backup_id::{BackupId, BackupType};
 pub use bases::{Base, Reused};
 pub use catalog::Backups;
 pub use claim::RACERS;
-pub use contents::{ContentSource, Stretch};
+pub use contents::{Content, ContentSource, Stretch};
 pub use descriptor::{CipherChoice, Descriptor};
 pub use error::{DamagedSlot, Error, Result, SlotSummary, Slots};
 pub use file_table::{FileTableReader, FileTableWriter, Layer, Row, RowKind, Source, StatIdentity};

@@ -129,6 +129,13 @@ impl<'a> PackWriter<'a> {
         self.layers.clear();
     }
 
+    /// Notes that an invalid page was read of the content that is being taken.
+    pub fn note_damage(&mut self) {
+        if let Some(content) = &mut self.content {
+            content.is_damaged = true;
+        }
+    }
+
     /// The free part of the raw stream's window, on a block boundary and at least a block long: read
     /// the next bytes of the content into its beginning, whole blocks unless the file ends.
     ///

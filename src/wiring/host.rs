@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use crate::base::{Ctx, Host};
-use crate::config::{self, Environment, Resolved, Settings, Sources};
+use crate::config::{self, Environment, RepositorySettings, Resolved, Settings, Sources};
 use crate::pgconn::{ConnectOptions, Session};
 use crate::repo::{BackupType, Origin};
 use crate::restore::{ProgramPlaces, ServerNow};
@@ -89,29 +89,41 @@ pub fn server_now(ctx: &Ctx, resolved: &Resolved) -> Option<ServerNow> {
     })
 }
 
+/// What a person may say of a backup.
+#[derive(Debug, Clone, Copy)]
+pub struct BackupFlags {
+    /// What is stored.
+    pub backup_type: BackupType,
+    /// How many workers copy, unless the configuration's number.
+    pub jobs: Option<usize>,
+    /// Bytes read in a second, unless the configuration's rate.
+    pub max_rate: Option<u64>,
+    /// Files that nobody seems to have touched are not read.
+    pub skips: bool,
+}
+
 /// What a backup is told.
 ///
 /// # Errors
 /// [`Error::NoDataDirectory`].
 pub fn backup_options(
     resolved: &Resolved,
-    backup_type: BackupType,
-    jobs: Option<usize>,
-    max_rate: Option<u64>,
-    skips: bool,
+    repository: &RepositorySettings,
+    flags: BackupFlags,
 ) -> Result<backup::Options> {
     let cluster = resolved.cluster_name.clone();
     let settings = &resolved.cluster;
     let data_directory = settings.data_directory.clone();
     Ok(backup::Options {
-        backup_type,
+        backup_type: flags.backup_type,
         auto_full: settings.auto_full,
         auto_full_below: settings.auto_full_below,
-        skips,
+        skips: flags.skips,
+        pack_size: repository.pack_size,
         data_directory: data_directory.ok_or(Error::NoDataDirectory { cluster })?,
         connection: connect_options(resolved, "backup"),
-        jobs: jobs.unwrap_or(settings.jobs),
-        max_rate: max_rate.or(settings.max_rate.map(|rate| rate.0)),
+        jobs: flags.jobs.unwrap_or(settings.jobs),
+        max_rate: flags.max_rate.or(settings.max_rate.map(|rate| rate.0)),
         fast_checkpoint: true,
         wal_wait: settings.wal_wait,
         host: host().to_string(),

@@ -10,7 +10,7 @@ mod repositories;
 pub use clusters::{clusters, identities};
 pub use error::{Error, Result};
 pub use host::{
-    backup_options, config_path, connect_options, connection_user, data_directory_of,
+    BackupFlags, backup_options, config_path, connect_options, connection_user, data_directory_of,
     environment_allows_color, host, origin, own_command, program_places, server_now, settings,
     system_of,
 };

@@ -56,6 +56,7 @@ impl Model {
             uid: 0,
             gid: 0,
             identity: identity.clone(),
+            is_damaged: false,
         });
         let mut at = 0;
         while at < file.content.len() {

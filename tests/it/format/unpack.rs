@@ -16,9 +16,9 @@ use crate::support::sample;
 use crate::support::servers::skip;
 
 /// The script, on one repository with one secret.
-struct Script {
-    repository: PathBuf,
-    secret: Vec<OsString>,
+pub(super) struct Script {
+    pub(super) repository: PathBuf,
+    pub(super) secret: Vec<OsString>,
 }
 
 impl Script {
@@ -30,7 +30,7 @@ impl Script {
     }
 
     #[track_caller]
-    fn ok(&self, arguments: &[&OsStr]) -> String {
+    pub(super) fn ok(&self, arguments: &[&OsStr]) -> String {
         let ran = self.run(arguments);
         assert!(ran.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8(ran.stdout).unwrap()
@@ -38,19 +38,19 @@ impl Script {
 
     /// What it says on stderr when it refuses.
     #[track_caller]
-    fn refused(&self, arguments: &[&OsStr]) -> String {
+    pub(super) fn refused(&self, arguments: &[&OsStr]) -> String {
         let ran = self.run(arguments);
         assert_eq!(ran.status.code(), Some(1), "{arguments:?}");
         String::from_utf8(ran.stderr).unwrap()
     }
 }
 
-fn os(text: &str) -> &OsStr {
+pub(super) fn os(text: &str) -> &OsStr {
     OsStr::new(text)
 }
 
 /// Whether the two programs are here; a skip that shows where not.
-fn programs() -> Option<()> {
+pub(super) fn programs() -> Option<()> {
     for (program, argument) in [("python3", "--version"), ("openssl", "version")] {
         let mut command = Command::new(program);
         let ran = command.arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -62,7 +62,7 @@ fn programs() -> Option<()> {
 }
 
 /// The ways to open a sample's repository.
-fn secrets(scratch: &ScratchDir, cipher: CipherChoice) -> Vec<Vec<OsString>> {
+pub(super) fn secrets(scratch: &ScratchDir, cipher: CipherChoice) -> Vec<Vec<OsString>> {
     if cipher == CipherChoice::None {
         return vec![vec![]];
     }

@@ -106,6 +106,7 @@ impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
             auto_full: false,
             auto_full_below: 70,
             skips: true,
+            pack_size: 1 << 30,
             data_directory: self.cluster.data_dir().to_path_buf(),
             connection: ConnectOptions::new(self.cluster.conninfo(), "pgkeep"),
             jobs: 2,

@@ -20,6 +20,7 @@ pub mod planned;
 pub mod run;
 pub mod s3;
 pub mod sample;
+pub mod sample_chain;
 pub mod scratch;
 pub mod servers;
 pub mod site;

@@ -20,7 +20,7 @@ use pgkeep::storage::{MemoryStore, ObjectKey};
 /// The passphrase of the slot "sample passphrase".
 pub const PASSPHRASE: &str = "correct horse battery staple";
 
-const BLOCK: usize = 8192;
+pub(super) const BLOCK: usize = 8192;
 const SYSTEM: u64 = 7_312_000_000_000_000_001;
 
 /// A segment's name, and the name of one that is partial.
@@ -73,7 +73,7 @@ pub fn partial_end() -> u64 {
 }
 
 /// Lines of text: their LZ4 is much shorter, and no two blocks are equal.
-fn pattern(size: usize, seed: u32) -> Vec<u8> {
+pub(super) fn pattern(size: usize, seed: u32) -> Vec<u8> {
     let line =
         |i: u32| format!("{seed} {i:06} the same again and again and again, row after row\n");
     (0..).map(line).flat_map(String::into_bytes).take(size).collect()
@@ -98,7 +98,7 @@ fn files() -> BTreeMap<Vec<u8>, Vec<u8>> {
     files.into_iter().map(|(path, content)| (path.to_vec(), content)).collect()
 }
 
-fn row(path: &[u8], kind: RowKind) -> Row {
+pub(super) fn row(path: &[u8], kind: RowKind) -> Row {
     Row {
         path: path.to_vec(),
         kind,
@@ -127,6 +127,7 @@ fn copy(writer: &mut PackWriter<'_>, inode: u64, path: &[u8], content: &[u8]) ->
         uid: row.uid,
         gid: row.gid,
         identity: row.identity.clone(),
+        is_damaged: false,
     });
     let mut at = 0;
     while at < content.len() {
@@ -186,11 +187,11 @@ fn registration() -> Registration {
     }
 }
 
-fn hash() -> HashScheme {
+pub(super) fn hash() -> HashScheme {
     HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key: [0x42; 32] }
 }
 
-fn begin(id: &BackupId) -> Begin {
+pub(super) fn begin(id: &BackupId) -> Begin {
     Begin {
         id: id.clone(),
         backup_type: BackupType::Full,
@@ -251,7 +252,7 @@ fn store_backup(
     rows
 }
 
-fn summary_of(id: &BackupId) -> Summary {
+pub(super) fn summary_of(id: &BackupId) -> Summary {
     Summary {
         id: id.clone(),
         backup_type: BackupType::Full,

@@ -1,0 +1,304 @@
+//! All that a backup stands on: its parent's chain, and attempts that died, whose packs it may use.
+//!
+//! An interrupted backup is not continued but used: the next one begins anew, and takes what the dead attempt has
+//! stored like a parent's blocks. What nobody has touched since the attempt's own start is not even read, where
+//! all of it is in durable packs.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::error::Result;
+use super::options::Options;
+use super::parent::Parent;
+use crate::base::Ctx;
+use crate::codec::crc32c_join;
+use crate::repo::{
+    self, Attempt, AttemptContents, BackupType, Backups, Base, Begin, Content, HashReader,
+    HashScheme, Layer, Place, Repository, Reused, Row, RowKind, Source,
+};
+
+/// Dead attempts that are looked at, the newest ones: more of them hold little that these do not.
+const ATTEMPTS_MAX: usize = 4;
+
+/// What a backup stands on.
+#[derive(Debug, Default)]
+pub(super) struct Stands {
+    pub(super) parent: Option<Arc<Parent>>,
+    attempts: Vec<Attempt>,
+}
+
+impl Stands {
+    /// A backup with this parent, if any. Looks for attempts that died where this one is made: they read the same
+    /// directory on the same host. Whether they are dead is known once the server has taken this one.
+    pub(super) fn find(
+        ctx: &Ctx,
+        options: &Options,
+        (repository, place): (&Repository, &Place),
+        block_size: u32,
+        parent: Option<Arc<Parent>>,
+    ) -> Result<Self> {
+        let backups = repository.backups(ctx, place)?;
+        // One that is in use already would tie two backups together that nobody thinks of as one.
+        let used: Vec<_> = backups.complete.iter().flat_map(|backup| &backup.attempts).collect();
+        let mut begun = Vec::new();
+        for begin in dead(repository, place, &backups)? {
+            if used.contains(&&begin.id) {
+                continue;
+            }
+            let is_here = begin.host == options.host
+                && begin.directory == options.data_directory.display().to_string();
+            let is_like = match &parent {
+                Some(parent) => begin.hash == parent.hash(),
+                None => begin.backup_type == BackupType::Full,
+            };
+            if is_here && is_like {
+                begun.push(begin);
+            }
+        }
+        begun.sort_by_key(|begin| std::cmp::Reverse(begin.started));
+        let mut attempts: Vec<Attempt> = Vec::new();
+        for begin in begun {
+            // A full has no parent that says how blocks are hashed: the newest attempt does.
+            let is_same = attempts.first().is_none_or(|first| first.begin().hash == begin.hash);
+            if !is_same || attempts.len() == ATTEMPTS_MAX {
+                continue;
+            }
+            attempts.extend(repository.open_attempt(ctx, place, &begin.id, block_size)?);
+        }
+        Ok(Self { parent, attempts })
+    }
+
+    /// The dead attempts that it may use.
+    pub(super) fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// How blocks have to be hashed so that those that are stored can be told; any way where none is.
+    pub(super) fn hash(&self) -> Option<HashScheme> {
+        let parent = self.parent.as_ref().map(|parent| parent.hash());
+        parent.or_else(|| Some(self.attempts.first()?.begin().hash.clone()))
+    }
+
+    /// Takes the manifests' names of the attempts, so that none of them is ever completed. One that has been
+    /// completed after all is no attempt.
+    pub(super) fn seal_attempts(
+        &mut self,
+        ctx: &Ctx,
+        (repository, place): (&Repository, &Place),
+        by: &repo::BackupId,
+    ) -> Result<()> {
+        let mut dead = Vec::new();
+        for attempt in std::mem::take(&mut self.attempts) {
+            let id = &attempt.begin().id;
+            let why = format!("it was interrupted, and {by} uses what it had stored");
+            match repository.abandon(ctx, place, id, &why) {
+                Ok(()) => dead.push(attempt),
+                Err(repo::Error::Storage(error)) if error.is_already_exists() => {
+                    match repository.summary(place, id) {
+                        Err(repo::Error::Abandoned { .. }) => dead.push(attempt),
+                        Ok(_) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.attempts = dead;
+        Ok(())
+    }
+
+    /// The number of the first attempt among the bases.
+    pub(super) fn first_attempt(&self) -> u32 {
+        let below = self.parent.as_ref().map_or(0, |parent| parent.bases.len());
+        u32::try_from(below).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a base is an attempt of this backup's own, not one that its parent used.
+    pub(super) fn attempt(&self, base: u32) -> Option<&Attempt> {
+        let at = base.checked_sub(self.first_attempt())?;
+        self.attempts.get(at as usize)
+    }
+
+    /// The bases, with how much of each is used.
+    pub(super) fn bases(&self, used: &[u64]) -> Vec<Base> {
+        let below = self.parent.iter().flat_map(|parent| parent.bases.iter().cloned());
+        let attempts = (self.first_attempt()..).zip(&self.attempts);
+        let attempts = attempts.map(|(index, attempt)| attempt.as_base(index));
+        let mut bases: Vec<Base> = below.chain(attempts).collect();
+        for (base, used) in bases.iter_mut().zip(used) {
+            base.used = *used;
+        }
+        bases
+    }
+
+    /// The objects of attempts that lie below these packs, and whose they are.
+    pub(super) fn reused(
+        &self,
+        packs: &BTreeSet<(u32, u32)>,
+    ) -> (Vec<Reused>, Vec<repo::BackupId>) {
+        let (mut reused, mut ids) = (Vec::new(), BTreeSet::new());
+        for (base, pack) in packs {
+            if let Some(attempt) = self.attempt(*base) {
+                reused.extend(attempt.reused(*base, *pack));
+                ids.insert(attempt.begin().id.clone());
+            }
+        }
+        (reused, ids.into_iter().collect())
+    }
+
+    /// The hashes of a pack's blocks.
+    pub(super) fn hashes(&self, base: Option<u32>, pack: u32) -> Result<Option<Arc<HashReader>>> {
+        if let Some(attempt) = base.and_then(|base| self.attempt(base)) {
+            return Ok(Some(attempt.hashes(pack)?));
+        }
+        let Some(parent) = &self.parent else { return Ok(None) };
+        Ok(Some(parent.hashes(base, pack).map_err(|error| parent.damaged(error))?))
+    }
+
+    /// What the attempts have of each file.
+    pub(super) fn salvage(&self) -> Salvage<'_> {
+        let contents = (self.first_attempt()..).zip(&self.attempts);
+        let contents = contents.map(|(base, attempt)| (base, attempt, attempt.contents()));
+        Salvage { attempts: contents.collect() }
+    }
+}
+
+/// Backups that began, and have neither been completed nor swept.
+fn dead(repository: &Repository, place: &Place, backups: &Backups) -> Result<Vec<Begin>> {
+    let mut begun = Vec::new();
+    for id in backups.unfinished.iter().chain(&backups.abandoned) {
+        match repository.get_begin(place, id) {
+            Ok(begin) => begun.push(begin),
+            Err(error) if error.is_of_content() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(begun)
+}
+
+/// What attempts have of files, asked for in the order of paths.
+pub(super) struct Salvage<'a> {
+    attempts: Vec<(u32, &'a Attempt, AttemptContents<'a>)>,
+}
+
+/// What one attempt has of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Salvaged {
+    /// As the attempt read it; where it does not have all blocks, those that it has.
+    pub(super) row: Row,
+    /// It has all, and found nothing invalid: the row could be one of this backup.
+    pub(super) is_whole: bool,
+    /// Which attempt.
+    pub(super) base: u32,
+}
+
+impl Salvage<'_> {
+    /// What the attempts have of a file, the newest first.
+    pub(super) fn of(&mut self, path: &[u8], block_size: u64) -> Result<Vec<Salvaged>> {
+        let mut found = Vec::new();
+        for (base, _, contents) in &mut self.attempts {
+            found.extend(joined(*base, contents.of(path)?, block_size));
+        }
+        Ok(found)
+    }
+}
+
+/// A file of what an attempt's packs say of it.
+fn joined(base: u32, contents: Vec<(u32, Content)>, block_size: u64) -> Option<Salvaged> {
+    let source = contents.first()?.1.source.clone();
+    let is_one = contents.iter().all(|(_, content)| content.source == source);
+    let mut stretches: Vec<_> = contents
+        .into_iter()
+        .flat_map(|(pack, content)| content.stretches.into_iter().map(move |each| (pack, each)))
+        .collect();
+    stretches.sort_by_key(|(_, stretch)| stretch.block);
+    let (mut layers, mut next, mut crc) = (Vec::new(), 0u64, 0);
+    let mut has_gaps = false;
+    for (pack, stretch) in stretches {
+        let begin = u64::from(stretch.block);
+        if begin < next {
+            continue;
+        }
+        has_gaps |= begin > next;
+        next = begin + u64::from(stretch.count);
+        let length = (next * block_size).min(source.size).saturating_sub(begin * block_size);
+        crc = crc32c_join(crc, stretch.crc, length);
+        let place = stretch.raw.map(|raw| Source::Pack { base: Some(base), pack, raw });
+        let layer = Layer {
+            block: stretch.block,
+            count: stretch.count,
+            source: place.unwrap_or(Source::Zeros),
+        };
+        layer.join(&mut layers);
+    }
+    let is_whole =
+        is_one && !has_gaps && !source.is_damaged && next == source.size.div_ceil(block_size);
+    let row = Row {
+        path: source.path,
+        kind: RowKind::File,
+        size: source.size,
+        mode: source.mode,
+        uid: source.uid,
+        gid: source.gid,
+        mtime: source.mtime,
+        identity: source.identity,
+        crc: Some(crc),
+        target: None,
+        layers,
+        gone: false,
+    };
+    Some(Salvaged { row, is_whole, base })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Timestamp;
+    use crate::repo::{ContentSource, Stretch};
+
+    fn content(size: u64, stretches: &[(u32, u32, Option<u32>)], bytes: &[u8]) -> Content {
+        let stretch = |&(block, count, raw): &(u32, u32, Option<u32>)| {
+            let begin = block as usize * 4;
+            let end = (begin + count as usize * 4).min(bytes.len());
+            Stretch { block, count, raw, crc: crc32c::crc32c(&bytes[begin..end]) }
+        };
+        let source = ContentSource {
+            path: b"base/5/1".to_vec(),
+            size,
+            mtime: Timestamp::UNIX_EPOCH,
+            mode: 0o600,
+            uid: 1,
+            gid: 2,
+            identity: None,
+            is_damaged: false,
+        };
+        Content { source, stretches: stretches.iter().map(stretch).collect() }
+    }
+
+    #[test]
+    fn a_file_is_whole_when_packs_and_zeros_cover_it() {
+        let bytes = b"aaaabbbb\0\0\0\0\0\0\0\0cc";
+        let size = bytes.len() as u64;
+        let first = content(size, &[(2, 2, None), (4, 1, Some(7))], bytes);
+        let second = content(size, &[(0, 2, Some(3))], bytes);
+        let whole = joined(5, vec![(0, first.clone()), (1, second.clone())], 4).unwrap();
+        assert!(whole.is_whole && whole.row.is_covered(4));
+        assert_eq!(whole.row.crc, Some(crc32c::crc32c(bytes)));
+        let at = |pack, raw| Source::Pack { base: Some(5), pack, raw };
+        let sources: Vec<Source> = whole.row.layers.iter().map(|layer| layer.source).collect();
+        assert_eq!(sources, [at(1, 3), Source::Zeros, at(0, 7)]);
+
+        let part = joined(5, vec![(0, first.clone())], 4).unwrap();
+        assert!(!part.is_whole && part.row.layers.len() == 2);
+        let cut = joined(5, vec![(1, second.clone())], 4).unwrap();
+        assert!(!cut.is_whole, "the end is missing");
+        let mut other = second.clone();
+        other.source.mode = 0o640;
+        assert!(!joined(5, vec![(0, first.clone()), (1, other)], 4).unwrap().is_whole);
+        let mut damaged = (first, second);
+        damaged.0.source.is_damaged = true;
+        damaged.1.source.is_damaged = true;
+        assert!(!joined(5, vec![(0, damaged.0), (1, damaged.1)], 4).unwrap().is_whole);
+        assert_eq!(joined(5, Vec::new(), 4), None);
+    }
+}
