@@ -122,10 +122,11 @@ pub enum Command {
                       doubt, which goes on by streaming), 143 on SIGTERM, 200 everything else."
     )]
     ArchiveGet(GetArgs),
-    /// Restore to a point in time, into a new or empty directory
+    /// Restore to a point in time, into a new or empty directory, or over an old one
     #[command(
         after_help = "Examples:\n  pgkeep restore --dry-run --to /srv/restored\n  pgkeep restore \
-                      --to /srv/restored --target-time '2026-11-20 08:30:00+00'\n\nWithout a target \
+                      --to /srv/restored --target-time '2026-11-20 08:30:00+00'\n  pgkeep restore \
+                      --delta --to /srv/restored\n\nWithout a target \
                       all archived WAL is replayed. Prints the plan and asks before it begins."
     )]
     Restore(RestoreArgs),
@@ -322,8 +323,9 @@ pub struct RestoreArgs {
     /// Make a standby
     #[arg(long)]
     pub standby: bool,
-    /// Keep files in the directory that already match (not in this version)
-    #[arg(long)]
+    /// Go over what is in the directory: blocks that are the backup's stay, others are written, what is not in
+    /// the backup is removed
+    #[arg(long, conflicts_with = "rename_old")]
     pub delta: bool,
     /// Whether the restored cluster archives [default: only in its own place on its own host]
     #[arg(long, value_name = "WHETHER")]

@@ -33,10 +33,6 @@ pub fn restore(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
 }
 
 fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
-    if args.delta {
-        let hint = "Restore into an empty directory.";
-        return Err(Failure::usage("--delta is not in this version").with_hint(hint));
-    }
     let resolved = run.resolved()?;
     let settings = resolved.repository()?;
     let opened = wiring::open(&run.ctx, settings, Access::ReadOnly)?;
@@ -57,7 +53,11 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
         print(&plan.to_string())?;
     }
     if !args.yes {
-        confirm(args.json, &plan.to_string(), "Restore now?")?;
+        let over = plan.ground.delta.as_ref().map(|_| {
+            let to = plan.to.display();
+            format!("Restore over {to} now? What it holds and the backup does not is lost.")
+        });
+        confirm(args.json, &plan.to_string(), over.as_deref().unwrap_or("Restore now?"))?;
     }
     let restored = restore::execute(&run.ctx, &plan, &options)?;
     if args.json {
@@ -105,6 +105,8 @@ fn options(
         tablespaces: args.tablespace.clone(),
         config_to: args.config_to.as_deref().map(absolute).transpose()?,
         rename_old: args.rename_old,
+        delta: args.delta,
+        repository_folders: wiring::repository_folders(resolved),
         jobs: args.jobs.map_or(resolved.cluster.jobs, usize::from),
         restore_command: RestoreCommand { program: program(run)?, epoch: args.epoch },
         // Only for a moment does it matter whether the server has more.
@@ -181,16 +183,24 @@ fn next_steps(args: &RestoreArgs, plan: &Plan, restored: &Restored) -> String {
     let directory = restored.data_directory.display();
     let took = Duration::try_from_secs_f64(restored.seconds).unwrap_or_default();
     let took = duration(took.as_secs().max(1));
-    let mut lines = vec![
-        format!(
-            "restored {}: {} files, {}, in {took}",
-            directory,
-            restored.files,
-            ByteSize(restored.bytes)
-        ),
-        String::new(),
-        "Next:".into(),
-    ];
+    let mut lines = vec![format!(
+        "restored {}: {} files, {}, in {took}",
+        directory,
+        restored.files,
+        ByteSize(restored.bytes)
+    )];
+    if plan.ground.delta.is_some() {
+        let Restored { kept, written, removed, .. } = restored;
+        lines.push(format!(
+            "{} files stayed as they were ({} of blocks that were right), {} were written to ({}), {removed} \
+             files and directories were removed",
+            kept.files,
+            ByteSize(kept.bytes),
+            written.files,
+            ByteSize(written.bytes),
+        ));
+    }
+    lines.extend([String::new(), "Next:".into()]);
     lines.extend(plan.next.iter().map(|command| format!("  {command}")));
     if plan.standby && plan.at_target().is_none() {
         lines.push("It follows the archive as a standby until it is promoted.".into());

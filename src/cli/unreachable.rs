@@ -20,6 +20,14 @@ impl From<restore::Error> for Failure {
                             is not archived).";
                 (Exit::DirectoryInUse, Kind::Busy, hint(next))
             }
+            restore::Error::Unarchived { path, .. } => {
+                let next = format!(
+                    "`pgkeep wal backfill --from {}` stores it, or names what is archived with other \
+                     content. --rename-old instead of --delta keeps the directory.",
+                    path.display()
+                );
+                (Exit::DirectoryInUse, Kind::Busy, Some(next))
+            }
             restore::Error::Tablespace { lsn, .. } => {
                 let next = format!(
                     "If another cluster lives there, restore on another host, or to a target before \

@@ -92,12 +92,20 @@ pub(super) fn check_owner(data: &Path, location: &Path, is_own: bool) -> Result<
 }
 
 /// Links in a data directory's `pg_tblspc` that lead to a location.
-fn links_to(data: &Path, location: &Path) -> impl Iterator<Item = PathBuf> {
+pub(super) fn links_to(data: &Path, location: &Path) -> impl Iterator<Item = PathBuf> {
     let location = location.canonicalize().ok();
     let entries = fs::read_dir(data.join("pg_tblspc")).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(move |link| {
         link.is_symlink() && location.is_some() && link.canonicalize().ok() == location
     })
+}
+
+/// Whether a data directory has a tablespace at a location, or its WAL.
+pub(super) fn leads_to(data: &Path, location: &Path) -> bool {
+    let wal = data.join("pg_wal");
+    let has_wal_there =
+        || wal.is_symlink() && wal.canonicalize().ok() == location.canonicalize().ok();
+    links_to(data, location).next().is_some() || has_wal_there()
 }
 
 /// Where data directories of this name were moved to before. The last of those moves may have been
@@ -111,7 +119,7 @@ fn moved_before(data: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// What lies beside a data directory: it may have been moved there, also by hand.
-fn siblings(data: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+pub(super) fn siblings(data: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = data.parent().and_then(|parent| fs::read_dir(parent).ok());
     entries.into_iter().flatten().flatten().map(|entry| entry.path())
 }
@@ -170,7 +178,7 @@ fn relink(link: &Path, target: &Path) -> Result<()> {
 
 /// Why a directory must be taken for one that a server works on: it is the working directory of a
 /// server's process, or a tablespace of it. Processes of other PID namespaces are not seen.
-fn server_on(directory: &Path) -> Result<Option<String>> {
+pub(super) fn server_on(directory: &Path) -> Result<Option<String>> {
     let real = directory.canonicalize().map_err(Error::file("follow", directory))?;
     let owner = fs::metadata(&real).map_err(Error::file("stat", &real))?.uid();
     if let Some(pid) = postmaster(&real) {
@@ -200,7 +208,7 @@ fn server_on(directory: &Path) -> Result<Option<String>> {
         }
         let pid = process.file_name().to_string_lossy().into_owned();
         match fs::read_link(path.join("cwd")) {
-            Ok(works_in) if works_in == real || links_to(&works_in, &real).next().is_some() => {
+            Ok(works_in) if works_in == real || leads_to(&works_in, &real) => {
                 return Ok(Some(format!("has a server running on it, process {pid}")));
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -6,6 +6,9 @@ use crate::repo::{OpenedBackup, Row};
 
 pub(super) const CONTROL_PATH: &[u8] = b"global/pg_control";
 
+/// Its name while it is written.
+pub(super) const CONTROL_TEMPORARY: &[u8] = b"global/pg_control.pgkeep-tmp";
+
 /// Far more than a control file ever has.
 const BYTES_MAX: u64 = 1 << 20;
 

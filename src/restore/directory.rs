@@ -74,7 +74,7 @@ pub(super) fn check_apart(configuration: &Path, place: &Path) -> Result<()> {
 
 /// Where a path leads: links and `..` followed as far as it exists, so that two names of one place
 /// are seen as one.
-fn place_of(path: &Path) -> Result<PathBuf> {
+pub(super) fn place_of(path: &Path) -> Result<PathBuf> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
     let rest = path.strip_prefix(existing).unwrap_or(path);
     if rest.components().any(|part| part == Component::ParentDir) {

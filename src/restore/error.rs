@@ -36,6 +36,23 @@ pub enum Error {
         /// What is in the way.
         why: String,
     },
+    /// The directory that a restore would go over holds WAL that the archive does not have.
+    #[error(
+        "{} has {}, ready to be archived, and the archive does not have {}",
+        path.display(),
+        if *count == 1 { first.clone() } else { format!("{count} files of WAL ({first} to {last})") },
+        if *count == 1 { "it" } else { "them" }
+    )]
+    Unarchived {
+        /// The data directory.
+        path: PathBuf,
+        /// How many files there are.
+        count: u64,
+        /// The first of them.
+        first: String,
+        /// The last of them.
+        last: String,
+    },
     /// Replay would make a tablespace in a directory that something else lives in.
     #[error(
         "recovery would meet the creation of tablespace {oid} at {lsn} in {}: {why}",

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustix::fs::FallocateFlags;
@@ -15,8 +16,10 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::{Error, Result};
+use super::tally::Tally;
 use crate::base::{Ctx, Event};
 use crate::codec::crc32c_join;
+use crate::crypt::BlockHasher;
 use crate::repo::header::FRAME_SIZE;
 use crate::repo::{FrameBuffers, Layer, OpenedBackup, PackReader, Row, Source};
 
@@ -35,38 +38,81 @@ const BATCH_FILES_MAX: usize = 128;
 /// Open files that the rest of the program may need.
 const FILES_SPARED: u64 = 128;
 
+/// A file that is open for writing.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) file: File,
+    /// It was there: what of it is right already is found out first.
+    pub(super) is_there: bool,
+    /// It is another than it was, whatever its blocks turn out to be.
+    pub(super) is_changed: bool,
+}
+
 /// A file being written.
 #[derive(Debug)]
 pub(super) struct Target {
     path: Vec<u8>,
     size: u64,
     crc: u32,
-    file: File,
-    written: Mutex<Vec<Written>>,
+    pub(super) file: File,
+    pub(super) is_there: bool,
+    is_changed: AtomicBool,
+    progress: Mutex<Progress>,
+    tally: Arc<Tally>,
+}
+
+/// What is known of a file's pieces.
+#[derive(Debug)]
+struct Progress {
+    done: Vec<Done>,
+    /// How many there are.
     pieces: usize,
 }
 
+/// A piece that has the backup's content.
 #[derive(Debug, Clone, Copy)]
-struct Written {
-    offset: u64,
-    length: u64,
-    crc: u32,
+pub(super) struct Done {
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) crc: u32,
 }
 
 /// Blocks of a file that lie together.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
-    target: Arc<Target>,
-    offset: u64,
-    length: u64,
-    source: PieceSource,
+    pub(super) target: Arc<Target>,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) source: PieceSource,
 }
 
+impl Piece {
+    /// A part of it, from `skipped` bytes on.
+    pub(super) fn part(&self, skipped: u64, length: u64) -> Self {
+        let source = match self.source {
+            PieceSource::Zeros => PieceSource::Zeros,
+            PieceSource::Pack(base, pack, raw) => PieceSource::Pack(base, pack, raw + skipped),
+        };
+        Self { target: Arc::clone(&self.target), offset: self.offset + skipped, length, source }
+    }
+}
+
+/// Where a piece comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum PieceSource {
+pub(super) enum PieceSource {
     Zeros,
     /// In which base, in which of its packs, and at which raw byte.
     Pack(Option<u32>, u32, u64),
+}
+
+/// What all workers share.
+pub(super) struct Bench<'a> {
+    pub(super) ctx: &'a Ctx,
+    pub(super) opened: &'a OpenedBackup,
+    pub(super) turns: &'a Turns,
+    /// Knows blocks again; nothing where the backup's hashes are of a kind that is not known.
+    pub(super) hasher: Option<&'a BlockHasher>,
+    pub(super) block_size: u64,
 }
 
 /// Work for one worker.
@@ -95,7 +141,7 @@ impl Turns {
         Self { left: Mutex::new(jobs.max(1)), given_back: Condvar::new() }
     }
 
-    fn take(&self) -> Turn<'_> {
+    pub(super) fn take(&self) -> Turn<'_> {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.given_back.wait_while(left, |left| *left == 0);
         *waited.unwrap_or_else(PoisonError::into_inner) -= 1;
@@ -117,6 +163,7 @@ pub(super) struct Batcher {
     bytes: u64,
     files: usize,
     files_max: usize,
+    tally: Arc<Tally>,
 }
 
 /// Raises the limit of open files as far as it goes, and says what it is.
@@ -129,17 +176,18 @@ fn open_files_max() -> u64 {
 
 impl Batcher {
     /// Of `in_flight` batches all files may be open at once.
-    pub(super) fn new(block_size: u32, in_flight: usize) -> Self {
+    pub(super) fn new(block_size: u32, in_flight: usize, tally: Arc<Tally>) -> Self {
         let each = open_files_max().saturating_sub(FILES_SPARED) / in_flight.max(1) as u64;
         let files_max = usize::try_from(each).unwrap_or(usize::MAX).clamp(1, BATCH_FILES_MAX);
-        Self { block_size: block_size.into(), batch: Vec::new(), bytes: 0, files: 0, files_max }
+        let (batch, block_size) = (Vec::new(), block_size.into());
+        Self { block_size, batch, bytes: 0, files: 0, files_max, tally }
     }
 
     /// Adds a file whose target is open; hands full batches to `send`.
     pub(super) fn add(
         &mut self,
         row: &Row,
-        file: File,
+        open: Open,
         send: &mut dyn FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
         let wrong = |why: &str| Error::Content { path: row.path.clone(), why: why.into() };
@@ -153,12 +201,14 @@ impl Batcher {
             path: row.path.clone(),
             size: row.size,
             crc,
-            file,
-            written: Mutex::default(),
-            pieces: cuts.len(),
+            file: open.file,
+            is_there: open.is_there,
+            is_changed: AtomicBool::new(open.is_changed),
+            progress: Mutex::new(Progress { done: Vec::new(), pieces: cuts.len() }),
+            tally: Arc::clone(&self.tally),
         });
         if cuts.is_empty() {
-            return target.check();
+            return target.complete();
         }
         for (offset, length, source) in cuts {
             let target = Arc::clone(&target);
@@ -180,7 +230,11 @@ impl Batcher {
             let mut offset = u64::from(block) * self.block_size;
             let end = (offset + u64::from(count) * self.block_size).min(row.size);
             let Source::Pack { base, pack, raw } = source else {
-                cuts.push((offset, end - offset, PieceSource::Zeros));
+                while offset < end {
+                    let length = (end - offset).min(BATCH_BYTES);
+                    cuts.push((offset, length, PieceSource::Zeros));
+                    offset += length;
+                }
                 continue;
             };
             let mut raw = u64::from(raw) * self.block_size;
@@ -203,28 +257,52 @@ impl Batcher {
 }
 
 impl Target {
-    fn failed(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    pub(super) fn failed(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
         let path = PathBuf::from(String::from_utf8_lossy(&self.path).into_owned());
         Error::file(action, path)
     }
 
-    /// Notes a piece; the last one checks the whole.
-    fn wrote(&self, ctx: &Ctx, written: Written) -> Result<()> {
-        let complete = {
-            let mut pieces = self.written.lock().expect("no holder of this lock panics");
-            pieces.push(written);
-            pieces.len() == self.pieces
+    /// Says that one piece has become this many.
+    pub(super) fn split(&self, parts: usize) {
+        let mut progress = self.progress.lock().expect("no holder of this lock panics");
+        progress.pieces += parts.saturating_sub(1);
+    }
+
+    /// Notes a piece that was right already.
+    pub(super) fn kept(&self, ctx: &Ctx, done: Done) -> Result<()> {
+        self.note(ctx, done, true)
+    }
+
+    /// Notes a piece that was written.
+    fn wrote(&self, ctx: &Ctx, done: Done) -> Result<()> {
+        self.is_changed.store(true, Ordering::Relaxed);
+        self.note(ctx, done, false)
+    }
+
+    /// The last piece checks the whole.
+    fn note(&self, ctx: &Ctx, done: Done, was_there: bool) -> Result<()> {
+        self.tally.add_bytes(was_there, done.length);
+        let is_complete = {
+            let mut progress = self.progress.lock().expect("no holder of this lock panics");
+            progress.done.push(done);
+            progress.done.len() == progress.pieces
         };
-        let files = u64::from(complete);
-        ctx.observer.event(Event::Advance { bytes: written.length, files });
-        if complete { self.check() } else { Ok(()) }
+        let files = u64::from(is_complete);
+        ctx.observer.event(Event::Advance { bytes: done.length, files });
+        if is_complete { self.complete() } else { Ok(()) }
+    }
+
+    fn complete(&self) -> Result<()> {
+        self.check()?;
+        self.tally.add_file(!self.is_changed.load(Ordering::Relaxed));
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
-        let mut pieces = self.written.lock().expect("no holder of this lock panics");
-        pieces.sort_by_key(|piece| piece.offset);
+        let mut progress = self.progress.lock().expect("no holder of this lock panics");
+        progress.done.sort_by_key(|piece| piece.offset);
         let (mut end, mut crc) = (0, 0);
-        for piece in pieces.iter() {
+        for piece in &progress.done {
             let wrong = piece.offset != end;
             if wrong {
                 return Err(self.wrong("its pieces do not join"));
@@ -248,7 +326,7 @@ impl Target {
 
 /// Writes a batch: pieces in the packs' order, one read for each run of frames that they need.
 pub(super) fn write_batch(
-    (ctx, opened, turns): (&Ctx, &OpenedBackup, &Turns),
+    &Bench { ctx, opened, turns, .. }: &Bench<'_>,
     mut batch: Batch,
     scratch: &mut Scratch,
 ) -> Result<()> {
@@ -280,6 +358,8 @@ pub(super) fn write_batch(
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     frames: FrameBuffers,
+    /// What is compared.
+    pub(super) there: Vec<u8>,
 }
 
 /// Writes the pieces of one run, which are in the pack's order, as their frames are opened. A write is
@@ -381,16 +461,21 @@ impl<'a> Running<'a> {
             return Ok(());
         }
         let (offset, length) = (self.piece.offset, self.piece.length);
-        target.wrote(ctx, Written { offset, length, crc: self.crc })
+        target.wrote(ctx, Done { offset, length, crc: self.crc })
     }
 }
 
-/// Reserves zeros without writing them where the file system can; a hole could meet a full disk later.
+/// Reserves zeros without writing them where the file system can; a hole could meet a full disk later. What was
+/// there before is written over.
 fn zeros(ctx: &Ctx, piece: &Piece) -> Result<()> {
     const CHUNK: usize = 1 << 20;
     let target = &piece.target;
     let flags = FallocateFlags::empty();
-    match rustix::fs::fallocate(&target.file, flags, piece.offset, piece.length) {
+    let reserved = match target.is_there {
+        true => Err(Errno::OPNOTSUPP),
+        false => rustix::fs::fallocate(&target.file, flags, piece.offset, piece.length),
+    };
+    match reserved {
         Ok(()) => {}
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
             let chunk = vec![0; CHUNK];
@@ -412,7 +497,7 @@ fn zeros(ctx: &Ctx, piece: &Piece) -> Result<()> {
         crc = crc32c::crc32c_append(crc, chunk.get(..now).unwrap_or_default());
         left -= now as u64;
     }
-    target.wrote(ctx, Written { offset: piece.offset, length: piece.length, crc })
+    target.wrote(ctx, Done { offset: piece.offset, length: piece.length, crc })
 }
 
 #[cfg(test)]
@@ -430,12 +515,14 @@ mod tests {
             size: 6,
             crc,
             file: tempfile::tempfile().unwrap(),
-            written: Mutex::default(),
-            pieces: pieces.len(),
+            is_there: false,
+            is_changed: AtomicBool::new(true),
+            progress: Mutex::new(Progress { done: Vec::new(), pieces: pieces.len() }),
+            tally: Arc::default(),
         };
         pieces.iter().try_for_each(|(offset, content)| {
             let (length, crc) = (content.len() as u64, crc32c::crc32c(content));
-            target.wrote(&ctx, Written { offset: *offset, length, crc })
+            target.wrote(&ctx, Done { offset: *offset, length, crc })
         })
     }
 

@@ -21,6 +21,9 @@ use crate::repo::{BackupId, Place, Repository};
 /// The mark's name, in the data directory and in each other place.
 pub(super) const IN_PROGRESS: &str = "pgkeep_restore_in_progress.json";
 
+/// Its name while it is written in another one's place.
+pub(super) const IN_PROGRESS_TEMPORARY: &str = "pgkeep_restore_in_progress.json.new";
+
 /// No mark is as long as this.
 const MARK_BYTES_MAX: u64 = 1 << 20;
 
@@ -138,20 +141,25 @@ pub(super) struct Mark {
     /// "current" means another one once the backup is named. Unknown in the marks of older versions.
     #[serde(default)]
     pub(super) along: Option<u32>,
+    /// It goes over what is there (`--delta`): a control file beside the mark may still be the old one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_over: bool,
     #[serde(flatten)]
     choices: Choices,
 }
 
 impl Mark {
-    fn new(ctx: &Ctx, wanted: Wanted<'_>) -> Self {
+    fn new(ctx: &Ctx, wanted: Wanted<'_>, is_over: bool) -> Self {
+        let what = match is_over {
+            false => "no server can start here; the same command finishes it",
+            true => "restore --delta finishes it",
+        };
         Self {
-            what:
-                "a restore by pgkeep is not finished: no server can start here; the same command \
-                   finishes it"
-                    .into(),
+            what: format!("a restore by pgkeep is not finished: {what}"),
             restore: hex::encode(&entropy::random::<16>(ctx.entropy.as_ref())),
             backup: wanted.backup.to_string(),
             along: (!wanted.choices.follows()).then_some(wanted.timeline),
+            is_over,
             choices: wanted.choices.clone(),
         }
     }
@@ -178,6 +186,17 @@ impl Mark {
     /// Whether it is of a restore into this data directory.
     pub(super) fn is_into(&self, data: &Path) -> bool {
         self.choices.data_directory == text(data)
+    }
+
+    /// Whether it was left by an earlier restore of the same cluster into the same data directory.
+    fn is_left_by(&self, later: &Self) -> bool {
+        let of = |mark: &Self| (mark.choices.system.clone(), mark.choices.data_directory.clone());
+        of(self) == of(later)
+    }
+
+    /// Whether it is of a restore of the cluster with this system identifier.
+    pub(super) fn is_of_system(&self, system: u64) -> bool {
+        self.choices.system == system.to_string()
     }
 
     /// In words, for a refusal.
@@ -282,8 +301,16 @@ impl Claim {
     /// Writes the mark of a restore that begins. Durable when this returns: nothing else was written
     /// before, so a mark that is cut off stands alone.
     pub(super) fn begin(&mut self, ctx: &Ctx, wanted: Wanted<'_>) -> Result<Mark> {
-        let mark = Mark::new(ctx, wanted);
+        let mark = Mark::new(ctx, wanted, false);
         write(&mut self.file, &self.path, &mark)?;
+        Ok(mark)
+    }
+
+    /// As [`Claim::begin`], of a restore over what is there, perhaps another restore's mark: that is replaced
+    /// as a whole, so that a crash leaves one or the other.
+    pub(super) fn begin_over(&mut self, ctx: &Ctx, wanted: Wanted<'_>) -> Result<Mark> {
+        let mark = Mark::new(ctx, wanted, true);
+        self.file = replace(&self.path, &mark)?;
         Ok(mark)
     }
 
@@ -297,6 +324,7 @@ impl Claim {
         let mut file = lock(place)?;
         let marked = match read(&path)? {
             Some(there) if there.is_of(mark) => Ok(()),
+            Some(there) if mark.is_over && there.is_left_by(mark) => replace(&path, mark).map(drop),
             Some(there) => {
                 let why = format!("was taken by another restore just now, {}", there.describe());
                 Err(Error::Occupied { path: place.into(), why })
@@ -386,6 +414,21 @@ fn write(file: &mut File, path: &Path, mark: &Mark) -> Result<()> {
     durable::sync_parent(path).map_err(Error::file("sync the directory of", path))
 }
 
+/// Puts a mark in another one's place; its file, locked. Durable when this returns.
+fn replace(path: &Path, mark: &Mark) -> Result<File> {
+    let temporary = path.with_file_name(IN_PROGRESS_TEMPORARY);
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        other => other.map_err(Error::file("remove", &temporary))?,
+    }
+    let options = File::options().read(true).write(true).create_new(true).mode(0o644).clone();
+    let mut file = options.open(&temporary).map_err(Error::file("create", &temporary))?;
+    file.lock().map_err(Error::file("lock", &temporary))?;
+    write(&mut file, &temporary, mark)?;
+    durable::rename(&temporary, path).map_err(Error::file("rename", path))?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -443,7 +486,7 @@ mod tests {
         let to = Path::new("/to");
         let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
         let (mine, backup) = (choices(to), "20261120-020000F".parse().unwrap());
-        let mark = Mark::new(&ctx, Wanted { choices: &mine, backup: &backup, timeline: 1 });
+        let mark = Mark::new(&ctx, Wanted { choices: &mine, backup: &backup, timeline: 1 }, false);
         let same = choices(to);
         assert_eq!(mark.difference(Wanted { choices: &same, backup: &backup, timeline: 1 }), None);
         let later = "20261121-020000F".parse().unwrap();
@@ -487,7 +530,7 @@ mod tests {
         let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
         let (choices, backup) = (choices(&data), "20261120-020000F".parse().unwrap());
         let wanted = Wanted { choices: &choices, backup: &backup, timeline: 1 };
-        let (mine, theirs) = (Mark::new(&ctx, wanted), Mark::new(&ctx, wanted));
+        let (mine, theirs) = (Mark::new(&ctx, wanted, false), Mark::new(&ctx, wanted, false));
         let mut claim = Claim::take(&data).unwrap();
         claim.mark_place(&theirs, &place).unwrap();
         claim.mark_place(&theirs, &place).unwrap();

@@ -71,6 +71,11 @@ pub struct Options {
     pub config_to: Option<PathBuf>,
     /// Moves what is in the way aside.
     pub rename_old: bool,
+    /// Goes over what is there: what has the backup's content stays, and what is not in the backup goes.
+    pub delta: bool,
+    /// Folders that hold repositories here: a restore that removes what is not in the backup must not find
+    /// one where it writes.
+    pub repository_folders: Vec<PathBuf>,
     /// How many workers write.
     pub jobs: usize,
     /// How recovery fetches WAL.

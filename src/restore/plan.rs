@@ -26,6 +26,7 @@ use super::replayed::Replayed;
 use super::space::{self, Space};
 use super::survey::{Ground, Places, as_found, ground};
 use super::target::Target;
+use super::unarchived;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::control_file::{ControlFile, Settings};
 use crate::pg::recovery::TargetAction;
@@ -132,7 +133,8 @@ impl Plan {
 
     pub(super) fn places(&self) -> Places<'_> {
         let configuration = self.external.to.as_deref();
-        Places { data: &self.to, tablespaces: &self.tablespaces, configuration }
+        let wal = self.ground.delta.as_ref().and_then(|delta| delta.wal.as_deref());
+        Places { configuration, wal, ..Places::of(&self.to, &self.tablespaces) }
     }
 
     pub(super) fn wanted(&self) -> Wanted<'_> {
@@ -169,7 +171,7 @@ pub fn plan(
     let summary = way.backup;
     let mut external = External::of(options, &tablespaces, &opened)?;
     let apart = options.config_to.as_deref();
-    let places = Places { data: &options.to, tablespaces: &tablespaces, configuration: apart };
+    let places = Places { configuration: apart, ..Places::of(&options.to, &tablespaces) };
     let timeline = history.timeline().get();
     let wanted = Wanted { choices: &choices, backup: &summary.id, timeline };
     let ground = ground(ctx, options, places, wanted, &opened)?;
@@ -179,7 +181,14 @@ pub fn plan(
     let raised = raised(&files, &settings_of(&opened)?, &replayed.parameters);
     warnings.extend(raised.iter().map(Raised::warning));
     let wal_bytes = way.run.count().saturating_mul(archive.segment_size().bytes().into());
-    let space = space::spaces(ctx, options, &opened, &tablespaces, wal_bytes)?;
+    let over = ground.delta.as_ref();
+    if let Some(delta) = over {
+        warnings.extend(delta.warnings(&options.to));
+        let there = (options.to.as_path(), delta.has_stopped);
+        warnings.extend(unarchived::check(ctx, (repository, place), archive.wal(), there)?);
+    }
+    let growth = over.map(|delta| &delta.inventory.growth);
+    let space = space::spaces(ctx, options, &opened, &tablespaces, (growth, wal_bytes))?;
     // What an interrupted run has left takes its room already.
     if ground.continues.is_none() {
         warnings.extend(space::check(&space)?);

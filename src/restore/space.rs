@@ -52,17 +52,24 @@ impl Space {
     }
 }
 
-/// What each file system needs and has.
+/// What each file system needs and has; `growth` is what is added to files that are there, by tablespace, where
+/// the restore goes over them.
 pub(super) fn spaces(
     ctx: &Ctx,
     options: &Options,
     opened: &OpenedBackup,
     tablespaces: &[(u32, String, PathBuf)],
-    wal_bytes: u64,
+    (growth, wal_bytes): (Option<&BTreeMap<Option<u32>, u64>>, u64),
 ) -> Result<Vec<Space>> {
-    let total = opened.manifest().summary.totals.bytes;
-    let in_tablespaces =
-        if tablespaces.is_empty() { BTreeMap::new() } else { bytes_by_tablespace(ctx, opened)? };
+    let in_tablespaces = match growth {
+        None if tablespaces.is_empty() => BTreeMap::new(),
+        None => bytes_by_tablespace(ctx, opened)?,
+        Some(growth) => growth.iter().filter_map(|(oid, bytes)| Some(((*oid)?, *bytes))).collect(),
+    };
+    let total = match growth {
+        None => opened.manifest().summary.totals.bytes,
+        Some(growth) => growth.values().sum(),
+    };
     let elsewhere: u64 = in_tablespaces.values().sum();
     let mut parts = vec![(options.to.clone(), total.saturating_sub(elsewhere), true)];
     for (oid, _, path) in tablespaces {
@@ -130,7 +137,8 @@ fn bytes_by_tablespace(ctx: &Ctx, opened: &OpenedBackup) -> Result<BTreeMap<u32,
     Ok(bytes)
 }
 
-fn tablespace_of(path: &[u8]) -> Option<u32> {
+/// The tablespace in whose place a file lies.
+pub(super) fn tablespace_of(path: &[u8]) -> Option<u32> {
     let rest = path.strip_prefix(b"pg_tblspc/")?;
     let oid = rest.split(|byte| *byte == b'/').next()?;
     std::str::from_utf8(oid).ok()?.parse().ok()

@@ -2,23 +2,23 @@
 //! in the way.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, FileType};
+use std::fs::{self, FileType};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::Advice;
 
 use super::TimelineChoice;
 use super::adopt::MARKER;
 use super::aside;
+use super::conf_file::AUTO_CONF;
 use super::control::control_file;
+use super::delta::{self, Delta};
 use super::error::{Error, Result};
 use super::in_progress::{self, Choices, Content, IN_PROGRESS, Mark, Wanted};
 use super::options::{Archiving, Options};
+use super::recovery::signal_file;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::TimelineId;
-use crate::repo::{OpenedBackup, Row, Summary};
+use crate::repo::{OpenedBackup, Summary};
 
 /// What lies where a restore goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -29,6 +29,8 @@ pub struct Ground {
     pub is_complete: bool,
     /// What is in the way, and the name under which it is moved aside.
     pub moved: Vec<(PathBuf, PathBuf)>,
+    /// What is there is gone over (`--delta`), and becomes what the backup has.
+    pub delta: Option<Delta>,
 }
 
 impl Ground {
@@ -49,6 +51,7 @@ impl Ground {
             }
             None => {}
         }
+        lines.extend(self.delta.iter().flat_map(Delta::lines));
         for (from, to) in &self.moved {
             lines.push(format!("  moves aside   {} -> {}", from.display(), to.display()));
         }
@@ -56,7 +59,7 @@ impl Ground {
     }
 }
 
-const CONTROL_FILE: &str = "global/pg_control";
+pub(super) const CONTROL_FILE: &str = "global/pg_control";
 
 fn has_control(data: &Path) -> bool {
     data.join(CONTROL_FILE).symlink_metadata().is_ok()
@@ -71,9 +74,16 @@ pub(super) struct Places<'a> {
     pub(super) tablespaces: &'a [(u32, String, PathBuf)],
     /// Where configuration files go.
     pub(super) configuration: Option<&'a Path>,
+    /// Where WAL lies that is not in the data directory itself, in one that a restore goes over.
+    pub(super) wal: Option<&'a Path>,
 }
 
 impl<'a> Places<'a> {
+    /// Without configuration files, and with WAL in its usual place.
+    pub(super) fn of(data: &'a Path, tablespaces: &'a [(u32, String, PathBuf)]) -> Self {
+        Self { data, tablespaces, configuration: None, wal: None }
+    }
+
     /// All but the data directory.
     pub(super) fn others(self) -> impl Iterator<Item = &'a Path> {
         self.tablespaces.iter().map(|(_, _, location)| &**location).chain(self.configuration)
@@ -91,6 +101,11 @@ pub(super) fn ground(
     wanted: Wanted<'_>,
     opened: &OpenedBackup,
 ) -> Result<Ground> {
+    if options.delta
+        && let Some(delta) = delta::survey(ctx, options, places, opened)?
+    {
+        return Ok(Ground { delta: Some(delta), ..Ground::default() });
+    }
     let found = survey(places, wanted, || control_file(opened));
     if matches!(&found, Ok(ground) if ground.continues.is_some())
         && in_progress::is_held(&options.to)
@@ -119,6 +134,8 @@ pub(super) fn continued(
     let mut options = options.clone();
     if let Content::Restore(mark) = Content::of(&options.to)?
         && mark.is_continued_by(choices)
+        // Of one with a control file nothing is left to go on with: at most the marks.
+        && !(mark.is_over && has_control(&options.to))
         && (!options.rename_old || backups.iter().any(|backup| backup.id.as_str() == mark.backup))
     {
         let begun_with = mark.backup.parse().ok();
@@ -148,6 +165,13 @@ pub(super) fn check(places: Places<'_>, wanted: Wanted<'_>) -> Result<Option<Mar
     let mark = match Content::of(places.data)? {
         Content::Nothing => None,
         Content::Else(why) => return Err(Error::Occupied { path: places.data.into(), why }),
+        Content::Restore(mark) if mark.is_over => {
+            let why = format!(
+                "holds an interrupted restore with --delta {}: --delta finishes it",
+                mark.describe()
+            );
+            return Err(Error::Occupied { path: places.data.into(), why });
+        }
         Content::Restore(mark) => match mark.difference(wanted) {
             None => Some(*mark),
             Some(difference) => {
@@ -206,7 +230,7 @@ pub(super) fn survey(
         files += u64::from(file_type.is_file());
         Ok(())
     })?;
-    Ok(Ground { continues: Some(files), is_complete, moved: Vec::new() })
+    Ok(Ground { continues: Some(files), is_complete, ..Ground::default() })
 }
 
 /// As [`survey`], for what is moved aside instead of being in the way.
@@ -295,28 +319,10 @@ pub(super) fn is_mark(path: &[u8]) -> bool {
     path == IN_PROGRESS.as_bytes()
 }
 
-/// Whether a file that an interrupted run left is whole: its own file, as long as its row says, with
-/// the row's checksum, read from the disk. Its pages may be in the cache only, or their writing may
-/// have failed unseen: the caller has synced the file system, and what the cache holds is dropped here.
-pub(super) fn is_whole(path: &Path, row: &Row) -> Result<bool> {
-    match path.symlink_metadata() {
-        Ok(found) if found.is_file() && found.len() == row.size && found.nlink() == 1 => {}
-        _ => return Ok(false),
-    }
-    let file = File::open(path).map_err(Error::file("open", path))?;
-    // Advice only: where it is not taken, the cache is believed.
-    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).ok();
-    let mut reader = std::io::BufReader::with_capacity(1 << 18, file);
-    let mut crc = 0;
-    loop {
-        let chunk = std::io::BufRead::fill_buf(&mut reader).map_err(Error::file("read", path))?;
-        if chunk.is_empty() {
-            return Ok(row.crc == Some(crc));
-        }
-        crc = crc32c::crc32c_append(crc, chunk);
-        let length = chunk.len();
-        std::io::BufRead::consume(&mut reader, length);
-    }
+/// Whether a path is that of a file which a restore writes although no row may speak of it.
+pub(super) fn is_own_file(options: &Options, path: &[u8]) -> bool {
+    let own = ["backup_label", MARKER, "backup_manifest", signal_file(options)];
+    own.iter().any(|own| own.as_bytes() == path) || path == AUTO_CONF
 }
 
 /// Names something that is not the restore's, for a refusal.
@@ -330,7 +336,8 @@ mod tests {
 
     fn put(path: &Path, content: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::io::Write::write_all(&mut File::create(path).unwrap(), content.as_bytes()).unwrap();
+        std::io::Write::write_all(&mut fs::File::create(path).unwrap(), content.as_bytes())
+            .unwrap();
     }
 
     /// A restore to where the backup came from moved whatever lay in the place of a tablespace that was
@@ -349,7 +356,7 @@ mod tests {
         let original = one.display().to_string();
         let moved = |location: &Path| {
             let tablespaces = [(16384, original.clone(), location.to_owned())];
-            let places = Places { data: &data, tablespaces: &tablespaces, configuration: None };
+            let places = Places::of(&data, &tablespaces);
             survey_to_move(places, &data, Timestamp::UNIX_EPOCH)
         };
         assert_eq!(moved(&one).unwrap().moved.len(), 2);
@@ -378,7 +385,7 @@ mod tests {
         put(&data.join(IN_PROGRESS), &mark(&data));
         put(&etc.join(IN_PROGRESS), &mark(&data));
         put(&etc.join("postgresql.conf"), "");
-        let places = Places { data: &data, tablespaces: &[], configuration: Some(&etc) };
+        let places = Places { configuration: Some(&etc), ..Places::of(&data, &[]) };
         let ground = survey_to_move(places, &data, Timestamp::UNIX_EPOCH).unwrap();
         let moved: Vec<&Path> = ground.moved.iter().map(|(from, _)| &**from).collect();
         assert_eq!(moved, [&data, &etc]);

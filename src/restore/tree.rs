@@ -6,13 +6,13 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
@@ -58,7 +58,7 @@ impl Root {
         move |error| Error::file(action, path)(error.into())
     }
 
-    fn path_of(&self, path: &[u8]) -> PathBuf {
+    pub(super) fn path_of(&self, path: &[u8]) -> PathBuf {
         if path.is_empty() { self.path.clone() } else { self.path.join(name(path)) }
     }
 
@@ -82,6 +82,112 @@ impl Root {
         }
         *entered = (folder.to_vec(), Arc::clone(&directory));
         Ok((directory, last))
+    }
+
+    /// Forgets the directory that was entered last: it may be about to go.
+    fn leave(&self) {
+        let mut entered = self.entered.lock().expect("no holder of this lock panics");
+        *entered = (Vec::new(), Arc::clone(&self.handle));
+    }
+
+    /// Opens a directory to look what is in it, reached without following a link.
+    pub(super) fn open_directory(&self, path: &[u8]) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = if path.is_empty() {
+            rustix::fs::openat(&self.handle, ".", flags, Mode::empty())
+        } else {
+            let (directory, last) = self.above(path)?;
+            rustix::fs::openat(&directory, name(last), flags, Mode::empty())
+        };
+        opened.map_err(self.failed("list", path))
+    }
+
+    /// Opens a file to write into it; its length. Nothing for what is no regular file of its own: a link, a file
+    /// with another name elsewhere, one that this account may not write.
+    pub(super) fn open_to_write(
+        &self,
+        path: &[u8],
+        attributes: Attributes,
+    ) -> Result<Option<(File, u64)>> {
+        let (directory, last) = match self.above(path) {
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&directory, name(last), flags, Mode::empty()) {
+            Ok(opened) => File::from(opened),
+            Err(
+                Errno::NOENT
+                | Errno::LOOP
+                | Errno::ISDIR
+                | Errno::ACCESS
+                | Errno::PERM
+                | Errno::NXIO
+                | Errno::NODEV,
+            ) => return Ok(None),
+            Err(error) => return Err(self.failed("open", path)(error)),
+        };
+        let found = file.metadata().map_err(Error::file("stat", self.path_of(path)))?;
+        if !found.is_file() || found.nlink() != 1 {
+            return Ok(None);
+        }
+        self.own_open(&file, path, attributes)?;
+        Ok(Some((file, found.len())))
+    }
+
+    /// Gives a file another name; whether it was there.
+    #[allow(clippy::disallowed_methods, reason = "whoever calls it syncs")]
+    pub(super) fn rename(&self, from: &[u8], to: &[u8]) -> Result<bool> {
+        let (from_directory, from_name) = match self.above(from) {
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Ok(false);
+            }
+            other => other?,
+        };
+        let (to_directory, to_name) = self.above(to)?;
+        let (from_name, to_name) = (name(from_name), name(to_name));
+        match rustix::fs::renameat(&from_directory, from_name, &to_directory, to_name) {
+            Err(Errno::NOENT) => Ok(false),
+            other => other.map(|()| true).map_err(self.failed("rename", from)),
+        }
+    }
+
+    /// Makes the names in a directory durable; a directory that is not there has none.
+    pub(super) fn sync_directory(&self, path: &[u8]) -> Result<()> {
+        match self.open_directory(path) {
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
+            other => rustix::fs::fsync(other?).map_err(self.failed("sync", path)),
+        }
+    }
+
+    /// Removes what is there with all that is in it, through handles, following no link and entering no other
+    /// file system; how much that was.
+    pub(super) fn remove_all(&self, path: &[u8]) -> Result<u64> {
+        self.leave();
+        let (directory, last) = self.above(path)?;
+        let failed = |(inside, error): (Vec<u8>, Errno)| {
+            let inside = [path, &inside].concat();
+            match error {
+                Errno::XDEV | Errno::BUSY => Error::Occupied {
+                    path: self.path_of(&inside),
+                    why: "is a mount point, and not in the backup: unmount it first".into(),
+                },
+                error => self.failed("remove", &inside)(error),
+            }
+        };
+        remove_below(&directory, last).map_err(failed)
+    }
+
+    /// Where a link leads; nothing where there is none.
+    pub(super) fn link_target(&self, path: &[u8]) -> Result<Option<PathBuf>> {
+        let (directory, last) = self.above(path)?;
+        match rustix::fs::readlinkat(&directory, name(last), Vec::new()) {
+            Ok(target) => Ok(Some(name(target.as_bytes()).to_owned())),
+            Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.failed("read the link", path)(error)),
+        }
     }
 
     /// A handle of the place itself.
@@ -155,9 +261,16 @@ impl Root {
         path: &[u8],
         Attributes { mode, uid, gid }: Attributes,
     ) -> Result<()> {
-        if self.gives {
+        let found = file.metadata().map_err(Error::file("stat", self.path_of(path)))?;
+        let is_given = self.gives && (found.uid(), found.gid()) != (uid, gid);
+        if is_given {
             fchown(file, Some(uid), Some(gid))
                 .map_err(Error::file("set the owner of", self.path_of(path)))?;
+        }
+        // What stays as it is keeps its change time, by which the next backup knows that it need not be read.
+        // Giving a file away may take bits of its mode.
+        if !is_given && found.mode() & 0o7777 == mode {
+            return Ok(());
         }
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
             .map_err(self.failed("set the mode of", path))
@@ -171,7 +284,53 @@ impl Root {
     }
 }
 
-fn name(bytes: &[u8]) -> &Path {
+/// Removes a name and what is below it, and counts; what could not be removed, below that name.
+fn remove_below(directory: &impl AsFd, last: &[u8]) -> std::result::Result<u64, (Vec<u8>, Errno)> {
+    let here = |error| (Vec::new(), error);
+    match rustix::fs::unlinkat(directory, name(last), AtFlags::empty()) {
+        Ok(()) => return Ok(1),
+        Err(Errno::NOENT) => return Ok(0),
+        // Where POSIX says EPERM, Linux says EISDIR.
+        Err(Errno::ISDIR) => {}
+        Err(error) => return Err(here(error)),
+    }
+    if is_mount_point(directory, last) {
+        return Err(here(Errno::XDEV));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(directory, name(last), flags, Mode::empty()).map_err(here)?;
+    let mut count = 1;
+    for child in names_in(&opened).map_err(here)? {
+        count += remove_below(&opened, &child)
+            .map_err(|(inside, error)| ([&b"/"[..], &child, &inside].concat(), error))?;
+    }
+    match rustix::fs::unlinkat(directory, name(last), AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(count),
+        Err(error) => Err(here(error)),
+    }
+}
+
+/// The names in an open directory.
+pub(super) fn names_in(directory: &impl AsFd) -> std::result::Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let found = entry?.file_name().to_bytes().to_vec();
+        if found != b"." && found != b".." {
+            names.push(found);
+        }
+    }
+    Ok(names)
+}
+
+/// Whether a directory is where another file system, or another part of this one, is mounted. A kernel that
+/// does not tell (before 5.8) lets the removal of the directory itself fail.
+pub(super) fn is_mount_point(directory: &impl AsFd, last: &[u8]) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let found = rustix::fs::statx(directory, name(last), flags, StatxFlags::BASIC_STATS);
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+pub(super) fn name(bytes: &[u8]) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
@@ -181,41 +340,60 @@ fn name(bytes: &[u8]) -> &Path {
 #[derive(Debug)]
 pub(super) struct Tree {
     data: Root,
-    /// By their links' paths.
-    tablespaces: Vec<(Vec<u8>, Root)>,
+    /// Those behind a link in the data directory, by its path: tablespaces, and WAL that lies elsewhere.
+    behind: Vec<(Vec<u8>, Root)>,
     pub(super) configuration: Option<Root>,
 }
 
 impl Tree {
     pub(super) fn open(places: Places<'_>) -> Result<Self> {
-        let tablespaces = places.tablespaces.iter().map(|(oid, _, location)| {
-            Ok((format!("pg_tblspc/{oid}").into_bytes(), Root::open(location)?))
-        });
+        Self::open_those(places, |_| true)
+    }
+
+    /// As [`Tree::open`], of the places that are there already.
+    pub(super) fn open_what_is_there(places: Places<'_>) -> Result<Self> {
+        let places = Places { configuration: None, ..places };
+        Self::open_those(places, |place| place.symlink_metadata().is_ok())
+    }
+
+    fn open_those(places: Places<'_>, is_wanted: impl Fn(&Path) -> bool) -> Result<Self> {
+        let tablespaces = places.tablespaces.iter();
+        let tablespaces = tablespaces
+            .map(|(oid, _, location)| (format!("pg_tblspc/{oid}").into_bytes(), &**location));
+        let wal = places.wal.map(|wal| (b"pg_wal".to_vec(), wal));
+        let behind = tablespaces.chain(wal).filter(|(_, place)| is_wanted(place));
         Ok(Self {
             data: Root::open(places.data)?,
-            tablespaces: tablespaces.collect::<Result<_>>()?,
+            behind: behind
+                .map(|(link, place)| Ok((link, Root::open(place)?)))
+                .collect::<Result<_>>()?,
             configuration: places.configuration.map(Root::open).transpose()?,
         })
     }
 
+    /// The data directory, and what lies behind links in it, by their paths.
+    pub(super) fn roots(&self) -> impl Iterator<Item = (&[u8], &Root)> {
+        let behind = self.behind.iter().map(|(link, root)| (link.as_slice(), root));
+        std::iter::once((&b""[..], &self.data)).chain(behind)
+    }
+
     /// The place of a path, and the path there.
     pub(super) fn find<'p>(&self, path: &'p [u8]) -> (&Root, &'p [u8]) {
-        let inside = self.tablespaces.iter().find_map(|(link, root)| {
+        let inside = self.behind.iter().find_map(|(link, root)| {
             Some((root, path.strip_prefix(link.as_slice())?.strip_prefix(b"/")?))
         });
         inside.unwrap_or((&self.data, path))
     }
 
-    /// A tablespace's own directory, by its link's path.
-    pub(super) fn tablespace(&self, link: &[u8]) -> Option<&Root> {
-        self.tablespaces.iter().find(|(path, _)| path == link).map(|(_, root)| root)
+    /// The directory behind a link, by the link's path.
+    pub(super) fn linked(&self, link: &[u8]) -> Option<&Root> {
+        self.behind.iter().find(|(path, _)| path == link).map(|(_, root)| root)
     }
 
     /// One call makes a whole file system durable: files, names, directories. The directory that holds the
     /// new one's name is on it too, or was synced when it was made.
     pub(super) fn sync(&self) -> Result<()> {
-        let tablespaces = self.tablespaces.iter().map(|(_, root)| root);
-        let all = std::iter::once(&self.data).chain(tablespaces).chain(&self.configuration);
+        let all = self.roots().map(|(_, root)| root).chain(&self.configuration);
         for root in all {
             rustix::fs::syncfs(&root.handle).map_err(root.failed("sync", b""))?;
         }
@@ -243,7 +421,7 @@ mod tests {
         File::create(elsewhere.join("mine")).unwrap().write_all(b"mine").unwrap();
         symlink(&elsewhere, data.join("base")).unwrap();
         symlink(elsewhere.join("mine"), data.join("file")).unwrap();
-        let places = Places { data: &data, tablespaces: &[], configuration: None };
+        let places = Places::of(&data, &[]);
         let tree = Tree::open(places).unwrap();
         let (root, _) = tree.find(b"base/1");
         let attributes = Attributes { mode: 0o777, uid: 65534, gid: 65534 };
@@ -271,7 +449,7 @@ mod tests {
     #[test]
     fn files_go_to_their_own_directories_in_any_order() {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places { data: dir.path(), tablespaces: &[], configuration: None };
+        let places = Places::of(dir.path(), &[]);
         let tree = Tree::open(places).unwrap();
         let (root, own) = (&tree.data, Attributes::of_this_process());
         for folder in ["a", "a/b", "c"] {
@@ -295,7 +473,7 @@ mod tests {
         }
         let tablespaces = [(164, "/old".to_owned(), at("one"))];
         let data = at("data");
-        let places = Places { data: &data, tablespaces: &tablespaces, configuration: None };
+        let places = Places::of(&data, &tablespaces);
         let tree = Tree::open(places).unwrap();
         for (path, place, rest) in [
             ("pg_tblspc/164/PG_15/1", "one", "PG_15/1"),

@@ -70,6 +70,16 @@ pub fn program_places(resolved: &Resolved) -> ProgramPlaces {
     }
 }
 
+/// The folders on this host that hold repositories of the configuration.
+#[must_use]
+pub fn repository_folders(resolved: &Resolved) -> Vec<PathBuf> {
+    let folder = |settings: &config::RepositorySettings| match &settings.url {
+        config::Location::File(folder) => Some(folder.clone()),
+        config::Location::S3(_) => None,
+    };
+    resolved.repositories.iter().filter_map(folder).collect()
+}
+
 /// What the cluster's server says about its last moments, if it can be asked without waiting long.
 #[must_use]
 pub fn server_now(ctx: &Ctx, resolved: &Resolved) -> Option<ServerNow> {

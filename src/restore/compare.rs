@@ -1,0 +1,172 @@
+//! Which blocks of a file that is there are the backup's: by their content alone, never by size or time.
+//!
+//! Each block is hashed under the backup's key and compared with the hash that was stored with it; where the
+//! backup has zeros there must be zeros. What is right stays, and counts with its own checksum towards that of
+//! the whole file; what is not is left to be fetched.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use super::error::Result;
+use super::fetch::{Batch, Bench, Done, Piece, PieceSource, Scratch};
+use crate::crypt::BlockHasher;
+use crate::repo::OpenedBackup;
+
+/// Bytes that are read, hashed and summed at a time: the second and third step find them in the processor's
+/// second cache.
+const CHUNK: usize = 256 << 10;
+
+/// No block of PostgreSQL's is longer.
+const ZEROS: [u8; 32 << 10] = [0; 32 << 10];
+
+/// What knows the backup's blocks again; nothing where their hashes are of another kind.
+pub(super) fn hasher(opened: &OpenedBackup) -> Option<BlockHasher> {
+    let scheme = &opened.manifest().summary.hash;
+    (scheme.algorithm == BlockHasher::ALGORITHM).then(|| BlockHasher::new(&scheme.key))
+}
+
+/// What of a batch has to be written. What is there and right is noted as done.
+pub(super) fn with_what_differs(
+    bench: &Bench<'_>,
+    batch: Batch,
+    scratch: &mut Scratch,
+) -> Result<Batch> {
+    if !batch.iter().any(|piece| piece.target.is_there) {
+        return Ok(batch);
+    }
+    let mut rest = Batch::new();
+    for piece in batch {
+        if !piece.target.is_there {
+            rest.push(piece);
+            continue;
+        }
+        bench.ctx.cancel.check()?;
+        // Before a turn is taken: the store may have to be waited for.
+        let expected = expected(bench, &piece)?;
+        let split = {
+            let _turn = bench.turns.take();
+            compared(&piece, &expected, bench.block_size, &mut scratch.there)
+                .map_err(piece.target.failed("read"))?
+        };
+        piece.target.split(split.right.len() + split.wrong.len());
+        for done in split.right {
+            piece.target.kept(bench.ctx, done)?;
+        }
+        rest.extend(split.wrong);
+    }
+    Ok(rest)
+}
+
+/// What the blocks of a piece must be.
+enum Expected<'a> {
+    Zeros,
+    Hashes(&'a BlockHasher, Vec<u64>),
+    /// Nobody knows: they count as wrong.
+    Unknown,
+}
+
+fn expected<'a>(bench: &Bench<'a>, piece: &Piece) -> Result<Expected<'a>> {
+    let PieceSource::Pack(base, pack, raw) = piece.source else { return Ok(Expected::Zeros) };
+    let Some(hasher) = bench.hasher else { return Ok(Expected::Unknown) };
+    let number = |raw: u64| u32::try_from(raw.div_ceil(bench.block_size)).unwrap_or(u32::MAX);
+    let (first, end) = (number(raw), number(raw + piece.length));
+    let mut hashes = Vec::new();
+    let read = bench.opened.hashes(base, pack).and_then(|reader| {
+        // The neighbours' hashes will be needed too, and one request brings those of a pack.
+        reader.read(first, end, u32::MAX, &mut hashes)
+    });
+    match read {
+        Ok(()) => Ok(Expected::Hashes(hasher, hashes)),
+        // Once no backup stands on it any more, a backup can do without them.
+        Err(error) if error.is_not_found() => Ok(Expected::Unknown),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Expected<'_> {
+    fn is_right(&self, number: usize, block: &[u8]) -> bool {
+        match self {
+            Self::Zeros => ZEROS.get(..block.len()) == Some(block),
+            Self::Hashes(hasher, hashes) => hashes.get(number) == Some(&hasher.hash(block)),
+            Self::Unknown => false,
+        }
+    }
+}
+
+/// A piece in parts.
+struct Split {
+    right: Vec<Done>,
+    wrong: Vec<Piece>,
+}
+
+fn compared(
+    piece: &Piece,
+    expected: &Expected<'_>,
+    block_size: u64,
+    there: &mut Vec<u8>,
+) -> io::Result<Split> {
+    let mut split = Split { right: Vec::new(), wrong: Vec::new() };
+    if matches!(expected, Expected::Unknown) {
+        split.wrong.push(piece.clone());
+        return Ok(split);
+    }
+    there.resize(CHUNK, 0);
+    let size = usize::try_from(block_size).unwrap_or(CHUNK).clamp(1, CHUNK);
+    let mut number = 0;
+    let mut at = 0;
+    while at < piece.length {
+        let wanted = usize::try_from(piece.length - at).unwrap_or(CHUNK).min(CHUNK / size * size);
+        let chunk = there.get_mut(..wanted).unwrap_or_default();
+        let count = read_there(&piece.target.file, piece.offset + at, chunk)?;
+        for block in chunk.chunks(size) {
+            let length = block.len() as u64;
+            // What the file is too short for is not there.
+            let is_whole = (number * size + block.len()) as u64 <= at + count as u64;
+            if is_whole && expected.is_right(number, block) {
+                split.add_right(piece.offset + number as u64 * block_size, block);
+            } else {
+                split.add_wrong(piece, number as u64 * block_size, length);
+            }
+            number += 1;
+        }
+        at += wanted as u64;
+    }
+    Ok(split)
+}
+
+impl Split {
+    fn add_right(&mut self, offset: u64, block: &[u8]) {
+        let length = block.len() as u64;
+        match self.right.last_mut() {
+            Some(last) if last.offset + last.length == offset => {
+                last.crc = crc32c::crc32c_append(last.crc, block);
+                last.length += length;
+            }
+            _ => self.right.push(Done { offset, length, crc: crc32c::crc32c(block) }),
+        }
+    }
+
+    fn add_wrong(&mut self, piece: &Piece, skipped: u64, length: u64) {
+        match self.wrong.last_mut() {
+            Some(last) if last.offset + last.length == piece.offset + skipped => {
+                last.length += length;
+            }
+            _ => self.wrong.push(piece.part(skipped, length)),
+        }
+    }
+}
+
+/// Reads what is there, up to the end of the file.
+fn read_there(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while let Some(rest) = out.get_mut(count..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + count as u64) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}

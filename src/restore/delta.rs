@@ -1,0 +1,308 @@
+//! A restore over what is there (`--delta`): where it is right, and how what is there ends.
+//!
+//! It is right over the same cluster, an interrupted restore of it, or what is left of a cluster that cannot be
+//! told any more; never where a server runs, and never where another cluster may still need what would be
+//! written over. Everything is looked at twice: for the plan, and again under the lock.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::aside::{leads_to, links_to, server_on, siblings};
+use super::control::CONTROL_PATH;
+use super::directory::place_of;
+use super::error::{Error, Result};
+use super::in_progress::{self, Claim, Content, Mark};
+use super::options::Options;
+use super::plan::Plan;
+use super::strangers::{Inventory, take_stock};
+use super::survey::{CONTROL_FILE, Places};
+use super::tree::Tree;
+use crate::base::{ByteSize, Ctx};
+use crate::pg::ControlFile;
+use crate::pg::control_file::{ClusterState, FILE_SIZE};
+use crate::repo::OpenedBackup;
+
+/// The old control file on its way out.
+const CONTROL_OLD: &[u8] = b"global/pg_control.pgkeep-old";
+
+const LOCK_FILE: &str = "postmaster.pid";
+
+/// What a restore goes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Over {
+    /// The same cluster, by its control file.
+    Cluster,
+    /// An interrupted restore of the same cluster.
+    Restore,
+    /// A cluster without a control file that can be read: which one it was is not known.
+    Wreck,
+}
+
+/// What a restore with `--delta` finds.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Delta {
+    /// What is there.
+    pub over: Over,
+    /// Where its WAL is, where that is not the data directory.
+    pub wal: Option<PathBuf>,
+    /// What of it is in the backup, and what is not.
+    #[serde(flatten)]
+    pub inventory: Inventory,
+    /// Whether the server may have been stopped with changes that are in its WAL only.
+    #[serde(skip)]
+    pub(super) has_stopped: bool,
+}
+
+impl Delta {
+    /// Lines of the plan.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let what = match self.over {
+            Over::Cluster => "this cluster",
+            Over::Restore => "an interrupted restore",
+            Over::Wreck => "a cluster without its control file",
+        };
+        let Inventory { there, missing, strangers, stranger_bytes, .. } = self.inventory;
+        let mut lines = vec![format!(
+            "  goes over     {what}: {there} files are there and compared, {missing} are missing"
+        )];
+        if let Some(wal) = &self.wal {
+            lines.push(format!("  WAL goes to   {}", wal.display()));
+        }
+        let bytes = ByteSize(stranger_bytes);
+        lines.push(format!("  removes       {strangers} that are not in the backup, {bytes}"));
+        let first = &self.inventory.first_strangers;
+        lines.extend(first.iter().map(|path| format!("  removes       {path}")));
+        let more = strangers.saturating_sub(first.len() as u64);
+        if more > 0 {
+            lines.push(format!("  removes       {more} more"));
+        }
+        lines
+    }
+
+    /// What a person must know first.
+    pub(super) fn warnings(&self, to: &Path) -> Vec<String> {
+        let wreck = (self.over == Over::Wreck).then(|| {
+            format!(
+                "{} has no control file that can be read: whether it was this cluster's is not known",
+                to.display()
+            )
+        });
+        let links = self.inventory.links.iter().map(|(link, target)| {
+            format!("the link {link} goes, and what it leads to stays: {target}")
+        });
+        wreck.into_iter().chain(links).collect()
+    }
+}
+
+/// What lies in the data directory.
+#[derive(Debug)]
+pub(super) struct There {
+    over: Over,
+    pub(super) wal: Option<PathBuf>,
+    /// A restore that was killed may have written some of it.
+    pub(super) is_interrupted: bool,
+    has_stopped: bool,
+}
+
+/// What is there to go over, for a plan; nothing in an empty place.
+///
+/// # Errors
+/// [`Error::Occupied`], [`Error::Refused`].
+pub(super) fn survey(
+    ctx: &Ctx,
+    options: &Options,
+    places: Places<'_>,
+    opened: &OpenedBackup,
+) -> Result<Option<Delta>> {
+    if Content::of(places.data)? == Content::Nothing {
+        return Ok(None);
+    }
+    let There { over, wal, has_stopped, .. } = look(options, places, opened)?;
+    if in_progress::is_held(places.data) {
+        return Err(in_progress::held(places.data));
+    }
+    let tree = Tree::open_what_is_there(Places { wal: wal.as_deref(), ..places })?;
+    let inventory = take_stock(ctx, options, opened, &tree, places.tablespaces)?;
+    Ok(Some(Delta { over, wal, inventory, has_stopped }))
+}
+
+fn occupied<T>(path: &Path, why: impl Into<String>) -> Result<T> {
+    Err(Error::Occupied { path: path.into(), why: why.into() })
+}
+
+/// Looks whether a restore may go over what is there. Changes nothing.
+///
+/// # Errors
+/// [`Error::Occupied`], [`Error::Refused`].
+pub(super) fn look(options: &Options, places: Places<'_>, opened: &OpenedBackup) -> Result<There> {
+    let data = places.data;
+    let mark = match Content::of(data)? {
+        Content::Nothing => return occupied(data, "is empty now"),
+        Content::Restore(mark) => Some(mark),
+        Content::Else(why) if !data.is_dir() || data.join(LOCK_FILE).symlink_metadata().is_ok() => {
+            return occupied(data, why);
+        }
+        Content::Else(_) => None,
+    };
+    refuse_server(data)?;
+    let (over, has_stopped) = recognised(data, mark.as_deref(), opened)?;
+    let source = Path::new(&opened.manifest().summary.server.data_directory);
+    for (oid, _, location) in places.tablespaces {
+        look_at_tablespace(places, *oid, location)?;
+        refuse_shared(data, source, location)?;
+    }
+    if let Some(configuration) = places.configuration {
+        match Content::of(configuration)? {
+            Content::Nothing => {}
+            Content::Restore(mark) if mark.is_into(data) => {}
+            _ => return occupied(configuration, "is not empty"),
+        }
+    }
+    let wal = wal_behind_link(places)?;
+    if let Some(wal) = &wal {
+        refuse_server(wal)?;
+        refuse_shared(data, source, wal)?;
+    }
+    refuse_repositories(options, Places { wal: wal.as_deref(), ..places })?;
+    Ok(There { over, wal, is_interrupted: mark.is_some(), has_stopped })
+}
+
+fn refuse_server(place: &Path) -> Result<()> {
+    match server_on(place)? {
+        Some(why) => occupied(place, why),
+        None => Ok(()),
+    }
+}
+
+/// Which cluster lies in a data directory, and whether it was stopped in order.
+fn recognised(data: &Path, mark: Option<&Mark>, opened: &OpenedBackup) -> Result<(Over, bool)> {
+    let summary = &opened.manifest().summary;
+    if let Some(mark) = mark
+        && !mark.is_of_system(summary.system)
+    {
+        let why = format!("holds an interrupted restore of another cluster, {}", mark.describe());
+        return occupied(data, why);
+    }
+    let is_directory =
+        |name: &str| data.join(name).symlink_metadata().is_ok_and(|found| found.is_dir());
+    let control = data.join(CONTROL_FILE);
+    let is_file = control.symlink_metadata().is_ok_and(|found| found.is_file());
+    if is_directory("global") && is_file {
+        let content = fs::read(&control).map_err(Error::file("read", &control))?;
+        let content = content.get(..FILE_SIZE).unwrap_or(&content);
+        if let Ok(control) = ControlFile::parse(content) {
+            if control.system_identifier != summary.system {
+                let why = format!(
+                    "holds another cluster: its system identifier is {}, the backup's is {}",
+                    control.system_identifier, summary.system
+                );
+                return occupied(data, why);
+            }
+            let has_stopped =
+                matches!(control.state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery);
+            return Ok((Over::Cluster, has_stopped));
+        }
+    }
+    if mark.is_some() {
+        return Ok((Over::Restore, true));
+    }
+    let major = (summary.server.version_num / 10_000).to_string();
+    let version = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
+    if version.trim() == major && is_directory("base") && is_directory("global") {
+        return Ok((Over::Wreck, false));
+    }
+    occupied(data, format!("is not empty, and holds no cluster of PostgreSQL {major}"))
+}
+
+/// A tablespace's location may hold files where they are this data directory's.
+fn look_at_tablespace(places: Places<'_>, oid: u32, location: &Path) -> Result<()> {
+    match Content::of(location)? {
+        Content::Nothing => return Ok(()),
+        Content::Restore(mark) if mark.is_into(places.data) => {}
+        Content::Restore(mark) => {
+            let theirs = mark.describe();
+            return occupied(location, format!("holds files of another restore, {theirs}"));
+        }
+        Content::Else(why)
+            if !location.is_dir() || location.join(LOCK_FILE).symlink_metadata().is_ok() =>
+        {
+            return occupied(location, why);
+        }
+        Content::Else(_) => {
+            let link = places.data.join(format!("pg_tblspc/{oid}"));
+            if !links_to(places.data, location).any(|leads_there| leads_there == link) {
+                let why = format!("is not empty, and {} does not lead there", link.display());
+                return occupied(location, why);
+            }
+        }
+    }
+    refuse_server(location)
+}
+
+/// Refuses what another data directory leads to as well: a copy that was made with its links has its source's
+/// tablespaces and WAL for its own. Those beside it, and the backup's source, are asked.
+fn refuse_shared(data: &Path, source: &Path, location: &Path) -> Result<()> {
+    let Ok(own) = data.canonicalize() else { return Ok(()) };
+    let others = siblings(data).chain([source.to_owned()]);
+    for other in others.filter(|other| other.canonicalize().is_ok_and(|other| other != own)) {
+        if location.exists() && leads_to(&other, location) {
+            let why = format!("is where links of {} lead, too", other.display());
+            return occupied(location, why);
+        }
+    }
+    Ok(())
+}
+
+/// Where a link leads that stands for `pg_wal`. One that leads nowhere, or to where the restore writes anyway, is
+/// not kept.
+fn wal_behind_link(places: Places<'_>) -> Result<Option<PathBuf>> {
+    let link = places.data.join("pg_wal");
+    if !link.is_symlink() {
+        return Ok(None);
+    }
+    let Ok(wal) = link.canonicalize() else { return Ok(None) };
+    let mut own = std::iter::once(places.data).chain(places.others()).map(place_of);
+    let is_apart = own.try_fold(true, |is_apart, own| {
+        let own = own?;
+        Ok::<bool, Error>(is_apart && !wal.starts_with(&own) && !own.starts_with(&wal))
+    })?;
+    Ok((is_apart && wal.is_dir()).then_some(wal))
+}
+
+/// A repository that lies where strangers are removed would go with them.
+fn refuse_repositories(options: &Options, places: Places<'_>) -> Result<()> {
+    for repository in &options.repository_folders {
+        let repository = place_of(repository)?;
+        for place in std::iter::once(places.data).chain(places.others()).chain(places.wal) {
+            if repository.starts_with(place_of(place)?) {
+                let what = format!(
+                    "the repository {} lies in {}, where --delta removes what is not in the backup",
+                    repository.display(),
+                    place.display()
+                );
+                return Err(Error::Refused { what });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ends what is there: without its control file no server starts on it. Durable when this returns, and nothing
+/// but marks was written before.
+pub(super) fn invalidate(ctx: &Ctx, plan: &Plan, tree: &Tree, claim: Claim) -> Result<Claim> {
+    let (root, old) = tree.find(CONTROL_OLD);
+    let (_, control) = tree.find(CONTROL_PATH);
+    let was_there = root.rename(control, old)?;
+    // A server that was started since the places were looked at has made this file before it read the other
+    // one; whoever comes later does not find that.
+    if was_there && plan.to.join(LOCK_FILE).symlink_metadata().is_ok() {
+        root.rename(old, control)?;
+        claim.release(ctx)?;
+        return occupied(&plan.to, "has been started by a server just now");
+    }
+    root.remove(old)?;
+    root.sync_directory(b"global")?;
+    ctx.step("the old control file is gone");
+    Ok(claim)
+}

@@ -1,0 +1,263 @@
+//! What lies in the places of a restore over what is there, beside the rows of the backup's table: what of it
+//! is in the backup, and what is not, and goes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::adopt::MARKER;
+use super::control::CONTROL_PATH;
+use super::error::{Error, Result};
+use super::options::Options;
+use super::plan::Plan;
+use super::space::tablespace_of;
+use super::survey::{is_mark, is_own_file, shown};
+use super::tree::{Root, Tree};
+use super::walk::{Entry, Scope, Walk};
+use crate::base::Ctx;
+use crate::pg::{EntryKind, Layout, MajorVersion, Rule};
+use crate::repo::{OpenedBackup, Row, RowKind};
+
+/// How many paths are shown.
+const SHOWN_MAX: usize = 20;
+
+/// What is in the places of a restore over what is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Inventory {
+    /// Files that the backup has too; their blocks are compared.
+    pub there: u64,
+    /// Files that only the backup has, or whose place something else takes.
+    pub missing: u64,
+    /// Files, links and directories that are not in the backup, and are removed.
+    pub strangers: u64,
+    /// Their bytes.
+    pub stranger_bytes: u64,
+    /// The first of them; what a server leaves behind, such as WAL, comes last.
+    pub first_strangers: Vec<String>,
+    /// Links to tablespaces that the backup does not have, or not there, and where they lead: that stays.
+    pub links: Vec<(String, String)>,
+    /// Bytes by which files grow, by tablespace.
+    #[serde(skip)]
+    pub(super) growth: BTreeMap<Option<u32>, u64>,
+}
+
+/// A path at which there is something, a row, or both.
+struct Meeting<'m> {
+    root: &'m Root,
+    /// In the data directory, and in its place.
+    path: &'m [u8],
+    rest: &'m [u8],
+    entry: Option<&'m Entry>,
+    row: Option<&'m Row>,
+}
+
+impl Meeting<'_> {
+    /// Whether what is there may stay, to be gone over.
+    fn fits(&self, tree: &Tree, tablespaces: &[(u32, String, PathBuf)]) -> Result<bool> {
+        let (Some(entry), Some(row)) = (self.entry, self.row) else { return Ok(false) };
+        Ok(match (row.kind, entry.kind) {
+            (RowKind::File, EntryKind::File) | (RowKind::Directory, EntryKind::Directory) => true,
+            (RowKind::Directory, EntryKind::Symlink) => tree.linked(self.path).is_some(),
+            (RowKind::Link, EntryKind::Symlink) => {
+                let planned =
+                    tablespaces.iter().find(|(oid, ..)| Some(*oid) == link_oid(self.path));
+                let target = self.root.link_target(self.rest)?;
+                planned.is_some_and(|(_, _, planned)| target.as_ref() == Some(planned))
+            }
+            _ => false,
+        })
+    }
+}
+
+fn link_oid(path: &[u8]) -> Option<u32> {
+    std::str::from_utf8(path.strip_prefix(b"pg_tblspc/")?).ok()?.parse().ok()
+}
+
+/// One place's walk, and the entry that it has come to.
+struct Place<'t> {
+    link: &'t [u8],
+    walk: Walk<'t>,
+    next: Option<Entry>,
+}
+
+impl Place<'_> {
+    fn path_of(&self, rest: &[u8]) -> Vec<u8> {
+        if self.link.is_empty() { rest.to_vec() } else { [self.link, b"/", rest].concat() }
+    }
+
+    /// Hands over what lies before a row, and the row with what is at its path; without a row, all that is left.
+    fn meet(
+        &mut self,
+        row: Option<(&Row, &[u8])>,
+        visit: &mut dyn FnMut(&Meeting<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        while let Some(entry) = self.next.take() {
+            let order = row.map(|(_, rest)| entry.path.as_slice().cmp(rest));
+            if order == Some(std::cmp::Ordering::Greater) {
+                self.next = Some(entry);
+                break;
+            }
+            let row = row.filter(|_| order == Some(std::cmp::Ordering::Equal));
+            let path = self.path_of(&entry.path);
+            let root = self.walk.root();
+            let (rest, there) = (&*entry.path, Some(&entry));
+            let met =
+                Meeting { root, path: &path, rest, entry: there, row: row.map(|(row, _)| row) };
+            if !visit(&met)? {
+                self.walk.pass();
+            }
+            self.next = self.walk.next()?;
+            if row.is_some() {
+                return Ok(());
+            }
+        }
+        let Some((row, rest)) = row else { return Ok(()) };
+        let root = self.walk.root();
+        visit(&Meeting { root, path: &row.path, rest, entry: None, row: Some(row) }).map(drop)
+    }
+}
+
+fn layout(opened: &OpenedBackup) -> Result<Layout> {
+    let server = &opened.manifest().summary.server;
+    let major = MajorVersion::from_server_version_num(server.version_num)
+        .map_err(|source| Error::Postgres { what: "the backup's server", source })?;
+    Ok(Layout::new(major, server.catalog_version))
+}
+
+/// Walks all places beside the rows; `visit` says whether a directory is entered.
+fn meet(
+    ctx: &Ctx,
+    opened: &OpenedBackup,
+    tree: &Tree,
+    visit: &mut dyn FnMut(&Meeting<'_>) -> Result<bool>,
+) -> Result<()> {
+    let layout = layout(opened)?;
+    let mut places = Vec::new();
+    for (link, root) in tree.roots() {
+        let scope = match link {
+            b"" => Scope::All,
+            b"pg_wal" => Scope::Wal,
+            _ => Scope::Only(layout.version_directory().as_bytes()),
+        };
+        let mut walk = Walk::new(root, scope)?;
+        let next = walk.next()?;
+        places.push(Place { link, walk, next });
+    }
+    let mut rows = opened.rows()?;
+    while let Some(row) = rows.next_row()? {
+        ctx.cancel.check()?;
+        if row.path.is_empty() || row.is_external() || row.path == MARKER.as_bytes() {
+            continue;
+        }
+        if is_mark(&row.path) {
+            continue;
+        }
+        let inside = |place: &Place<'_>| {
+            !place.link.is_empty()
+                && row.path.strip_prefix(place.link).is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        let at = places.iter().position(inside).unwrap_or_default();
+        let Some(place) = places.get_mut(at) else { continue };
+        let skipped = if place.link.is_empty() { 0 } else { place.link.len() + 1 };
+        let rest = row.path.get(skipped..).unwrap_or_default();
+        place.meet(Some((&row, rest)), visit)?;
+    }
+    for mut place in places {
+        ctx.cancel.check()?;
+        place.meet(None, visit)?;
+    }
+    Ok(())
+}
+
+/// Looks what is there. Changes nothing.
+pub(super) fn take_stock(
+    ctx: &Ctx,
+    options: &Options,
+    opened: &OpenedBackup,
+    tree: &Tree,
+    tablespaces: &[(u32, String, PathBuf)],
+) -> Result<Inventory> {
+    let layout = layout(opened)?;
+    let mut inventory = Inventory::default();
+    let mut usual = Vec::new();
+    meet(ctx, opened, tree, &mut |met| {
+        let fits = met.fits(tree, tablespaces)?;
+        if let Some(row) = met.row.filter(|row| row.kind == RowKind::File) {
+            let there = met.entry.filter(|_| fits);
+            *(if there.is_some() { &mut inventory.there } else { &mut inventory.missing }) += 1;
+            // One that has another name elsewhere is made anew.
+            let size = there.filter(|entry| entry.is_single).map_or(0, |entry| entry.size);
+            let grows = inventory.growth.entry(tablespace_of(met.path)).or_default();
+            *grows += row.size.saturating_sub(size);
+        }
+        let Some(entry) = met.entry.filter(|_| !fits) else { return Ok(true) };
+        if is_own_file(options, met.path) && entry.kind == EntryKind::File {
+            return Ok(true);
+        }
+        if entry.is_mount {
+            let why = "is a mount point, and not in the backup: unmount it first".into();
+            return Err(Error::Occupied { path: met.root.path_of(met.rest), why });
+        }
+        if entry.kind == EntryKind::Symlink
+            && link_oid(met.path).is_some()
+            && let Some(target) = met.root.link_target(met.rest)?
+        {
+            inventory.links.push((shown(met.path), target.display().to_string()));
+        }
+        inventory.strangers += 1;
+        inventory.stranger_bytes += entry.size;
+        let is_usual = met.row.is_none()
+            && (matches!(layout.classify(met.path, entry.kind), Rule::Skip(_))
+                || met.path == CONTROL_PATH);
+        let first = if is_usual { &mut usual } else { &mut inventory.first_strangers };
+        if first.len() < SHOWN_MAX {
+            first.push(shown(met.path));
+        }
+        Ok(true)
+    })?;
+    inventory.first_strangers.extend(usual);
+    inventory.first_strangers.truncate(SHOWN_MAX);
+    Ok(inventory)
+}
+
+/// Removes what is not in the backup, or is another thing there; how much that was. What stays are directories,
+/// links that lead where they should, and files at the paths of files.
+pub(super) fn remove(ctx: &Ctx, plan: &Plan, options: &Options, tree: &Tree) -> Result<u64> {
+    let mut removed = 0;
+    meet(ctx, &plan.opened, tree, &mut |met| {
+        let Some(entry) = met.entry else { return Ok(true) };
+        if met.fits(tree, &plan.tablespaces)? {
+            return Ok(true);
+        }
+        let count = met.root.remove_all(met.rest)?;
+        let is_own = is_own_file(options, met.path) && entry.kind == EntryKind::File;
+        removed += if is_own { 0 } else { count };
+        ctx.step("something that is not in the backup is removed");
+        Ok(false)
+    })?;
+    Ok(removed)
+}
+
+/// Refuses what has appeared since: it would be part of the cluster that starts.
+pub(super) fn refuse(ctx: &Ctx, plan: &Plan, options: &Options, tree: &Tree) -> Result<()> {
+    meet(ctx, &plan.opened, tree, &mut |met| {
+        if met.entry.is_none()
+            || is_own_file(options, met.path)
+            || met.fits(tree, &plan.tablespaces)?
+        {
+            return Ok(true);
+        }
+        let why = format!("was changed by somebody else meanwhile: {}", shown(met.path));
+        Err(Error::Occupied { path: plan.to.clone(), why })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_tablespaces_are_told_by_their_paths() {
+        assert_eq!(link_oid(b"pg_tblspc/16400"), Some(16400));
+        assert_eq!(link_oid(b"pg_tblspc/16400/1"), None);
+    }
+}
