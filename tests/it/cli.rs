@@ -328,7 +328,7 @@ fn restore_refuses_what_could_be_meant_in_two_ways() {
     refused(&["--target-timeline", "newest"]);
     refused(&["--tablespace", "old"]);
     refused(&["--backup", "latest"]);
-    refused(&["--delta"]).assert_says("not in this version");
+    refused(&["--delta", "--rename-old"]);
     desk.run("restore --to copy").assert_code(10);
     desk.run("restore").assert_code(10);
 }

@@ -28,6 +28,8 @@ mod daemon_histories;
 mod daemon_live;
 mod daemon_memory;
 mod daemon_sidecar;
+mod delta_crash;
+mod delta_live;
 mod failover_live;
 mod format;
 mod live_harness;

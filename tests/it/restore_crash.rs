@@ -26,7 +26,7 @@ use crate::support::site::Site;
 use crate::support::{ScratchDir, Server, Stop, TestCluster};
 
 pub(crate) const MARK: &str = "pgkeep_restore_in_progress.json";
-const CONTROL: &str = "global/pg_control";
+pub(crate) const CONTROL: &str = "global/pg_control";
 const CHILD: &str = "PGKEEP_TEST_RESTORE_CHILD";
 
 /// One restore, as often as it is asked for: everything that it depends on stands still.
@@ -37,13 +37,15 @@ pub(crate) struct Scene {
     pub(crate) data: PathBuf,
     pub(crate) old: PathBuf,
     pub(crate) new: PathBuf,
-    kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Copy,
     Standby,
+    /// Over what is there.
+    Over,
     /// The configuration outside the data directory too, to where [`Scene::etc`] is.
     Configured,
 }
@@ -53,7 +55,7 @@ impl Scene {
         self.data.with_file_name("etc")
     }
 
-    fn restore(&self, observer: Arc<dyn Observer>) -> restore::Result<()> {
+    pub(crate) fn restore(&self, observer: Arc<dyn Observer>) -> restore::Result<()> {
         self.restore_with(observer, |_| {})
     }
 
@@ -94,6 +96,8 @@ impl Scene {
             }],
             config_to: (self.kind == Kind::Configured).then(|| self.etc()),
             rename_old: false,
+            delta: self.kind == Kind::Over,
+            repository_folders: Vec::new(),
             user: None,
             jobs: 1,
             server: None,
@@ -114,7 +118,7 @@ impl Scene {
     }
 
     /// Restores in a process that dies at its k-th event; whether it did.
-    fn killed_at(&self, k: usize) -> bool {
+    pub(crate) fn killed_at(&self, k: usize) -> bool {
         let mut words = format!("{k}\n{:?}", self.kind);
         for path in [&self.program, &self.config, &self.data, &self.old, &self.new] {
             words = format!("{words}\n{}", path.display());
@@ -127,7 +131,7 @@ impl Scene {
         is_killed
     }
 
-    fn wipe(&self) {
+    pub(crate) fn wipe(&self) {
         for place in [&self.data, &self.new, &self.etc()] {
             if place.exists() {
                 fs::remove_dir_all(place).unwrap();
@@ -189,7 +193,7 @@ impl Observer for DieAt {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Record(Mutex<Vec<Event>>);
+pub(crate) struct Record(pub(crate) Mutex<Vec<Event>>);
 
 impl Observer for Record {
     fn event(&self, event: Event) {
@@ -206,7 +210,7 @@ fn child_that_dies() {
     let [k, kind, paths @ ..] = &words[..] else { panic!("{words:?}") };
     let [program, config, data, old, new] = paths else { panic!("{words:?}") };
     let [program, config, data, old, new] = [program, config, data, old, new].map(PathBuf::from);
-    let kinds = [Kind::Copy, Kind::Standby, Kind::Configured];
+    let kinds = [Kind::Copy, Kind::Standby, Kind::Over, Kind::Configured];
     let kind = kinds.into_iter().find(|known| format!("{known:?}") == *kind).unwrap();
     let scene = Scene { program, config, data, old, new, kind };
     let (k, seen) = (k.parse().unwrap(), AtomicUsize::new(0));
@@ -239,7 +243,7 @@ pub(crate) fn scene(server: &Server) -> (Site, ScratchDir, Scene) {
     (site, copies, scene)
 }
 
-fn assert_starts(server: &Server, data: &Path) {
+pub(crate) fn assert_starts(server: &Server, data: &Path) {
     let copy = TestCluster::adopt(server, data).start();
     if data.join("standby.signal").exists() {
         copy.wait_until("(select count(*) from t) = 3001");

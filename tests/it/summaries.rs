@@ -400,6 +400,8 @@ impl LongWay {
             tablespaces: Vec::new(),
             config_to: None,
             rename_old: false,
+            delta: false,
+            repository_folders: Vec::new(),
             user: None,
             jobs: 1,
             server: None,
