@@ -18,7 +18,7 @@ use crate::repo::OpenedBackup;
 const CHUNK: usize = 256 << 10;
 
 /// No block of PostgreSQL's is longer.
-const ZEROS: [u8; 32 << 10] = [0; 32 << 10];
+static ZEROS: [u8; 32 << 10] = [0; 32 << 10];
 
 /// What knows the backup's blocks again; nothing where their hashes are of another kind.
 pub(super) fn hasher(opened: &OpenedBackup) -> Option<BlockHasher> {
@@ -169,4 +169,94 @@ fn read_there(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::repo::{Layer, Row, RowKind, Source};
+    use crate::restore::fetch::{Batcher, Open};
+
+    const BLOCK: usize = 512;
+
+    /// The one piece of a file of five blocks and a half, which is there with this content.
+    fn piece(source: Source, there: &[u8]) -> Piece {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(there).unwrap();
+        let row = Row {
+            kind: RowKind::File,
+            size: (BLOCK * 11 / 2) as u64,
+            crc: Some(0),
+            layers: vec![Layer { block: 0, count: 6, source }],
+            gone: false,
+            ..Row::gone(b"base/1/2".to_vec())
+        };
+        let mut batcher = Batcher::new(512, 1, Arc::default());
+        let mut sent = Batch::new();
+        let open = Open { file, is_there: true, is_changed: false };
+        let mut send = |batch| {
+            sent.extend(batch);
+            Ok(())
+        };
+        batcher.add(&row, open, &mut send).unwrap();
+        batcher.flush(&mut send).unwrap();
+        sent.pop().unwrap()
+    }
+
+    /// Offset and length of what is right, and of what is to be written.
+    type Parts = (Vec<(u64, u64)>, Vec<(u64, u64)>);
+
+    fn parts(piece: &Piece, expected: &Expected<'_>) -> Parts {
+        let split = compared(piece, expected, BLOCK as u64, &mut Vec::new()).unwrap();
+        let right = split.right.iter().map(|done| (done.offset, done.length)).collect();
+        let wrong = split.wrong.iter().map(|piece| (piece.offset, piece.length)).collect();
+        (right, wrong)
+    }
+
+    #[test]
+    fn f065_blocks_are_told_by_their_content() {
+        let content: Vec<u8> = (0..=250).cycle().take(BLOCK * 11 / 2).collect();
+        let hasher = BlockHasher::new(&[7; 32]);
+        let hashes: Vec<u64> = content.chunks(BLOCK).map(|block| hasher.hash(block)).collect();
+        let expected = Expected::Hashes(&hasher, hashes);
+        let source = Source::Pack { base: None, pack: 3, raw: 8 };
+        let block = BLOCK as u64;
+        let whole = piece(source, &content);
+        assert_eq!(parts(&whole, &expected), (vec![(0, block * 11 / 2)], vec![]));
+        let split = compared(&whole, &expected, block, &mut Vec::new()).unwrap();
+        assert_eq!(split.right.first().unwrap().crc, crc32c::crc32c(&content));
+        let mut flipped = content.clone();
+        for position in [0, BLOCK - 1, BLOCK * 3, content.len() - 1] {
+            flipped[position] ^= 1;
+        }
+        let found = parts(&piece(source, &flipped), &expected);
+        let right = vec![(block, block * 2), (block * 4, block)];
+        let wrong = vec![(0, block), (block * 3, block), (block * 5, block / 2)];
+        assert_eq!(found, (right, wrong));
+        // A block is fetched from its own place in the pack.
+        let split = compared(&piece(source, &flipped), &expected, block, &mut Vec::new()).unwrap();
+        let from = PieceSource::Pack(None, 3, (8 + 3) * block);
+        assert_eq!(split.wrong.get(1).unwrap().source, from);
+        for length in [0, 1, BLOCK * 2, BLOCK * 2 + 1, content.len() - 1] {
+            let (right, wrong) = parts(&piece(source, &content[..length]), &expected);
+            let whole = (length / BLOCK * BLOCK) as u64;
+            assert_eq!(right.iter().map(|(_, length)| length).sum::<u64>(), whole, "{length}");
+            assert_eq!(wrong, [(whole, block * 11 / 2 - whole)], "{length}");
+        }
+        assert_eq!(parts(&whole, &Expected::Unknown), (vec![], vec![(0, block * 11 / 2)]));
+    }
+
+    #[test]
+    fn f065_zeros_must_be_zeros() {
+        let mut content = vec![0; BLOCK * 11 / 2];
+        let (block, all) = (BLOCK as u64, content.len() as u64);
+        assert_eq!(parts(&piece(Source::Zeros, &content), &Expected::Zeros).0, [(0, all)]);
+        content[BLOCK * 2 + 5] = 1;
+        let (right, wrong) = parts(&piece(Source::Zeros, &content), &Expected::Zeros);
+        assert_eq!(right, [(0, block * 2), (block * 3, all - block * 3)]);
+        assert_eq!(wrong, [(block * 2, block)]);
+    }
 }

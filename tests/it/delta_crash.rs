@@ -56,7 +56,10 @@ impl Old {
             fs::write(at(path), "x").unwrap();
         }
         fs::write(scene.new.join("lost+found"), "kept").unwrap();
-        let (data, space) = (scene.data.with_extension("old"), scene.new.with_extension("old"));
+        // Not beside them: its links would make the tablespace another directory's, too.
+        let kept = scene.data.with_file_name("kept");
+        fs::create_dir(&kept).unwrap();
+        let (data, space) = (kept.join("data"), kept.join("tablespace"));
         copy(&scene.data, &data);
         copy(&scene.new, &space);
         scene.kind = Kind::Over;
