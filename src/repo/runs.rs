@@ -89,6 +89,13 @@ pub(super) fn settle(
         }
         Unit::All => {}
     }
+    // Zeros that are stored after all, between others.
+    let unhashed = |known: &Known| known.place.is_none() && known.hash == 0;
+    for (known, content) in blocks.iter_mut().zip(content.chunks(size)) {
+        if unhashed(known) {
+            known.hash = hasher.hash(content);
+        }
+    }
     let mut last = None;
     for known in blocks {
         known.goes_on = last.is_some_and(|last| follows(last, known.place));
@@ -189,6 +196,22 @@ mod tests {
         assert_eq!(runs(&long), [(16, '.')]);
         assert_eq!(runs(&format!("x{long}.xx...")), [(1, 'x'), (17, '.'), (5, 'x')]);
         assert_eq!(runs(&format!("{long}x{long}")), [(16, '.'), (1, 'x'), (16, '.')]);
+    }
+
+    /// A run of zeros that was not worth a layer, in windows of many small blocks, was stored with hashes of 0, so
+    /// that the next backup did not know its blocks and stored them again.
+    #[test]
+    fn d2026_11_29_zeros_that_are_stored_have_their_hash() {
+        let mut content = vec![1; 4 * 200];
+        content[4 * 150..4 * 166].fill(0);
+        let mut blocks: Vec<Known> =
+            (0..).zip(content.chunks(4)).map(|(i, block)| Known::of(i, block, 4)).collect();
+        let hasher = BlockHasher::new(&[7; 32]);
+        settle(&mut blocks, (&content, 4), &hasher, Unit::Block, &mut |_| None);
+        assert_eq!(next(&blocks, 0).map(|run| run.count), Some(200), "one run, zeros and all");
+        for (known, block) in blocks.iter().zip(content.chunks(4)) {
+            assert_eq!(known.hash, hasher.hash(block), "block {}", known.block);
+        }
     }
 
     #[test]
