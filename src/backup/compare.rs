@@ -168,3 +168,61 @@ fn is_untouched(metadata: &Metadata, file_system: &str, row: &Row, started: Time
         && row.identity.as_ref() == Some(&stat_identity(file_system, metadata))
         && changed.checked_add_signed(MARGIN).is_some_and(|settled| settled <= started)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+    use crate::repo::StatIdentity;
+
+    /// What is recorded of a file that is there, whatever its content.
+    fn recorded(metadata: &Metadata, file_system: &str) -> Row {
+        Row {
+            path: b"base/5/16384".to_vec(),
+            kind: RowKind::File,
+            size: metadata.len(),
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            mtime: time(metadata.mtime(), metadata.mtime_nsec()),
+            identity: Some(stat_identity(file_system, metadata)),
+            crc: Some(0),
+            target: None,
+            layers: Vec::new(),
+            gone: false,
+        }
+    }
+
+    #[test]
+    fn f044_a_file_is_untouched_only_when_all_is_equal_and_its_change_a_minute_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        File::create(&path).unwrap().set_len(100).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        let changed = time(metadata.ctime(), metadata.ctime_nsec());
+        let row = recorded(&metadata, "ext4:1");
+        let settled = changed + MARGIN;
+        let is_untouched_at = |started| is_untouched(&metadata, "ext4:1", &row, started);
+        assert!(is_untouched_at(settled) && is_untouched_at(settled + TimeDelta::days(1)));
+        let nanosecond = TimeDelta::nanoseconds(1);
+        assert!(!is_untouched_at(settled - nanosecond) && !is_untouched_at(changed));
+        // A change time from the future is no proof of rest.
+        assert!(!is_untouched_at(changed - TimeDelta::days(1)));
+
+        let StatIdentity(file_system, inode, at) = row.identity.clone().unwrap();
+        for other in [
+            Row { size: 101, ..row.clone() },
+            Row { mtime: row.mtime + nanosecond, ..row.clone() },
+            Row { identity: None, ..row.clone() },
+            Row { identity: Some(StatIdentity("ext4:2".into(), inode, at.clone())), ..row.clone() },
+            Row { identity: Some(StatIdentity(file_system.clone(), inode + 1, at)), ..row.clone() },
+            Row {
+                identity: Some(StatIdentity(file_system, inode, "1.000000000".into())),
+                ..row.clone()
+            },
+        ] {
+            assert!(!is_untouched(&metadata, "ext4:1", &other, settled), "{other:?}");
+        }
+    }
+}
