@@ -14,7 +14,7 @@ use crate::support::library::{self, LibraryCluster};
 use crate::support::servers::Server;
 
 /// Reads every block of every file: all of it authentic, every checksum right.
-fn assert_whole(backup: &OpenedBackup) {
+pub(crate) fn assert_whole(backup: &OpenedBackup) {
     let mut rows = backup.rows().unwrap();
     let mut files = 0;
     while let Some(row) = rows.next_row().unwrap() {

@@ -13,7 +13,7 @@ use crate::support::run::{DEADLINE, run, wait_until};
 use crate::support::site::{Site, started};
 use crate::support::tools::{pgbench_init, pgbench_load};
 use crate::support::{
-    BucketSite, Cipher, ScratchDir, Server, TestCluster, TestConfig, TestDaemon, TestS3,
+    BucketSite, Cipher, Dice, ScratchDir, Server, TestCluster, TestConfig, TestDaemon, TestS3,
 };
 
 /// What the load writes, and what must be there afterwards.
@@ -27,28 +27,6 @@ fn seconds() -> Duration {
     let chosen = std::env::var("PGKEEP_CHAOS_SECONDS").ok();
     let chosen = chosen.map(|text| text.parse().expect("PGKEEP_CHAOS_SECONDS is a number"));
     Duration::from_secs(chosen.unwrap_or(12))
-}
-
-/// Small numbers that follow from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let chosen = std::env::var("PGKEEP_SEED").ok();
-        let chosen = chosen.map(|text| text.parse().expect("PGKEEP_SEED is a number"));
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let seed = chosen.unwrap_or(u64::from(time.subsec_nanos()) % 1_000_000);
-        eprintln!("PGKEEP_SEED={seed}");
-        Self(seed.wrapping_mul(2).wrapping_add(1))
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % end
-    }
 }
 
 /// Whom the dice kill next.

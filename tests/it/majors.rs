@@ -170,3 +170,39 @@ fn a_role_with_few_rights_takes_backups_and_is_told_what_it_lacks() {
         assert_eq!((finding("data directory"), finding("waiting WAL")), ("ok".into(), "ok".into()));
     }
 }
+
+/// A chain of three, and that the last of it holds what is there.
+#[test]
+fn a_chain_is_taken_and_restored_on_every_major() {
+    for server in Server::all() {
+        let site = Site::small(&server);
+        let cluster = &site.cluster;
+        cluster.psql("create table t as select n, md5(n::text) t from generate_series(1, 20000) n");
+        cluster.psql("create index on t (n); create table gone as select generate_series(1, 1000)");
+        let full = site.backup_of("full");
+        cluster.psql("update t set t = 'one' where n % 1000 = 0; create database d");
+        let diff = site.backup_of("diff");
+        cluster.psql("delete from t where n > 15000; vacuum t; drop table gone");
+        cluster.psql_in("d", "create table t as select generate_series(1, 1000) n");
+        let incr = site.backup_of("incr");
+        assert_eq!((&diff["parent"], &incr["parent"]), (&full["id"], &diff["id"]));
+        let stored = [&full, &diff, &incr].map(|taken| taken["stored_bytes"].as_u64().unwrap());
+        assert!(stored[1] < stored[0] && stored[2] < stored[0], "{stored:?}");
+        let digest = "select count(*), md5(string_agg(n || t, ',' order by n)) from t";
+        let before = cluster.psql(digest);
+
+        let scratch = ScratchDir::new("copy");
+        let to = scratch.join("data");
+        site.restore(&to, &["--backup", incr["id"].as_str().unwrap(), "--target-immediate"]);
+        let copy = started(&server, &to);
+        assert_version(&copy, &server);
+        assert_eq!(copy.psql(digest), before, "{}", server.version());
+        let by_index =
+            "set enable_seqscan = off; set enable_bitmapscan = off; select count(n) from t";
+        assert_eq!(copy.psql(by_index), "15000", "{}", server.version());
+        assert_eq!(copy.psql("select to_regclass('gone') is null"), "t");
+        assert_eq!(copy.psql_in("d", "select sum(n) from t"), "500500");
+        copy.stop(Stop::Fast);
+        assert!(valid_pages(&to) > 1_000);
+    }
+}

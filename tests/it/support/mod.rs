@@ -8,10 +8,12 @@
 #![allow(dead_code, unused_imports, reason = "support is wider than what the tests of one day use")]
 
 pub mod account;
+pub mod ahead;
 pub mod bucket_site;
 pub mod cluster;
 pub mod config;
 pub mod daemon;
+pub mod dice;
 pub mod launch;
 pub mod library;
 pub mod on_the_way;
@@ -25,11 +27,13 @@ pub mod scratch;
 pub mod servers;
 pub mod site;
 pub mod tools;
+pub mod twins;
 
 pub use bucket_site::BucketSite;
 pub use cluster::{Stop, TestCluster};
 pub use config::{Cipher, TestConfig, TestRepo};
 pub use daemon::TestDaemon;
+pub use dice::Dice;
 pub use launch::Launch;
 pub use run::{Ran, Running};
 pub use s3::{Fault, TestS3};

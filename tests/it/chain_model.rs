@@ -1,0 +1,416 @@
+//! A model of everything that changes files, in an order that dice decide, and chains of backups across it.
+//!
+//! Each backup has a twin: pg_basebackup's copy of the same moment. Both recover to one restore point and stop
+//! there, and then every relation file is the same but for hints ([`crate::support::twins`]); opened for
+//! writing, both dump what the source dumps, and PostgreSQL's own checks find nothing.
+//!
+//! `PGKEEP_SEED=n` repeats a run, which a failure names; `PGKEEP_MODEL_ROUNDS` makes it longer.
+
+use std::fs;
+use std::path::PathBuf;
+
+use pgkeep::repo::BackupType;
+
+use crate::support::run::{DEADLINE, run, wait_until};
+use crate::support::site::Site;
+use crate::support::{Dice, Launch, ScratchDir, Server, Stop, TestCluster, account, tools, twins};
+
+/// Backups in a run, which take a minute or two.
+const ROUNDS: u64 = 6;
+/// Steps between two backups at most.
+const STEPS_MAX: u64 = 9;
+
+/// What every database of the model has.
+const TABLES: [&str; 3] = ["small", "wide", "flip"];
+const SCHEMA: &str = "
+    create table small (n int primary key, t text);
+    create table wide (n int primary key, t text, filler text) with (fillfactor = 70);
+    create unlogged table flip (n int primary key, t text);
+    create table held (n int);
+    create sequence counter;
+    create extension pg_visibility;
+    insert into small select n, md5(n::text) from generate_series(1, 500) n;
+    insert into wide select n, md5(n::text), repeat('x', n % 300) from generate_series(1, 3000) n;
+    insert into flip select n, md5(n::text) from generate_series(1, 300) n;";
+
+/// What dice may do to a table `{t}` with the numbers `{a}` to `{b}`.
+const ON_TABLES: [&str; 16] = [
+    "insert into {t} (n, t) select n, md5(n::text) from generate_series({a}, {b}) n on conflict do nothing",
+    "update {t} set t = t || 'x' where n between {a} and {b}",
+    "update {t} set n = -n where n between {a} and {b}; update {t} set n = -n where n < 0",
+    "delete from {t} where n between {a} and {b}",
+    "begin; delete from {t} where n > {a}; update {t} set t = 'lost'; rollback",
+    "delete from {t} where n > {a}; vacuum {t}",
+    "truncate {t}; insert into {t} (n, t) select n, 'again' from generate_series({a}, {b}) n",
+    "begin; truncate {t}; copy {t} (n, t) from program 'seq -f %.0f:bulk {a} {b}' with (delimiter ':'); commit",
+    "vacuum (freeze) {t}",
+    "vacuum full {t}",
+    "vacuum {t}; insert into {t} (n, t) select n, 'filled' from generate_series({a}, {b}) n on conflict do nothing",
+    "cluster {t} using {t}_pkey",
+    "reindex table {t}",
+    "drop index if exists {t}_t; create index {t}_t on {t} using hash (t)",
+    "drop index if exists {t}_b; create index {t}_b on {t} using brin (n)",
+    "select count(*), max(t) from {t}",
+];
+
+/// What dice may do to a database.
+const ON_DATABASES: [&str; 12] = [
+    "alter table flip set logged",
+    "alter table flip set unlogged",
+    "select nextval('counter') from generate_series(1, {a})",
+    "select lo_from_bytea(0, decode(repeat('ab', {b}), 'hex'))",
+    "select lo_unlink(oid) from pg_largeobject_metadata order by oid limit 1",
+    "select lo_put(oid, {a}, '\\x00ff00ff') from pg_largeobject_metadata order by oid limit 1",
+    "vacuum full pg_class; vacuum full pg_attribute",
+    "vacuum pg_class; vacuum pg_attribute; vacuum pg_depend",
+    "drop table if exists extra; create table extra as select n, md5(n::text) t from generate_series(1, {b}) n; \
+     create index on extra using gin (string_to_array(t, 'a'))",
+    "drop table if exists extra",
+    "checkpoint",
+    "reindex system {d}",
+];
+
+/// Everything that dice decide.
+struct Model<'a> {
+    server: &'a Server,
+    site: Site,
+    dice: Dice,
+    /// Where tablespaces lie.
+    spaces: ScratchDir,
+    /// What was done since the last backup, for a failure.
+    steps: Vec<String>,
+    prepared: u64,
+    created: u64,
+}
+
+impl<'a> Model<'a> {
+    fn new(server: &'a Server, launch: Launch) -> Self {
+        let launch = launch
+            .wal_segment_mib(1)
+            .setting("max_prepared_transactions", "10")
+            .setting("lock_timeout", "30s")
+            .setting("track_activities", "on");
+        let site = Site::start(launch);
+        let spaces = ScratchDir::new("spaces");
+        for name in ["one", "two"] {
+            let place = spaces.create_dir(name);
+            site.cluster.psql(&format!("create tablespace {name} location '{}'", place.display()));
+        }
+        site.cluster.psql(SCHEMA);
+        site.cluster.psql("create database d0 template postgres");
+        let (dice, steps) = (Dice::new(), Vec::new());
+        Self { server, site, dice, spaces, steps, prepared: 0, created: 0 }
+    }
+
+    fn databases(&self) -> Vec<String> {
+        let names = self
+            .site
+            .cluster
+            .psql("select datname from pg_database where datname like 'd%' order by datname");
+        names.lines().map(str::to_owned).collect()
+    }
+
+    fn sql(&mut self, database: &str, sql: &str) {
+        self.steps.push(format!("{database}: {sql}"));
+        self.site.cluster.psql_in(database, sql);
+    }
+
+    /// One step.
+    fn step(&mut self) {
+        let a = self.dice.below(4_000) + 1;
+        let b = a + self.dice.below(3_000);
+        let databases = self.databases();
+        let in_postgres = self.dice.below(2) == 0 || databases.is_empty();
+        let database = match in_postgres {
+            true => "postgres".to_owned(),
+            false => self.dice.one_of(&databases).clone(),
+        };
+        match self.dice.below(12) {
+            0..6 => {
+                let table = *self.dice.one_of(&TABLES);
+                let sql = *self.dice.one_of(&ON_TABLES);
+                let sql = sql.replace("{t}", table);
+                self.sql(&database, &numbered(&sql, a, b));
+            }
+            6..9 => {
+                let sql = self.dice.one_of(&ON_DATABASES).replace("{d}", &database);
+                self.sql(&database, &numbered(&sql, a, b));
+            }
+            9 => {
+                let space = *self.dice.one_of(&["one", "two", "pg_default"]);
+                let table = *self.dice.one_of(&TABLES);
+                self.sql("postgres", &format!("alter table {table} set tablespace {space}"));
+            }
+            10 => self.transaction(),
+            _ => self.database(&databases),
+        }
+    }
+
+    /// Databases come, go and move.
+    fn database(&mut self, databases: &[String]) {
+        if databases.len() < 2 || (databases.len() < 4 && self.dice.below(2) == 0) {
+            // By file copy nothing of the new files is in the WAL, and their pages' LSNs are old ones. An
+            // oid may come again.
+            let strategy = *self.dice.one_of(&["wal_log", "file_copy"]);
+            let oid = 50_000 + self.dice.below(4);
+            let taken = format!("select count(*) from pg_database where oid = {oid}");
+            if self.site.cluster.psql(&taken) != "0" {
+                return;
+            }
+            self.created += 1;
+            // One is always left.
+            let template = &databases[0];
+            let name = format!("d{}", self.created);
+            let made =
+                format!("create database {name} template {template} strategy {strategy} oid {oid}");
+            self.sql("postgres", &made);
+            return;
+        }
+        let name = self.dice.one_of(databases).clone();
+        let sql = match self.dice.below(2) {
+            0 => format!("drop database {name}"),
+            _ => {
+                let space = *self.dice.one_of(&["one", "two", "pg_default"]);
+                format!("alter database {name} set tablespace {space}")
+            }
+        };
+        self.sql("postgres", &sql);
+    }
+
+    /// Prepared transactions stay open over backups.
+    fn transaction(&mut self) {
+        let cluster = &self.site.cluster;
+        let open = cluster.psql("select gid from pg_prepared_xacts order by gid limit 1");
+        let sql = match (open.is_empty(), self.dice.below(3)) {
+            (false, 0) => format!("commit prepared '{open}'"),
+            (false, 1) => format!("rollback prepared '{open}'"),
+            _ => {
+                self.prepared += 1;
+                let name = format!("held{}", self.prepared);
+                let number = self.prepared;
+                format!(
+                    "begin; insert into held select {number} from generate_series(1, 50); \
+                     prepare transaction '{name}'"
+                )
+            }
+        };
+        self.sql("postgres", &sql);
+        let count = self.site.cluster.psql("select count(*) from pg_prepared_xacts");
+        if count == "0" {
+            self.prepared = 0;
+            // The names are free again, and `held` says who it was.
+            self.sql("postgres", "truncate held");
+        }
+    }
+
+    /// A backup and its twin, of the same moment, and whether they hold the same.
+    fn round(&mut self, number: u64) {
+        self.steps.clear();
+        for _ in 0..=self.dice.below(STEPS_MAX) {
+            self.step();
+        }
+        let backup_type = match self.dice.below(8) {
+            _ if number == 0 => BackupType::Full,
+            0 => BackupType::Full,
+            1..4 => BackupType::Differential,
+            _ => BackupType::Incremental,
+        };
+        let (jobs, skips) = (1 + self.dice.below(3), self.dice.below(4) > 0);
+        let taken = self.site.backup_ahead(backup_type, |options| {
+            options.jobs = usize::try_from(jobs).unwrap();
+            options.skips = skips;
+        });
+        let taken = taken.unwrap().summary;
+        assert_eq!(taken.totals.invalid_pages, 0);
+        let twin = Twin::copy(&self.site, &self.spaces);
+        // Something for recovery to do, in half of the rounds.
+        if self.dice.below(2) == 0 {
+            self.step();
+        }
+        let point = format!("round{number}");
+        // Without a checkpoint in the WAL, recovery that stops leaves what it did in memory.
+        let mark = format!("checkpoint; select pg_create_restore_point('{point}')");
+        self.site.cluster.psql(&mark);
+        let dumped = dump(&self.site.cluster);
+        self.site.cluster.archive_now();
+        let id = taken.id.as_str();
+        let context = format!(
+            "round {number}, {id}, {} of {} files unread, after {:#?}",
+            taken.totals.unread_files, taken.totals.files, self.steps
+        );
+        eprintln!("{context}");
+        let ours = Twin::restore(&self.site, &self.spaces, id, &point);
+        twin.aim(&self.site, &point);
+        ours.recover(self.server);
+        twin.recover(self.server);
+        twins::assert_same(&ours.data, &twin.data, &context);
+
+        let (ours, theirs) = (ours.promote(self.server), twin.promote(self.server));
+        let restored = dump(&ours);
+        // Recovery takes a sequence to where its WAL says, up to 32 numbers ahead of the source: there the
+        // twin is the measure.
+        assert_text(&restored, &dump(&theirs), &context);
+        let without_sequences = |text: &str| {
+            let lines = text.lines().filter(|line| !line.contains("pg_catalog.setval("));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        assert_text(&without_sequences(&restored), &without_sequences(&dumped), &context);
+        drop(theirs);
+        assert_sound(&ours, &context);
+        ours.stop(Stop::Fast);
+        if taken.server.checksums {
+            tools::assert_checksums(&ours);
+        }
+    }
+}
+
+fn numbered(sql: &str, a: u64, b: u64) -> String {
+    sql.replace("{a}", &a.to_string()).replace("{b}", &b.to_string())
+}
+
+/// A copy of the source that recovers to a restore point.
+struct Twin {
+    scratch: ScratchDir,
+    data: PathBuf,
+}
+
+impl Twin {
+    fn new(name: &str) -> Self {
+        let scratch = ScratchDir::new(name);
+        let data = scratch.join("data");
+        Self { scratch, data }
+    }
+
+    /// By pg_basebackup.
+    fn copy(site: &Site, spaces: &ScratchDir) -> Self {
+        let twin = Self::new("theirs");
+        let mut copying = site.cluster.command("pg_basebackup");
+        copying.arg("-D").arg(&twin.data).args(["-c", "fast", "-X", "none", "--no-sync"]);
+        for mapping in twin.mappings(spaces) {
+            copying.arg("-T").arg(mapping);
+        }
+        run(copying.args(["-d", &site.cluster.conninfo()])).assert_ok();
+        twin
+    }
+
+    /// By pgkeep.
+    fn restore(site: &Site, spaces: &ScratchDir, id: &str, point: &str) -> Self {
+        let twin = Self::new("ours");
+        let mut restoring = site.config.pgkeep(["restore", "--yes", "--target-action", "shutdown"]);
+        restoring.args(["--backup", id, "--target-name", point, "--to"]).arg(&twin.data);
+        for mapping in twin.mappings(spaces) {
+            restoring.arg("--tablespace").arg(mapping);
+        }
+        run(&mut restoring).assert_ok();
+        twin
+    }
+
+    fn mappings(&self, spaces: &ScratchDir) -> [String; 2] {
+        ["one", "two"].map(|name| {
+            format!("{}={}", spaces.join(name).display(), self.scratch.join(name).display())
+        })
+    }
+
+    /// What pgkeep's restore writes, for the other one.
+    fn aim(&self, site: &Site, point: &str) {
+        let restore_command = site.config.restore_command();
+        let file = self.data.join("postgresql.auto.conf");
+        let text = fs::read_to_string(&file).unwrap();
+        let text = format!(
+            "{text}\nrestore_command = '{restore_command}'\nrecovery_target_name = '{point}'\n\
+             recovery_target_action = 'shutdown'\n"
+        );
+        fs::write(&file, text).unwrap();
+        let signal = self.data.join("recovery.signal");
+        fs::write(&signal, "").unwrap();
+        account::unprivileged().own(&signal);
+    }
+
+    /// Recovers to the point and stops there.
+    fn recover(&self, server: &Server) {
+        let launch = TestCluster::adopt(server, &self.data);
+        let cluster = launch.setting("archive_mode", "off").setting("hot_standby", "off").prepare();
+        // The server ends by itself, whatever pg_ctl makes of that.
+        drop(cluster.try_start());
+        wait_until(DEADLINE, || !cluster.is_running(), || cluster.log());
+        let log = cluster.log();
+        assert!(log.contains("shutdown at recovery target"), "{log}");
+    }
+
+    /// Goes on from there and writes.
+    fn promote(&self, server: &Server) -> TestCluster {
+        let launch = TestCluster::adopt(server, &self.data)
+            .setting("archive_mode", "off")
+            .setting("recovery_target_action", "promote");
+        let cluster = launch.start();
+        cluster.wait_for_promotion();
+        cluster
+    }
+}
+
+/// Everything, as SQL, but for what a copy has of its own: places of tablespaces, what is unlogged, and a word
+/// that pg_dump makes up each time.
+fn dump(cluster: &TestCluster) -> String {
+    let mut command = cluster.command("pg_dumpall");
+    command.args(["--no-unlogged-table-data", "-d", &cluster.conninfo()]);
+    let dumped = run(&mut command).assert_ok().stdout;
+    let open = cluster.psql("select gid, database from pg_prepared_xacts order by gid");
+    let own = ["CREATE TABLESPACE", "\\restrict", "\\unrestrict"];
+    let lines = dumped.lines().filter(|line| own.iter().all(|own| !line.starts_with(own)));
+    lines.chain(open.lines()).collect::<Vec<_>>().join("\n")
+}
+
+#[track_caller]
+fn assert_text(ours: &str, theirs: &str, context: &str) {
+    let differs = ours.lines().zip(theirs.lines()).find(|(ours, theirs)| ours != theirs);
+    assert!(ours == theirs, "{context}: the first lines that differ: {differs:?}");
+}
+
+/// PostgreSQL's own checks: tables against indexes, maps against pages, index-only counts against others.
+fn assert_sound(cluster: &TestCluster, context: &str) {
+    tools::assert_amcheck(cluster);
+    let databases = cluster
+        .psql("select datname from pg_database where datname = 'postgres' or datname like 'd%'");
+    for database in databases.lines() {
+        let wrong = cluster.psql_in(
+            database,
+            "select c.oid::regclass, v, f from pg_class c,
+                lateral (select count(*) from pg_check_visible(c.oid)) as visible (v),
+                lateral (select count(*) from pg_check_frozen(c.oid)) as frozen (f)
+             where relkind in ('r', 'm', 't') and (v > 0 or f > 0)",
+        );
+        assert_eq!(wrong, "", "{context}: {database}");
+        for table in ["small", "wide"] {
+            let count = |forbidden: &[&str]| {
+                let off = forbidden.iter().map(|name| format!("set enable_{name} = off;"));
+                let sql = format!("select count(n), sum(n) from {table} where n > -1000000");
+                cluster.psql_in(database, &format!("{} {sql}", off.collect::<String>()))
+            };
+            let by_index = count(&["seqscan", "bitmapscan", "indexscan"]);
+            let by_table = count(&["indexonlyscan", "bitmapscan", "indexscan"]);
+            assert_eq!(by_index, by_table, "{context}: {table} of {database}");
+        }
+    }
+}
+
+fn play(launch: fn(&Server) -> Launch) {
+    let Some(server) = Server::main() else { return };
+    let chosen = std::env::var("PGKEEP_MODEL_ROUNDS").ok();
+    let rounds = chosen.map_or(ROUNDS, |text| text.parse().unwrap());
+    let mut model = Model::new(&server, launch(&server));
+    for number in 0..rounds {
+        model.round(number);
+    }
+}
+
+#[test]
+fn f032_f041_chains_hold_what_pg_basebackup_holds_with_checksums() {
+    play(|server| TestCluster::create(server).checksums());
+}
+
+/// Where nothing tells of hints: neither checksums nor `wal_log_hints`, so that pages change and their LSNs do
+/// not, and the maps' pages with them.
+#[test]
+fn f035_f036_f038_f039_chains_hold_what_pg_basebackup_holds_without_checksums() {
+    play(|server| TestCluster::create(server).setting("wal_log_hints", "off"));
+}
