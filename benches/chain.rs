@@ -15,7 +15,6 @@ mod live;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::process::Command;
 use std::time::Duration;
 
 use live::cluster::{Cluster, said};

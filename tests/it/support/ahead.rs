@@ -15,7 +15,7 @@ use chrono::TimeDelta;
 use pgkeep::backup::{self, Finished, Options};
 use pgkeep::base::{Clock, Ctx, Event, Observer, SystemClock, Timestamp};
 use pgkeep::repo::BackupType;
-use pgkeep::wiring::{self, Access};
+use pgkeep::wiring::{self, Access, BackupFlags};
 
 use super::account;
 use super::site::Site;
@@ -80,9 +80,10 @@ impl Site {
         let ctx = Ctx { clock: Shifted::by(shift), ..Ctx::system(Arc::new(Warnings)) };
         let resolved = wiring::settings(Some(&self.config.path())).unwrap();
         let resolved = resolved.resolve(None, None).unwrap();
-        let mut options = wiring::backup_options(&resolved, backup_type, None, None, true).unwrap();
-        change(&mut options);
         let settings = resolved.repository().unwrap();
+        let flags = BackupFlags { backup_type, jobs: None, max_rate: None, skips: true };
+        let mut options = wiring::backup_options(&resolved, settings, flags).unwrap();
+        change(&mut options);
         let cluster = &resolved.cluster_name;
         let access = Access::ReadWrite;
         let (to, _) = wiring::destination(&ctx, settings, cluster, None, None, access).unwrap();
