@@ -414,3 +414,47 @@ fn f032_f041_chains_hold_what_pg_basebackup_holds_with_checksums() {
 fn f035_f036_f038_f039_chains_hold_what_pg_basebackup_holds_without_checksums() {
     play(|server| TestCluster::create(server).setting("wal_log_hints", "off"));
 }
+
+/// The comparison itself: of two copies of one page, only hints may differ.
+#[test]
+fn twins_differ_in_all_but_hints() {
+    let folder = ScratchDir::new("pages");
+    let place = |twin: &str, fork: &str| {
+        let directory = folder.join(twin).join("base/5");
+        fs::create_dir_all(&directory).unwrap();
+        directory.join(format!("16384{fork}"))
+    };
+    // A page of a table with one tuple of 40 bytes, at 8152.
+    let mut page = vec![0; 8192];
+    for (at, word) in
+        [(0, 1u16), (12, 28), (14, 8152), (16, 8192), (18, 8196), (24, 0x9FD8), (26, 80)]
+    {
+        page[at..at + 2].copy_from_slice(&word.to_le_bytes());
+    }
+    for (at, fork, is_told) in [
+        // LSN, flags (a hint, and all-visible), prunable transaction, the free part.
+        (1, "", true),
+        (10, "", false),
+        (20, "", false),
+        (500, "", false),
+        // A tuple's transaction, its hints, its value.
+        (8152, "", true),
+        (8152 + 21, "", false),
+        (8190, "", true),
+        // Maps have their content where tables have free space.
+        (500, "_fsm", true),
+        (500, "_vm", true),
+    ] {
+        fs::write(place("ours", fork), &page).unwrap();
+        fs::write(place("theirs", fork), &page).unwrap();
+        let compared = || twins::differences(&folder.join("ours"), &folder.join("theirs"));
+        assert!(compared().is_empty());
+        let mut other = page.clone();
+        other[at] ^= 1;
+        fs::write(place("theirs", fork), &other).unwrap();
+        assert_eq!(!compared().is_empty(), is_told, "byte {at} of 16384{fork}");
+        fs::write(place("theirs", fork), &page[..0]).unwrap();
+        assert_eq!(compared().len(), 1, "a file that is empty");
+        fs::write(place("theirs", fork), &page).unwrap();
+    }
+}

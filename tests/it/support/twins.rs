@@ -32,6 +32,14 @@ const OTHERS: [&str; 4] = ["pg_xact", "pg_multixact", "pg_twophase", "pg_commit_
 /// Fails where the two differ in anything that they must not differ in.
 #[track_caller]
 pub fn assert_same(ours: &Path, theirs: &Path, context: &str) {
+    let wrong = differences(ours, theirs);
+    assert!(wrong.is_empty(), "{context}: not the same:\n{}", wrong.join("\n"));
+    let count = files(ours).len();
+    assert!(count > 200, "{context}: only {count} files");
+}
+
+/// What differs and must not.
+pub fn differences(ours: &Path, theirs: &Path) -> Vec<String> {
     let (mine, other) = (files(ours), files(theirs));
     let mut wrong = Vec::new();
     let paths: BTreeSet<&PathBuf> = mine.keys().chain(other.keys()).collect();
@@ -63,8 +71,7 @@ pub fn assert_same(ours: &Path, theirs: &Path, context: &str) {
             }
         }
     }
-    assert!(wrong.is_empty(), "{context}: not the same:\n{}", wrong.join("\n"));
-    assert!(mine.len() > 200, "{context}: only {} files", mine.len());
+    wrong
 }
 
 /// What must be the same of a page.
