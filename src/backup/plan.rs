@@ -123,6 +123,12 @@ fn stand(
                 Ok(None)
             }
             Standing::On(id) => {
+                // Names begin with the time, so that what comes later is greater.
+                let later =
+                    backups.unreadable.iter().filter(|(name, _)| *name > id.root().to_string());
+                warnings.extend(later.map(|(name, error)| {
+                    format!("{name} cannot be read, so that this one may stand on an older backup: {error}")
+                }));
                 let is_differential = options.backup_type == BackupType::Differential;
                 if is_differential
                     && let Some(due) = full_due(repository, place, &backups, &id, options)?

@@ -55,7 +55,7 @@ fn golden_chains_are_read() {
         assert_eq!((state.len(), opened.find_row(b"base/1/2620").unwrap()), (files, None));
         let bases = chain.sample.repository.bases(&chain.sample.place, id).unwrap();
         assert_eq!(bases, opened.manifest().bases);
-        assert_eq!(opened.manifest().summary.attempts, [chain.attempt.clone()]);
+        assert_eq!(opened.manifest().summary.attempts, std::slice::from_ref(&chain.attempt));
     }
 }
 
