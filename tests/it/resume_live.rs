@@ -64,11 +64,15 @@ fn die(live: &LibraryCluster, operation: u64, backup_type: BackupType) {
     );
 }
 
-fn operations_of(live: &LibraryCluster) -> u64 {
+fn operations_of(live: &LibraryCluster, backup_type: BackupType) -> u64 {
     let faulty = FaultyStore::new(live.store.clone());
     let counting = live.open(Arc::new(faulty.clone())).unwrap();
     let before = faulty.operations();
-    live.backup(&counting, |options| options.pack_size = PACK).unwrap();
+    let taken = live.backup(&counting, |options| {
+        options.pack_size = PACK;
+        options.backup_type = backup_type;
+    });
+    taken.unwrap();
     faulty.operations() - before
 }
 
@@ -93,7 +97,7 @@ fn what_an_interrupted_full_had_stored_is_not_stored_again() {
     live.cluster.psql("checkpoint");
     live.ctx = Ctx { clock: Arc::new(Ahead(SystemClock::new())), ..Ctx::system(Arc::new(Silent)) };
     let healthy = live.open(Arc::new(live.store.clone())).unwrap();
-    let all = operations_of(&live);
+    let all = operations_of(&live, BackupType::Full);
     assert_eq!(healthy.backups(&live.ctx, &live.place).unwrap().abandoned, []);
     let mut reused = Vec::new();
     for tenths in [1, 5, 9] {
@@ -130,23 +134,17 @@ fn what_an_interrupted_differential_had_stored_is_used_by_the_next_one() {
     taken(&live, &healthy, BackupType::Full);
     live.cluster.psql("create table more as select n + 1 n, t || 'y' t from big");
     live.cluster.psql("update big set t = 'x' where n % 100 = 0");
-    let all = {
-        let faulty = FaultyStore::new(live.store.clone());
-        let counting = live.open(Arc::new(faulty.clone())).unwrap();
-        let before = faulty.operations();
-        taken(&live, &counting, BackupType::Differential);
-        faulty.operations() - before
-    };
+    let all = operations_of(&live, BackupType::Differential);
     for backup_type in [BackupType::Differential, BackupType::Incremental] {
         live.cluster.psql("update big set t = t || 'z'");
-        die(&live, all * 3 / 10, backup_type);
+        die(&live, all * 5 / 10, backup_type);
         let (reused, _) = taken(&live, &healthy, BackupType::Differential);
         // An incremental stores only what its own parent has not.
         let enough = if backup_type == BackupType::Differential { 2 << 20 } else { 0 };
         assert!(reused >= enough, "{backup_type}: {reused}");
     }
     // A full hashes anew, and uses none of them.
-    die(&live, all * 2 / 10, BackupType::Differential);
+    die(&live, all * 3 / 10, BackupType::Differential);
     assert_eq!(taken(&live, &healthy, BackupType::Full).0, 0);
 }
 
@@ -156,7 +154,7 @@ fn an_attempt_that_was_completed_after_all_or_is_another_host_s_is_left_alone() 
     let live = LibraryCluster::start(&server);
     live.cluster.psql(FILL);
     let healthy = live.open(Arc::new(live.store.clone())).unwrap();
-    let all = operations_of(&live);
+    let all = operations_of(&live, BackupType::Full);
     die(&live, all / 2, BackupType::Full);
     let elsewhere = live.backup(&healthy, |options| options.host = "elsewhere".into()).unwrap();
     assert_eq!((elsewhere.reused(), elsewhere.summary.attempts.len()), (0, 0));
