@@ -283,15 +283,13 @@ impl<'a> Worker<'a> {
         let size = content.len() as u64;
         self.packs.begin_content(source(job, stat));
         let mut known = self.known(job);
-        let is_small = content.len() <= SMALL;
+        let unit = unit(known.is_some(), None, size);
         let (mut block, mut crc) = (0, 0);
         let mut rest = content;
         while !rest.is_empty() {
-            let space =
-                if is_small { self.packs.space_of(rest.len())? } else { self.packs.space()? };
+            let space = self.packs.space_for(unit, rest.len())?;
             let (now, later) = rest.split_at(rest.len().min(space.len()));
             space.get_mut(..now.len()).unwrap_or_default().copy_from_slice(now);
-            let unit = if is_small { Unit::All } else { Unit::Block };
             let part = self.accept(block, now.len(), unit, known.as_mut())?;
             crc = crc32c_join(crc, part, now.len() as u64);
             block += u32::try_from(now.len() / self.shared.block_size).unwrap_or(u32::MAX);
@@ -321,10 +319,7 @@ impl<'a> Worker<'a> {
             self.shared.session.check_alive(self.ctx)?;
             let block = number(at)?;
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let space = match unit {
-                Unit::All => self.packs.space_of(left)?,
-                Unit::Block => self.packs.space()?,
-            };
+            let space = self.packs.space_for(unit, left)?;
             let want = left.min(space.len());
             let chunk = space.get_mut(..want).unwrap_or_default();
             self.shared.throttle.pass(self.ctx, want)?;

@@ -84,9 +84,7 @@ pub fn execute(
     let layout = check_server(&facts, &control, place, registration)?;
     session.prove_not_pooled(ctx)?;
     prove_directory(ctx, &session, &options.data_directory)?;
-    let block_size = facts.block_size;
-    let parent = plan.parent.clone();
-    let mut stands = Stands::find(ctx, options, (repository, place), block_size, parent)?;
+    let mut stands = plan.stands.clone();
     let begin = reserve(ctx, options, (repository, place), &facts, &stands)?;
     ctx.observer.event(Event::Begin {
         stage: Stage::StartCheckpoint,
@@ -159,7 +157,7 @@ fn reserve(
         wal_from: Lsn(facts.redo_lsn),
         hash,
         directory: options.data_directory.display().to_string(),
-        attempts: stands.attempts().iter().map(|attempt| attempt.begin().id.clone()).collect(),
+        attempts: stands.attempts().iter().map(|attempt| attempt.id().clone()).collect(),
     };
     for later in 0..ID_TRIES {
         let begun = started + TimeDelta::seconds(later);
@@ -339,10 +337,7 @@ impl Taking<'_> {
         {
             warnings.push(format!("configuration files are not saved: {reason}"));
         }
-        let first_attempt = self.stands.first_attempt();
-        for row in &more_rows {
-            counted.row(row, shared.block_size as u64, first_attempt);
-        }
+        more_rows.iter().for_each(|row| counted.row(row));
         let mut outside = external_before;
         outside.retain(|path| more_rows.iter().all(|row| row.path != *path));
         more_rows.extend(outside.into_iter().map(Row::gone));

@@ -85,7 +85,7 @@ fn why_not(parent: &Summary, server: &Server<'_>) -> Option<String> {
     let sizes = [
         ("blocks of", record.block_size, facts.block_size),
         ("WAL segments of", record.wal_segment_size, facts.wal_segment_size),
-        ("files of that many blocks:", record.relation_segment_blocks, facts.blocks_per_segment),
+        ("relation segments of", record.relation_segment_blocks, facts.blocks_per_segment),
     ];
     for (what, theirs, ours) in sizes {
         if theirs != ours {

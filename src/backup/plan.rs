@@ -9,6 +9,7 @@ use super::error::{Error, Result};
 use super::options::Options;
 use super::parent::{Parent, Server, Standing, choose, history_of};
 use super::scan::{Found, walk};
+use super::stands::Stands;
 use crate::base::{ByteSize, Ctx};
 use crate::pg::control_file::ClusterState;
 use crate::pg::{ControlFile, Layout, MajorVersion};
@@ -46,8 +47,10 @@ pub struct Plan {
     pub jobs: usize,
     /// What the operator should know first.
     pub warnings: Vec<String>,
+    /// Interrupted backups that it uses, and how much they have stored.
+    pub interrupted: Vec<(BackupId, u64)>,
     #[serde(skip)]
-    pub(super) parent: Option<Arc<Parent>>,
+    pub(super) stands: Stands,
 }
 
 /// Looks at server, directory and registration and says what a backup would do. Changes nothing.
@@ -67,7 +70,11 @@ pub fn plan(
     let facts = ServerFacts::read(ctx, &session)?;
     let layout = check_server(&facts, &control, place, registration)?;
     let mut warnings = warnings(&facts);
-    let parent = stand(ctx, options, (repository, place), &facts, &mut warnings)?;
+    let backups = repository.backups(ctx, place)?;
+    let stored = (repository, place, &backups);
+    let parent = parent(ctx, options, stored, &facts, &mut warnings)?;
+    let stands = Stands::find(ctx, options, stored, facts.block_size, parent)?;
+    let parent = &stands.parent;
     let backup_type = if parent.is_some() { options.backup_type } else { BackupType::Full };
     let (mut files, mut bytes, mut tablespaces) = (0, 0, Vec::new());
     walk(ctx, &options.data_directory, &layout, &mut |entry| {
@@ -97,16 +104,21 @@ pub fn plan(
         checksums: facts.data_checksums,
         jobs: options.jobs,
         warnings,
-        parent,
+        interrupted: stands
+            .attempts()
+            .iter()
+            .map(|dead| (dead.id().clone(), dead.stored()))
+            .collect(),
+        stands,
     })
 }
 
-/// What the backup stands on: nothing of a full, or where there is nothing, or where nothing fits and a full may
-/// be taken instead.
-fn stand(
+/// The backup that this one stands on: none of a full, or where there is none, or where none fits and a full may be
+/// taken instead.
+fn parent(
     ctx: &Ctx,
     options: &Options,
-    (repository, place): (&Repository, &Place),
+    (repository, place, backups): (&Repository, &Place, &Backups),
     facts: &ServerFacts,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Arc<Parent>>> {
@@ -114,10 +126,9 @@ fn stand(
         return Ok(None);
     }
     let found = (|| {
-        let backups = repository.backups(ctx, place)?;
         let history = history_of(repository, place, &options.data_directory, facts)?;
         let server = Server { facts, history };
-        match choose(options.backup_type, &backups, &server)? {
+        match choose(options.backup_type, backups, &server)? {
             Standing::Alone(why) => {
                 warnings.extend(why);
                 Ok(None)
@@ -131,7 +142,7 @@ fn stand(
                 }));
                 let is_differential = options.backup_type == BackupType::Differential;
                 if is_differential
-                    && let Some(due) = full_due(repository, place, &backups, &id, options)?
+                    && let Some(due) = full_due(repository, place, backups, &id, options)?
                 {
                     if options.auto_full {
                         warnings.push(format!("{due}: this one is a full (auto_full)"));
@@ -288,6 +299,10 @@ impl fmt::Display for Plan {
         )?;
         if let Some(parent) = &self.parent_id {
             writeln!(f, "  stands on     {parent}")?;
+        }
+        for (id, stored) in &self.interrupted {
+            let stored = ByteSize(*stored);
+            writeln!(f, "  uses          {id}, which was interrupted and has {stored} stored")?;
         }
         writeln!(f, "  server        PostgreSQL {}, {role}", self.server_version / 10_000)?;
         writeln!(f, "  reads         {}", self.data_directory.display())?;

@@ -13,6 +13,7 @@ use super::copy::{Job, LargeFile, Outcome, Shared, Worker};
 use super::error::{Error, Result};
 use super::read::time;
 use super::scan::{Entry, Found, became_unlogged, walk};
+use super::stands::Stands;
 use crate::base::{Ctx, Event};
 use crate::pg::Layout;
 use crate::repo::file_table::RowSpill;
@@ -43,9 +44,6 @@ enum Task {
 
 /// Puts rows back into the order of the walk.
 struct Collector {
-    block_size: u64,
-    /// The number of the first attempt among the bases.
-    first_attempt: u32,
     state: Mutex<Waiting>,
     moved: Condvar,
 }
@@ -59,8 +57,11 @@ struct Waiting {
 }
 
 /// What the rows that hold come to, whether this backup's own or the parent's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counted {
+    block_size: u64,
+    /// The number of the first attempt among the bases.
+    first_attempt: u32,
     pub(super) files: u64,
     pub(super) others: u64,
     pub(super) bytes: u64,
@@ -75,7 +76,22 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    pub(super) fn row(&mut self, row: &Row, block_size: u64, first_attempt: u32) {
+    fn new(block_size: u64, stands: &Stands) -> Self {
+        Self {
+            block_size,
+            first_attempt: stands.first_attempt(),
+            files: 0,
+            others: 0,
+            bytes: 0,
+            unread_files: 0,
+            unread_bytes: 0,
+            own: 0,
+            used: vec![0; stands.base_count()],
+            reused: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn row(&mut self, row: &Row) {
         if row.kind != RowKind::File {
             self.others += 1;
             return;
@@ -84,30 +100,26 @@ impl Counted {
         self.bytes += row.size;
         for layer in &row.layers {
             let Source::Pack { base, pack, .. } = layer.source else { continue };
-            let begin = u64::from(layer.block) * block_size;
-            let end = (begin + u64::from(layer.count) * block_size).min(row.size);
+            let begin = u64::from(layer.block) * self.block_size;
+            let end = (begin + u64::from(layer.count) * self.block_size).min(row.size);
             let length = end.saturating_sub(begin);
             let Some(base) = base else {
                 self.own += length;
                 continue;
             };
-            if base >= first_attempt {
+            if base >= self.first_attempt {
                 self.reused.insert((base, pack));
             }
-            let at = base as usize;
-            if self.used.len() <= at {
-                self.used.resize(at + 1, 0);
-            }
-            if let Some(used) = self.used.get_mut(at) {
+            if let Some(used) = self.used.get_mut(base as usize) {
                 *used += length;
             }
         }
     }
 
-    fn unread(&mut self, row: &Row, block_size: u64, first_attempt: u32) {
-        self.row(row, block_size, first_attempt);
+    /// Of a file that was not read; its row counts besides.
+    fn unread(&mut self, size: u64) {
         self.unread_files += 1;
-        self.unread_bytes += row.size;
+        self.unread_bytes += size;
     }
 }
 
@@ -133,11 +145,11 @@ impl Collector {
             state.next += 1;
             let pushed = match outcome {
                 Outcome::Row(row) => {
-                    state.counted.row(&row, self.block_size, self.first_attempt);
+                    state.counted.row(&row);
                     state.spill.push(&row)
                 }
                 Outcome::Kept(row) => {
-                    state.counted.row(&row, self.block_size, self.first_attempt);
+                    state.counted.row(&row);
                     Ok(())
                 }
                 Outcome::Gone(path) => state.spill.push(&Row::gone(path)),
@@ -201,13 +213,10 @@ pub(super) fn copy_all<'a>(
         next: 0,
         rows: BTreeMap::new(),
         spill,
-        counted: Counted::default(),
+        counted: Counted::new(plan.block_size as u64, shared.stands),
         failed: None,
     };
-    let block_size = plan.block_size as u64;
-    let (state, moved) = (Mutex::new(waiting), Condvar::new());
-    let first_attempt = shared.stands.first_attempt();
-    let collector = Collector { block_size, first_attempt, state, moved };
+    let collector = Collector { state: Mutex::new(waiting), moved: Condvar::new() };
     let (sender, receiver) = sync_channel(QUEUE);
     let receiver = Mutex::new(receiver);
     let (mut tablespaces, mut external_before) = (Vec::new(), Vec::new());
@@ -339,8 +348,10 @@ impl Feed<'_> {
     /// A file that nobody has touched since the parent.
     fn untouched(&self, row: &Row) {
         self.shared.repeat_damage(self.ctx, &row.path);
-        let Collector { block_size, first_attempt, .. } = *self.collector;
-        self.collector.count(|counted| counted.unread(row, block_size, first_attempt));
+        self.collector.count(|counted| {
+            counted.row(row);
+            counted.unread(row.size);
+        });
         self.ctx.observer.event(Event::Advance { bytes: row.size, files: 1 });
     }
 
@@ -348,10 +359,7 @@ impl Feed<'_> {
     fn stored(&mut self, row: Row) -> Result<()> {
         self.flush()?;
         let size = row.size;
-        self.collector.count(|counted| {
-            counted.unread_files += 1;
-            counted.unread_bytes += size;
-        });
+        self.collector.count(|counted| counted.unread(size));
         let sequence = self.take_place()?;
         self.collector.complete([(sequence, Outcome::Row(row))]);
         self.ctx.observer.event(Event::Advance { bytes: size, files: 1 });

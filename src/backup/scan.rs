@@ -1,8 +1,5 @@
 //! The walk of the data directory, in the byte order of full paths, one directory in memory at a
-//! time.
-//!
-//! Order: a directory's own path comes at its name, what is inside it at its name and a slash:
-//! between the two come its siblings like `log.1` beside `log`. What vanishes meanwhile is normal.
+//! time. What vanishes meanwhile is normal.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -13,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Error, Result};
-use crate::base::Ctx;
+use crate::base::{Ctx, path_order};
 use crate::pg::layout::is_unlogged_data;
 use crate::pg::{EntryKind, Fork, Layout, RelationFile, Rule, relation};
 
@@ -90,7 +87,11 @@ impl Walk<'_> {
         add_replaced(path, source, &mut children);
         let init_forks = init_forks(path, &children);
         let mut inside: Vec<Option<Inside>> = children.iter().map(|_| None).collect();
-        for (i, is_inside) in order(&children) {
+        let order = path_order(children.iter().map(|child| {
+            let may_hold = matches!(child.kind, EntryKind::Directory | EntryKind::Symlink);
+            (child.name.as_slice(), may_hold)
+        }));
+        for (i, is_inside) in order {
             let (Some(child), Some(below)) = (children.get(i), inside.get_mut(i)) else { continue };
             let mut child_path = path.to_vec();
             if !path.is_empty() {
@@ -290,24 +291,6 @@ fn list(directory: &Path) -> Result<Option<Vec<Child>>> {
     children.sort_by(|a, b| a.name.cmp(&b.name));
     children.dedup_by(|a, b| a.name == b.name);
     Ok(Some(children))
-}
-
-/// Each child's own place in the order, and that of what may be inside it: (index, inside).
-fn order(children: &[Child]) -> Vec<(usize, bool)> {
-    let mut order: Vec<(usize, bool)> = Vec::with_capacity(children.len());
-    for (i, child) in children.iter().enumerate() {
-        order.push((i, false));
-        if matches!(child.kind, EntryKind::Directory | EntryKind::Symlink) {
-            order.push((i, true));
-        }
-    }
-    let key = |&(i, inside): &(usize, bool)| {
-        let name = children.get(i).map_or(&[][..], |child| &child.name);
-        let slash: &[u8] = if inside { b"/" } else { b"" };
-        name.iter().chain(slash)
-    };
-    order.sort_by(|a, b| key(a).cmp(key(b)));
-    order
 }
 
 fn kind_of(file_type: FileType) -> EntryKind {

@@ -21,10 +21,10 @@ use crate::repo::{
 const ATTEMPTS_MAX: usize = 4;
 
 /// What a backup stands on.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Stands {
     pub(super) parent: Option<Arc<Parent>>,
-    attempts: Vec<Attempt>,
+    attempts: Vec<Arc<Attempt>>,
 }
 
 impl Stands {
@@ -33,15 +33,14 @@ impl Stands {
     pub(super) fn find(
         ctx: &Ctx,
         options: &Options,
-        (repository, place): (&Repository, &Place),
+        (repository, place, backups): (&Repository, &Place, &Backups),
         block_size: u32,
         parent: Option<Arc<Parent>>,
     ) -> Result<Self> {
-        let backups = repository.backups(ctx, place)?;
         // One that is in use already would tie two backups together that nobody thinks of as one.
         let used: Vec<_> = backups.complete.iter().flat_map(|backup| &backup.attempts).collect();
         let mut begun = Vec::new();
-        for begin in dead(repository, place, &backups)? {
+        for begin in dead(repository, place, backups)? {
             if used.contains(&&begin.id) {
                 continue;
             }
@@ -56,21 +55,27 @@ impl Stands {
             }
         }
         begun.sort_by_key(|begin| std::cmp::Reverse(begin.started));
-        let mut attempts: Vec<Attempt> = Vec::new();
+        let mut attempts: Vec<Arc<Attempt>> = Vec::new();
         for begin in begun {
             // A full has no parent that says how blocks are hashed: the newest attempt does.
             let is_same = attempts.first().is_none_or(|first| first.begin().hash == begin.hash);
             if !is_same || attempts.len() == ATTEMPTS_MAX {
                 continue;
             }
-            attempts.extend(repository.open_attempt(ctx, place, &begin.id, block_size)?);
+            let attempt = repository.open_attempt(ctx, place, &begin.id, block_size)?;
+            attempts.extend(attempt.map(Arc::new));
         }
         Ok(Self { parent, attempts })
     }
 
     /// The dead attempts that it may use.
-    pub(super) fn attempts(&self) -> &[Attempt] {
+    pub(super) fn attempts(&self) -> &[Arc<Attempt>] {
         &self.attempts
+    }
+
+    /// How many bases it has.
+    pub(super) fn base_count(&self) -> usize {
+        self.parent.as_ref().map_or(0, |parent| parent.bases.len()) + self.attempts.len()
     }
 
     /// How blocks have to be hashed so that those that are stored can be told; any way where none is.
@@ -89,7 +94,7 @@ impl Stands {
     ) -> Result<()> {
         let mut dead = Vec::new();
         for attempt in std::mem::take(&mut self.attempts) {
-            let id = &attempt.begin().id;
+            let id = attempt.id();
             let why = format!("it was interrupted, and {by} uses what it had stored");
             match repository.abandon(ctx, place, id, &why) {
                 Ok(()) => dead.push(attempt),
@@ -116,7 +121,7 @@ impl Stands {
     /// Whether a base is an attempt of this backup's own, not one that its parent used.
     pub(super) fn attempt(&self, base: u32) -> Option<&Attempt> {
         let at = base.checked_sub(self.first_attempt())?;
-        self.attempts.get(at as usize)
+        self.attempts.get(at as usize).map(|attempt| &**attempt)
     }
 
     /// The bases, with how much of each is used.
@@ -140,7 +145,7 @@ impl Stands {
         for (base, pack) in packs {
             if let Some(attempt) = self.attempt(*base) {
                 reused.extend(attempt.reused(*base, *pack));
-                ids.insert(attempt.begin().id.clone());
+                ids.insert(attempt.id().clone());
             }
         }
         (reused, ids.into_iter().collect())
@@ -158,7 +163,7 @@ impl Stands {
     /// What the attempts have of each file.
     pub(super) fn salvage(&self) -> Salvage<'_> {
         let contents = (self.first_attempt()..).zip(&self.attempts);
-        let contents = contents.map(|(base, attempt)| (base, attempt, attempt.contents()));
+        let contents = contents.map(|(base, attempt)| (base, attempt.contents()));
         Salvage { attempts: contents.collect() }
     }
 }
@@ -178,7 +183,7 @@ fn dead(repository: &Repository, place: &Place, backups: &Backups) -> Result<Vec
 
 /// What attempts have of files, asked for in the order of paths.
 pub(super) struct Salvage<'a> {
-    attempts: Vec<(u32, &'a Attempt, AttemptContents<'a>)>,
+    attempts: Vec<(u32, AttemptContents<'a>)>,
 }
 
 /// What one attempt has of a file.
@@ -196,7 +201,7 @@ impl Salvage<'_> {
     /// What the attempts have of a file, the newest first.
     pub(super) fn of(&mut self, path: &[u8], block_size: u64) -> Result<Vec<Salvaged>> {
         let mut found = Vec::new();
-        for (base, _, contents) in &mut self.attempts {
+        for (base, contents) in &mut self.attempts {
             found.extend(joined(*base, contents.of(path)?, block_size));
         }
         Ok(found)

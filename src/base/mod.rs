@@ -15,6 +15,7 @@ pub mod event;
 pub mod hex;
 pub mod host;
 pub mod large_blocks;
+pub mod path_order;
 pub mod secret;
 pub mod side_by_side;
 
@@ -27,5 +28,6 @@ pub use detached::detached;
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};
 pub use event::{Event, Observer, Silent, Stage};
 pub use host::Host;
+pub use path_order::path_order;
 pub use secret::Secret;
 pub use side_by_side::{AT_ONCE, ahead, side_by_side};

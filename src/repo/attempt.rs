@@ -153,10 +153,16 @@ impl Attempt {
         &self.begin
     }
 
-    /// How many packs of it are durable, and their bytes as stored.
+    /// Which backup it was to be.
     #[must_use]
-    pub fn durable(&self) -> (usize, u64) {
-        (self.packs.len(), self.packs.iter().map(|pack| pack.data.size).sum())
+    pub fn id(&self) -> &BackupId {
+        &self.begin.id
+    }
+
+    /// Bytes of its durable packs, as stored.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.packs.iter().map(|pack| pack.data.size).sum()
     }
 
     /// As a base with this number.
@@ -179,17 +185,14 @@ impl Attempt {
     /// [`Error::Corrupt`] for a pack that is none of its durable ones. Makes no request.
     pub fn hashes(&self, number: u32) -> Result<Arc<HashReader>> {
         let mut hashes = self.hashes.lock().expect("no holder of this lock panics");
-        if let Some(reader) = hashes.find(number.into()) {
-            return Ok(reader);
-        }
-        let key = self.place.hash(&self.begin.id, number);
-        let wrong = || Error::corrupt(&key, "name", "it is not that of a durable pack");
-        let pack = self.packs.iter().find(|pack| pack.number == number).ok_or_else(wrong)?;
-        let id = pack.hash.key().ok_or_else(wrong)?;
-        let object = self.repository.random(Kind::Hash, &key, id, pack.hash.salt)?;
-        let reader = Arc::new(HashReader::new(object, pack.hash.raw));
-        hashes.keep(number.into(), Arc::clone(&reader));
-        Ok(reader)
+        hashes.get_or_make(number.into(), || {
+            let key = self.place.hash(&self.begin.id, number);
+            let wrong = || Error::corrupt(&key, "name", "it is not that of a durable pack");
+            let pack = self.packs.iter().find(|pack| pack.number == number).ok_or_else(wrong)?;
+            let id = pack.hash.key().ok_or_else(wrong)?;
+            let object = self.repository.random(Kind::Hash, &key, id, pack.hash.salt)?;
+            Ok(HashReader::new(object, pack.hash.raw))
+        })
     }
 
     /// What its packs hold, file by file.

@@ -12,7 +12,7 @@ use super::file_table::IndexEntry;
 use super::layout::{Kind, Place};
 use super::records::HashScheme;
 use super::repository::{Repository, parse_line};
-use super::sealed::SealedSummary;
+use super::sealed::{SealedReader, SealedSummary};
 use super::text::{hex_array, path_bytes, path_text, time_text, u64_text};
 use crate::base::{Ctx, Timestamp};
 use crate::crypt::KeyId;
@@ -407,18 +407,20 @@ impl Repository {
         complete(&place.manifest(id), id, &self.state_line(place, id)?)
     }
 
+    fn manifest_reader(&self, place: &Place, id: &BackupId) -> Result<SealedReader> {
+        match self.read(Kind::Manifest, &place.manifest(id)) {
+            Err(error) if error.is_not_found() => Err(Error::NoBackup { id: id.to_string() }),
+            other => other,
+        }
+    }
+
     /// The first line of what lies under a manifest's name. One request.
     ///
     /// # Errors
     /// [`Error::NoBackup`], [`Error::Corrupt`].
     pub(super) fn state_line(&self, place: &Place, id: &BackupId) -> Result<Vec<u8>> {
         let mut frame = Vec::new();
-        let mut reader = match self.read(Kind::Manifest, &place.manifest(id)) {
-            Err(error) if error.is_not_found() => {
-                return Err(Error::NoBackup { id: id.to_string() });
-            }
-            other => other?,
-        };
+        let mut reader = self.manifest_reader(place, id)?;
         reader.next_frame(&mut frame)?;
         Ok(frame)
     }
@@ -437,12 +439,7 @@ impl Repository {
     /// As [`Repository::summary`].
     pub fn bases(&self, place: &Place, id: &BackupId) -> Result<Vec<Base>> {
         let key = place.manifest(id);
-        let mut reader = match self.read(Kind::Manifest, &key) {
-            Err(error) if error.is_not_found() => {
-                return Err(Error::NoBackup { id: id.to_string() });
-            }
-            other => other?,
-        };
+        let mut reader = self.manifest_reader(place, id)?;
         let mut frame = Vec::new();
         reader.next_frame(&mut frame)?;
         let count = complete(&key, id, &frame)?.counts.bases;
@@ -468,12 +465,7 @@ impl Repository {
         id: &BackupId,
     ) -> Result<(Manifest, [u8; 32])> {
         let key = place.manifest(id);
-        let mut reader = match self.read(Kind::Manifest, &key) {
-            Err(error) if error.is_not_found() => {
-                return Err(Error::NoBackup { id: id.to_string() });
-            }
-            other => other?,
-        };
+        let mut reader = self.manifest_reader(place, id)?;
         let mut frame = Vec::new();
         let salt = reader.header().salt;
         reader.next_frame(&mut frame)?;

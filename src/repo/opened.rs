@@ -370,16 +370,12 @@ impl OpenedBackup {
     /// [`Error::Corrupt`] when the manifest does not name it. Makes no request.
     pub fn pack(&self, base: Option<u32>, number: u32) -> Result<Arc<PackReader>> {
         let mut packs = self.packs.lock().expect("no holder of this lock panics");
-        let kept = number_of(base, number);
-        if let Some(pack) = packs.find(kept) {
-            return Ok(pack);
-        }
-        let (data, meta) = (format!("data/{number:06}"), format!("meta/{number:06}"));
-        let frames = self.record(base, &data)?.1.frames;
-        let data = self.random(base, Kind::Pack, &data)?;
-        let pack = Arc::new(PackReader::new(data, self.random(base, Kind::Meta, &meta)?, frames));
-        packs.keep(kept, Arc::clone(&pack));
-        Ok(pack)
+        packs.get_or_make(number_of(base, number), || {
+            let (data, meta) = (format!("data/{number:06}"), format!("meta/{number:06}"));
+            let frames = self.record(base, &data)?.1.frames;
+            let data = self.random(base, Kind::Pack, &data)?;
+            Ok(PackReader::new(data, self.random(base, Kind::Meta, &meta)?, frames))
+        })
     }
 
     /// The hashes of a pack's blocks.
@@ -388,15 +384,11 @@ impl OpenedBackup {
     /// [`Error::Corrupt`] when the manifest does not name them. Makes no request.
     pub fn hashes(&self, base: Option<u32>, number: u32) -> Result<Arc<HashReader>> {
         let mut hashes = self.hashes.lock().expect("no holder of this lock panics");
-        let kept = number_of(base, number);
-        if let Some(reader) = hashes.find(kept) {
-            return Ok(reader);
-        }
-        let name = format!("hash/{number:06}");
-        let raw = self.record(base, &name)?.1.raw;
-        let reader = Arc::new(HashReader::new(self.random(base, Kind::Hash, &name)?, raw));
-        hashes.keep(kept, Arc::clone(&reader));
-        Ok(reader)
+        hashes.get_or_make(number_of(base, number), || {
+            let name = format!("hash/{number:06}");
+            let raw = self.record(base, &name)?.1.raw;
+            Ok(HashReader::new(self.random(base, Kind::Hash, &name)?, raw))
+        })
     }
 }
 

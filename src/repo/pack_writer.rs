@@ -148,15 +148,19 @@ impl<'a> PackWriter<'a> {
         Ok(self.window.get_mut(self.filled..).unwrap_or_default())
     }
 
-    /// As [`PackWriter::space`], and at least this long: what is left of the window is filled with zeros that
-    /// belong to nobody, where it is shorter.
+    /// As [`PackWriter::space`], for so many bytes that are left of the content. Of what is stored together all
+    /// are taken at once: what is left of the window is filled with zeros that belong to nobody, where it is
+    /// shorter.
     ///
     /// # Errors
     /// As [`PackWriter::space`].
     ///
     /// # Panics
-    /// When no window is that long.
-    pub fn space_of(&mut self, length: usize) -> Result<&mut [u8]> {
+    /// When what is stored together is longer than a window.
+    pub fn space_for(&mut self, unit: Unit, length: usize) -> Result<&mut [u8]> {
+        if unit == Unit::Block {
+            return self.space();
+        }
         assert!(length <= self.window.len(), "a window is longer");
         let left = self.window.len() - self.filled;
         if left < length {
@@ -200,7 +204,7 @@ impl<'a> PackWriter<'a> {
         let space = space.get(..length).unwrap_or_default();
         self.blocks.clear();
         for (i, content) in space.chunks(size).enumerate() {
-            self.blocks.push(Known::of(block_number(block, i)?, content, size));
+            self.blocks.push(Known::of(block_number(block, i)?, content));
         }
         runs::settle(&mut self.blocks, (space, size), &self.plan.hasher, unit, find);
         let (mut kept, mut crc) = (0, 0);

@@ -22,6 +22,20 @@ impl<T, const KEPT: usize> Recent<T, KEPT> {
         Some(value)
     }
 
+    /// What is kept under a number, or made and kept now.
+    pub(super) fn get_or_make<E>(
+        &mut self,
+        number: u64,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        if let Some(found) = self.find(number) {
+            return Ok(found);
+        }
+        let made = Arc::new(make()?);
+        self.keep(number, Arc::clone(&made));
+        Ok(made)
+    }
+
     /// Keeps one more; the one that was not used for the longest time goes.
     pub(super) fn keep(&mut self, number: u64, value: Arc<T>) {
         if self.0.len() >= KEPT {

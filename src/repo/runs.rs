@@ -50,8 +50,8 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn of(block: u32, content: &[u8], size: usize) -> Self {
-        let is_zero = content.len() <= size && is_zero(content);
+    pub(super) fn of(block: u32, content: &[u8]) -> Self {
+        let is_zero = is_zero(content);
         Self { block, is_zero, hash: 0, place: None, goes_on: false }
     }
 }
@@ -168,7 +168,7 @@ mod tests {
         let content: Vec<u8> =
             pattern.bytes().flat_map(|byte| [if byte == b'.' { 0 } else { 1 }; 4]).collect();
         let mut blocks: Vec<Known> =
-            (0..).zip(content.chunks(4)).map(|(i, block)| Known::of(i, block, 4)).collect();
+            (0..).zip(content.chunks(4)).map(|(i, block)| Known::of(i, block)).collect();
         let mut find = |wanted: &Wanted<'_>| {
             let digit = char::from(pattern.as_bytes()[wanted.block as usize]).to_digit(10);
             digit.map(|pack| Source::Pack { base: Some(0), pack, raw: wanted.block })
@@ -205,7 +205,7 @@ mod tests {
         let mut content = vec![1; 4 * 200];
         content[4 * 150..4 * 166].fill(0);
         let mut blocks: Vec<Known> =
-            (0..).zip(content.chunks(4)).map(|(i, block)| Known::of(i, block, 4)).collect();
+            (0..).zip(content.chunks(4)).map(|(i, block)| Known::of(i, block)).collect();
         let hasher = BlockHasher::new(&[7; 32]);
         settle(&mut blocks, (&content, 4), &hasher, Unit::Block, &mut |_| None);
         assert_eq!(next(&blocks, 0).map(|run| run.count), Some(200), "one run, zeros and all");

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::error::{Error, Result};
 use super::in_progress::{IN_PROGRESS, IN_PROGRESS_TEMPORARY};
 use super::tree::{Root, is_mount_point, name, names_in};
+use crate::base::path_order;
 use crate::pg::{EntryKind, WalFileName};
 
 /// What the tools of a file system keep in its first directory.
@@ -173,27 +174,12 @@ impl<'a> Walk<'a> {
             let is_single = kind == EntryKind::File && found.st_nlink == 1;
             children.push(Entry { path, kind, size, is_single, is_mount });
         }
-        let order = order(&children);
+        let order = path_order(
+            children.iter().map(|child| (&*child.path, child.kind == EntryKind::Directory)),
+        );
         self.levels.push(Level { children, order, next: 0, passed: HashSet::new() });
         Ok(())
     }
-}
-
-fn order(children: &[Entry]) -> Vec<(usize, bool)> {
-    let mut order: Vec<(usize, bool)> = Vec::with_capacity(children.len());
-    for (i, child) in children.iter().enumerate() {
-        order.push((i, false));
-        if child.kind == EntryKind::Directory {
-            order.push((i, true));
-        }
-    }
-    let key = |&(i, is_inside): &(usize, bool)| {
-        let path = children.get(i).map_or(&[][..], |child| &child.path);
-        let slash: &[u8] = if is_inside { b"/" } else { b"" };
-        path.iter().chain(slash)
-    };
-    order.sort_by(|a, b| key(a).cmp(key(b)));
-    order
 }
 
 #[cfg(test)]

@@ -6,16 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pgkeep::base::Event;
 use pgkeep::restore::{Error, Target};
-use rustix::process::Signal;
 
 use crate::restore_crash::{
-    CONTROL, Kind, MARK, Record, Scene, assert_starts, differences, killed_after, scene,
+    CONTROL, Kind, MARK, Record, Scene, assert_starts, differences, kill_at_random, killed_after,
+    scene,
 };
-use crate::support::run::{run, start};
+use crate::support::run::run;
 use crate::support::site::Site;
 use crate::support::{Server, Stop, TestCluster, account};
 
@@ -214,8 +213,6 @@ fn f067_the_binary_over_a_cluster_killed_at_random_moments_is_completed_by_the_s
     let (site, _copies, scene) = scene(&server);
     let old = Old::new(&server, &site, scene);
     let scene = &old.scene;
-    let seed = u64::from(std::process::id());
-    eprintln!("seed {seed}");
     let mapping = format!("{}={}", scene.old.display(), scene.new.display());
     let command = || {
         let mut command = site.config.pgkeep(["restore", "--yes", "--delta", "--tablespace"]);
@@ -235,21 +232,12 @@ fn f067_the_binary_over_a_cluster_killed_at_random_moments_is_completed_by_the_s
         }
     };
     put();
-    let (mut state, mut kills) = (seed, 0);
-    for _ in 0..12 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let running = start(&mut command());
-        // The moment itself is the input here: nothing is waited for.
-        std::thread::sleep(Duration::from_millis(5 + (state >> 33) % 300));
-        running.signal(Signal::KILL);
-        let ended = running.wait();
-        kills += u32::from(ended.code().is_none());
+    kill_at_random(&command, &mut |ended| {
         if ended.is_ok() {
             assert_starts(&server, &scene.data);
             put();
         }
-    }
-    assert!(kills > 0, "seed {seed}");
+    });
     run(&mut command()).assert_ok();
     assert_starts(&server, &scene.data);
     assert!(!scene.data.join("stray").exists() && scene.new.join("lost+found").exists());

@@ -23,7 +23,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use crate::support::run::{run, start};
 use crate::support::site::Site;
-use crate::support::{ScratchDir, Server, Stop, TestCluster};
+use crate::support::{Ran, ScratchDir, Server, Stop, TestCluster};
 
 pub(crate) const MARK: &str = "pgkeep_restore_in_progress.json";
 pub(crate) const CONTROL: &str = "global/pg_control";
@@ -479,19 +479,11 @@ fn f067_two_restores_into_one_directory_are_told_apart() {
     assert_starts(&server, &scene.data);
 }
 
-/// The binary itself, killed at seeded moments.
-#[test]
-fn f067_the_binary_killed_at_random_moments_is_completed_by_the_same_command() {
-    let Some(server) = Server::main() else { return };
-    let (site, _copies, scene) = scene(&server);
+/// Starts a command again and again and kills it at seeded moments, one at least before its end; `after` looks
+/// what each has left.
+pub(super) fn kill_at_random(command: &dyn Fn() -> Command, after: &mut dyn FnMut(&Ran)) {
     let seed = u64::from(std::process::id());
     eprintln!("seed {seed}");
-    let mapping = format!("{}={}", scene.old.display(), scene.new.display());
-    let command = || {
-        let mut command = site.config.pgkeep(["restore", "--yes", "--tablespace"]);
-        command.arg(&mapping).arg("--to").arg(&scene.data);
-        command
-    };
     let (mut state, mut kills) = (seed, 0);
     for _ in 0..12 {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -501,14 +493,30 @@ fn f067_the_binary_killed_at_random_moments_is_completed_by_the_same_command() {
         running.signal(Signal::KILL);
         let ended = running.wait();
         kills += u32::from(ended.code().is_none());
+        after(&ended);
+    }
+    assert!(kills > 0, "seed {seed}");
+}
+
+/// The binary itself, killed at seeded moments.
+#[test]
+fn f067_the_binary_killed_at_random_moments_is_completed_by_the_same_command() {
+    let Some(server) = Server::main() else { return };
+    let (site, _copies, scene) = scene(&server);
+    let mapping = format!("{}={}", scene.old.display(), scene.new.display());
+    let command = || {
+        let mut command = site.config.pgkeep(["restore", "--yes", "--tablespace"]);
+        command.arg(&mapping).arg("--to").arg(&scene.data);
+        command
+    };
+    kill_at_random(&command, &mut |_| {
         if scene.data.join(CONTROL).exists() {
             let done = run(&mut command());
-            assert!(matches!(done.code(), Some(0 | 15)), "seed {seed}: {done}");
+            assert!(matches!(done.code(), Some(0 | 15)), "{done}");
             assert_starts(&server, &scene.data);
             scene.wipe();
         }
-    }
-    assert!(kills > 0, "seed {seed}");
+    });
     run(&mut command()).assert_ok();
     assert_starts(&server, &scene.data);
 }

@@ -115,12 +115,10 @@ pub(super) fn row(path: &[u8], kind: RowKind) -> Row {
     }
 }
 
-/// Copies one file; its row.
-fn copy(writer: &mut PackWriter<'_>, inode: u64, path: &[u8], content: &[u8]) -> Row {
-    let identity = Some(StatIdentity("8:1".into(), inode, "1795130000000000000".into()));
-    let mut row = Row { size: content.len() as u64, identity, ..row(path, RowKind::File) };
-    writer.begin_content(ContentSource {
-        path: path.to_vec(),
+/// A file as its row has it.
+pub(super) fn source_of(row: &Row) -> ContentSource {
+    ContentSource {
+        path: row.path.clone(),
         size: row.size,
         mtime: row.mtime,
         mode: row.mode,
@@ -128,7 +126,14 @@ fn copy(writer: &mut PackWriter<'_>, inode: u64, path: &[u8], content: &[u8]) ->
         gid: row.gid,
         identity: row.identity.clone(),
         is_damaged: false,
-    });
+    }
+}
+
+/// Copies one file; its row.
+fn copy(writer: &mut PackWriter<'_>, inode: u64, path: &[u8], content: &[u8]) -> Row {
+    let identity = Some(StatIdentity("8:1".into(), inode, "1795130000000000000".into()));
+    let mut row = Row { size: content.len() as u64, identity, ..row(path, RowKind::File) };
+    writer.begin_content(source_of(&row));
     let mut at = 0;
     while at < content.len() {
         let space = writer.space().unwrap();

@@ -58,16 +58,7 @@ impl Made<'_> {
     /// Stores of a file what its parent does not have.
     fn store(&self, writer: &mut PackWriter<'_>, path: &[u8], content: &[u8]) -> Row {
         let mut row = Row { size: content.len() as u64, ..row(path, RowKind::File) };
-        writer.begin_content(ContentSource {
-            path: path.to_vec(),
-            size: row.size,
-            mtime: row.mtime,
-            mode: row.mode,
-            uid: row.uid,
-            gid: row.gid,
-            identity: None,
-            is_damaged: false,
-        });
+        writer.begin_content(sample::source_of(&row));
         let (before, known) = (self.rows.get(path), self.files.get(path));
         let mut find = |wanted: &pgkeep::repo::Wanted<'_>| {
             let was = known?.chunks(BLOCK).nth(wanted.block as usize)?;
@@ -76,7 +67,7 @@ impl Made<'_> {
             let place: Option<Source> = layer.source.plus(wanted.block - layer.block);
             place.filter(|_| was == wanted.content)
         };
-        let space = writer.space_of(content.len()).unwrap();
+        let space = writer.space_for(Unit::All, content.len()).unwrap();
         space[..content.len()].copy_from_slice(content);
         let crc = writer.accept_new(0, content.len(), Unit::Block, &mut find).unwrap();
         row.layers = writer.end_content().unwrap();
