@@ -18,10 +18,34 @@ use crate::repo::{
 
 /// What a server is, as far as a parent must fit it.
 #[derive(Debug, Clone)]
-pub(super) struct Server<'a> {
-    pub(super) facts: &'a ServerFacts,
+pub(super) struct Server {
+    system: u64,
+    major: u32,
+    block_size: u32,
+    wal_segment_size: u32,
+    relation_segment_blocks: u32,
+    checksums: bool,
+    in_recovery: bool,
+    /// Up to where WAL is written or replayed.
+    now: Option<Lsn>,
     /// The history of the timeline that it writes or replays.
-    pub(super) history: History,
+    history: History,
+}
+
+impl Server {
+    pub(super) fn of(facts: &ServerFacts, history: History) -> Self {
+        Self {
+            system: facts.system_identifier,
+            major: u32::try_from(facts.server_version / 10_000).unwrap_or_default(),
+            block_size: facts.block_size,
+            wal_segment_size: facts.wal_segment_size,
+            relation_segment_blocks: facts.blocks_per_segment,
+            checksums: facts.data_checksums,
+            in_recovery: facts.in_recovery,
+            now: facts.wal.lsn.map(Lsn),
+            history,
+        }
+    }
 }
 
 /// What a backup stands on.
@@ -37,11 +61,7 @@ pub(super) enum Standing {
 ///
 /// # Errors
 /// [`Error::Parent`] where the one that is meant does not fit.
-pub(super) fn choose(
-    wanted: BackupType,
-    backups: &Backups,
-    server: &Server<'_>,
-) -> Result<Standing> {
+pub(super) fn choose(wanted: BackupType, backups: &Backups, server: &Server) -> Result<Standing> {
     let mut newest_first = backups.complete.iter().rev();
     let found = match wanted {
         BackupType::Full => return Ok(Standing::Alone(None)),
@@ -68,39 +88,38 @@ pub(super) fn choose(
 }
 
 /// Why a backup cannot be the parent of one of this server.
-fn why_not(parent: &Summary, server: &Server<'_>) -> Option<String> {
-    let Server { facts, history } = server;
+fn why_not(parent: &Summary, server: &Server) -> Option<String> {
     let record = &parent.server;
-    if parent.system != facts.system_identifier {
+    if parent.system != server.system {
         return Some(format!(
             "it is of system {}, the server is system {}",
-            parent.system, facts.system_identifier
+            parent.system, server.system
         ));
     }
-    let major = u32::try_from(facts.server_version / 10_000).unwrap_or_default();
-    if record.version_num / 10_000 != major {
-        let theirs = record.version_num / 10_000;
-        return Some(format!("it is of PostgreSQL {theirs}, the server is PostgreSQL {major}"));
+    let theirs = record.version_num / 10_000;
+    if theirs != server.major {
+        let ours = server.major;
+        return Some(format!("it is of PostgreSQL {theirs}, the server is PostgreSQL {ours}"));
     }
     let sizes = [
-        ("blocks of", record.block_size, facts.block_size),
-        ("WAL segments of", record.wal_segment_size, facts.wal_segment_size),
-        ("relation segments of", record.relation_segment_blocks, facts.blocks_per_segment),
+        ("blocks of", record.block_size, server.block_size),
+        ("WAL segments of", record.wal_segment_size, server.wal_segment_size),
+        ("relation segments of", record.relation_segment_blocks, server.relation_segment_blocks),
     ];
     for (what, theirs, ours) in sizes {
         if theirs != ours {
             return Some(format!("it has {what} {theirs}, the server has {ours}"));
         }
     }
-    if record.checksums != facts.data_checksums {
+    if record.checksums != server.checksums {
         let state = |on| if on { "on" } else { "off" };
         return Some(format!(
             "data checksums were {} when it was taken, and are {} now",
             state(record.checksums),
-            state(facts.data_checksums)
+            state(server.checksums)
         ));
     }
-    off_the_way(parent, history).or_else(|| set_back(parent, facts, history))
+    off_the_way(parent, &server.history).or_else(|| set_back(parent, server))
 }
 
 /// Whether the server's history does not lead over the parent's end.
@@ -124,10 +143,10 @@ pub(super) fn off_the_way(parent: &Summary, history: &History) -> Option<String>
 
 /// Whether a primary has not come to the end of a backup of its own timeline: then what followed was undone. A
 /// standby may lag.
-fn set_back(parent: &Summary, facts: &ServerFacts, history: &History) -> Option<String> {
-    let now = Lsn(facts.wal.lsn?);
-    let is_own = parent.timeline_stop == history.timeline().get();
-    (is_own && !facts.in_recovery && now < parent.stop_lsn).then(|| {
+fn set_back(parent: &Summary, server: &Server) -> Option<String> {
+    let now = server.now?;
+    let is_own = parent.timeline_stop == server.history.timeline().get();
+    (is_own && !server.in_recovery && now < parent.stop_lsn).then(|| {
         format!(
             "it ends at {}, and the server's WAL only at {now}: its disk was set back, or pg_resetwal \
              was run",
@@ -287,5 +306,142 @@ impl ParentRows<'_> {
             return Err(Error::Parent { what });
         }
         Ok(Some(row.seen_from_above(Some(self.parent.index))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::manifest::{Counts, ServerRecord, Totals};
+
+    fn summary(id: &str, timeline: u32, stop: u64) -> Summary {
+        let id: BackupId = id.parse().unwrap();
+        Summary {
+            backup_type: id.backup_type(),
+            id,
+            parent: None,
+            cluster: "main".into(),
+            system: 7,
+            epoch: 1,
+            started: Timestamp::UNIX_EPOCH,
+            finished: Timestamp::UNIX_EPOCH,
+            timeline,
+            timeline_stop: timeline,
+            start_lsn: Lsn(stop - 0x100),
+            stop_lsn: Lsn(stop),
+            wal_first: String::new(),
+            wal_last: String::new(),
+            backup_label: String::new(),
+            server: ServerRecord {
+                version_num: 150_018,
+                catalog_version: 1,
+                block_size: 8192,
+                wal_block_size: 8192,
+                wal_segment_size: 16 << 20,
+                relation_segment_blocks: 131_072,
+                checksums: true,
+                standby: false,
+                data_directory: String::new(),
+                host: String::new(),
+                preload_libraries: String::new(),
+                logical_slots: Vec::new(),
+                configuration: Default::default(),
+            },
+            hash: HashScheme { algorithm: String::new(), key: [0; 32] },
+            totals: Totals::default(),
+            attempts: Vec::new(),
+            counts: Counts::default(),
+            tool: String::new(),
+        }
+    }
+
+    const FULL: &str = "20261120-020000F";
+    const DIFFERENTIAL: &str = "20261120-020000F_20261120-080000D";
+
+    fn server(timeline: u32, history: &str, now: u64) -> Server {
+        let timeline = TimelineId::new(timeline).unwrap();
+        Server {
+            system: 7,
+            major: 15,
+            block_size: 8192,
+            wal_segment_size: 16 << 20,
+            relation_segment_blocks: 131_072,
+            checksums: true,
+            in_recovery: false,
+            now: Some(Lsn(now)),
+            history: History::parse(timeline, history.as_bytes()).unwrap(),
+        }
+    }
+
+    fn chosen(wanted: BackupType, complete: &[Summary], server: &Server) -> Result<Standing> {
+        let backups = Backups { complete: complete.to_vec(), ..Backups::default() };
+        choose(wanted, &backups, server)
+    }
+
+    #[test]
+    fn each_type_stands_on_the_newest_of_its_kind() {
+        use BackupType::{Differential, Full, Incremental};
+        let server = server(1, "", 0x900);
+        let both = [summary(FULL, 1, 0x500), summary(DIFFERENTIAL, 1, 0x700)];
+        let on = |id: &str| Standing::On(id.parse().unwrap());
+        assert_eq!(chosen(Full, &both, &server).unwrap(), Standing::Alone(None));
+        assert_eq!(chosen(Differential, &both, &server).unwrap(), on(FULL));
+        assert_eq!(chosen(Incremental, &both, &server).unwrap(), on(DIFFERENTIAL));
+        for (wanted, words) in
+            [(Differential, "no full backup yet"), (Incremental, "no backup yet")]
+        {
+            match chosen(wanted, &[], &server).unwrap() {
+                Standing::Alone(Some(why)) => assert!(why.contains(words), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn f033_f042_f051_f052_a_parent_that_does_not_fit_is_refused_and_why() {
+        type Change = fn(&mut Server);
+        let changes: [(Change, &str); 8] = [
+            (|server| server.system = 8, "system 7, the server is system 8"),
+            (|server| server.major = 16, "PostgreSQL 15, the server is PostgreSQL 16"),
+            (|server| server.block_size = 16_384, "blocks of 8192, the server has 16384"),
+            (|server| server.wal_segment_size = 1 << 20, "WAL segments of 16777216"),
+            (|server| server.relation_segment_blocks = 1, "relation segments of 131072"),
+            (|server| server.checksums = false, "checksums were on when it was taken, and are off"),
+            (|server| server.now = Some(Lsn(0x4ff)), "0/500, and the server's WAL only at 0/4FF"),
+            (
+                |server| {
+                    let timeline = TimelineId::new(2).unwrap();
+                    server.history = History::parse(timeline, b"1\t0/4FF\tx\n").unwrap();
+                },
+                "ends at 0/500 on timeline 1, which the server's timeline 2 left at 0/4FF",
+            ),
+        ];
+        let full = [summary(FULL, 1, 0x500)];
+        for (change, words) in changes {
+            let mut server = server(1, "", 0x500);
+            chosen(BackupType::Differential, &full, &server).unwrap();
+            change(&mut server);
+            match chosen(BackupType::Differential, &full, &server) {
+                Err(Error::Parent { what }) => assert!(what.contains(words), "{what}"),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn f029_a_history_that_leads_over_the_parent_s_end_is_right_and_a_standby_may_lag() {
+        let full = [summary(FULL, 1, 0x500)];
+        let stands = |server: &Server| chosen(BackupType::Incremental, &full, server).is_ok();
+        assert!(stands(&server(2, "1\t0/500\tx\n", 0x600)), "it was left right at the end");
+        assert!(stands(&server(3, "1\t0/600\tx\n2\t0/700\tx\n", 0x800)));
+        assert!(!stands(&server(3, "2\t0/400\tx\n", 0x800)), "another's history");
+        let ahead = [summary(FULL, 2, 0x500)];
+        assert!(chosen(BackupType::Incremental, &ahead, &server(1, "", 0x900)).is_err());
+        let mut lagging = server(1, "", 0x300);
+        assert!(!stands(&lagging));
+        lagging.in_recovery = true;
+        assert!(stands(&lagging));
+        lagging.now = None;
+        assert!(stands(&lagging));
     }
 }

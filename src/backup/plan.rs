@@ -127,7 +127,7 @@ fn parent(
     }
     let found = (|| {
         let history = history_of(repository, place, &options.data_directory, facts)?;
-        let server = Server { facts, history };
+        let server = Server::of(facts, history);
         match choose(options.backup_type, backups, &server)? {
             Standing::Alone(why) => {
                 warnings.extend(why);

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::site::{Site, started};
+use crate::support::run::run;
+use crate::support::site::{Site, json, started};
 use crate::support::{ScratchDir, Server, Stop};
 
 /// A table whose every row can be told.
@@ -65,4 +66,32 @@ fn each_backup_of_a_chain_restores_to_what_was_there() {
     for (backup, digest) in &taken {
         assert_eq!(&digest_of(&site, &server, backup, scratch.path()), digest, "{backup}");
     }
+}
+
+#[test]
+fn a_full_is_suggested_when_little_of_the_last_one_is_used_and_taken_where_that_is_wanted() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    site.cluster.psql(TABLE);
+    fill(&site, 1, 60_000);
+    site.backup();
+    let mut little = site.config.pgkeep(["backup", "--type", "diff"]);
+    let due = "a full would make the next ones smaller";
+    let ran = run(&mut little).assert_ok();
+    assert!(!ran.stderr.contains(due), "{ran}");
+    // Most of it is written anew.
+    site.cluster.psql("update t set text = text || 'x'; vacuum full t; checkpoint");
+    run(&mut little).assert_ok();
+    let info = json(&site.config.run(["info", "--json"]).assert_ok().stdout);
+    let share = info["repositories"][0]["chain"][0]["used_percent"].as_u64().unwrap();
+    assert!(share < 70, "{info}");
+    run(&mut little).assert_ok().assert_says(due);
+    let mut wanted = site.config.pgkeep(["backup", "--json", "--type", "diff"]);
+    let wanted = wanted.env("PGKEEP_CLUSTER__MAIN__AUTO_FULL", "true");
+    wanted.env("PGKEEP_CLUSTER__MAIN__AUTO_FULL_BELOW", "5%");
+    assert_eq!(json(&run(wanted).assert_ok().stdout)["type"], "diff");
+    wanted.env("PGKEEP_CLUSTER__MAIN__AUTO_FULL_BELOW", "70%");
+    let taken = run(wanted).assert_ok().assert_says("this one is a full (auto_full)");
+    assert_eq!(json(&taken.stdout)["type"], "full");
+    run(&mut little).assert_ok();
 }

@@ -204,5 +204,14 @@ fn a_chain_is_taken_and_restored_on_every_major() {
         assert_eq!(copy.psql_in("d", "select sum(n) from t"), "500500");
         copy.stop(Stop::Fast);
         assert!(valid_pages(&to) > 1_000);
+
+        // What has been used since goes back by content, to an earlier one of the chain.
+        let diff = diff["id"].as_str().unwrap();
+        let back = ["--delta", "--archive", "off", "--backup", diff, "--target-immediate"];
+        site.restore(&to, &back);
+        let copy = started(&server, &to);
+        assert_eq!(copy.psql(by_index), "20000", "{}", server.version());
+        assert_eq!(copy.psql("select count(*) from gone"), "1000");
+        copy.stop(Stop::Fast);
     }
 }
