@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backup_id::BackupId;
 use super::error::{Error, Result};
-use super::layout::Place;
+use super::layout::{Kind, Place};
 use super::manifest::{Manifest, ObjectRecord};
 use super::repository::Repository;
 use super::text::{hex_array, u64_text};
@@ -85,8 +85,20 @@ impl Repository {
     pub(super) fn require_bases(&self, place: &Place, manifest: &Manifest) -> Result<()> {
         for base in manifest.bases.iter().filter(|base| !base.attempt) {
             let key = place.manifest(&base.id);
-            self.store().head(&key).map_err(|error| base_error(&base.id, error.into()))?;
+            let salt = self.read(Kind::Manifest, &key).map(|reader| reader.header().salt);
+            if salt.map_err(|error| base_error(&base.id, error))? != base.salt {
+                let why = "it is not the manifest that was built on";
+                return Err(base_error(&base.id, Error::corrupt(&key, "header", why)));
+            }
         }
+        self.require_reused(place, manifest)
+    }
+
+    /// Whether the store lists all objects of attempts that a backup uses, with the sizes that they had.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] about the first that is missing or of another size.
+    pub(super) fn require_reused(&self, place: &Place, manifest: &Manifest) -> Result<()> {
         let mut listed = std::collections::BTreeMap::new();
         for base in manifest.bases.iter().filter(|base| base.attempt) {
             if !manifest.reused.iter().any(|reused| reused.base == base.index) {
@@ -100,9 +112,15 @@ impl Repository {
         for reused in &manifest.reused {
             let id = manifest.bases.get(reused.base as usize).map(|base| &base.id);
             let key = id.and_then(|id| place.of_backup(id, &reused.object.name));
-            if key.as_ref().and_then(|key| listed.get(key)) != Some(&reused.object.size) {
-                let why = "an object of an attempt that this backup uses is gone, or another one";
-                return Err(Error::corrupt(&place.manifest(&manifest.summary.id), "reused", why));
+            let Some(key) = key else {
+                return Err(Error::Limit(format!("{} names no object", reused.object.name)));
+            };
+            if listed.get(&key) != Some(&reused.object.size) {
+                let why = format!(
+                    "{} uses this object of an interrupted backup, and it is gone, or another one",
+                    manifest.summary.id
+                );
+                return Err(Error::corrupt(&key, "size", why));
             }
         }
         Ok(())

@@ -235,7 +235,8 @@ impl Error {
     }
 
     /// Whether this one object is what cannot be read: gone, damaged, in cold storage, not theirs who ask.
-    pub(super) fn is_about_one_object(&self) -> bool {
+    #[must_use]
+    pub fn is_about_one_object(&self) -> bool {
         use storage::Error::{Cold, Denied, Forbidden, NotFound};
         match self {
             Self::Storage(error) => {

@@ -9,13 +9,14 @@ use super::repository::Repository;
 use crate::storage;
 
 impl Repository {
-    /// Whether the store lists all objects of a backup with the sizes that they had. Reads nothing: objects in
-    /// cold storage are there.
+    /// Whether the store lists all objects of a backup with the sizes that they had, and those of interrupted
+    /// backups that it uses. Reads nothing: objects in cold storage are there.
     ///
     /// # Errors
     /// [`Error::Corrupt`] about the first that is missing or of another size.
     pub fn require_objects(&self, place: &Place, manifest: &Manifest) -> Result<()> {
-        self.compare_with_store(place, manifest, false)
+        self.compare_with_store(place, manifest, false)?;
+        self.require_reused(place, manifest)
     }
 
     /// As [`Repository::require_objects`]; where `is_all` an object that the manifest does not name is wrong too.
