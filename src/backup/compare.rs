@@ -4,6 +4,13 @@
 //! A file is unchanged without being read only when file system, inode, size, modification and change time all
 //! equal the parent's record, and the change time lies safely before the parent's start, on a file system that is
 //! known to be honest. Whatever else there is, is read.
+//!
+//! One thing changes a file and leaves its stat record as it was: a power cut, after a page came to the disk and
+//! before the file's times did. Recovery writes every page anew that WAL has whole, and with it the times. It has
+//! no whole pages with `full_page_writes = off`; and of the visibility map it clears bits that are set, by the
+//! record of a change to the table (`visibilitymap_clear`): where the disk has the page without them already,
+//! nothing is written. So maps are read, and without whole pages everything is, unless the file system itself
+//! never writes over anything.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -17,6 +24,7 @@ use super::read::{file_system, stat_identity, time};
 use super::scan::{Entry, Found};
 use super::stands::{Salvage, Stands};
 use crate::base::Timestamp;
+use crate::pg::{Fork, RelationFile};
 use crate::repo::{Row, RowKind};
 
 /// How much older than the parent's start a change must be. A write gets its time first and its data later,
@@ -33,9 +41,21 @@ pub(super) struct Comparison<'a> {
     /// Files outside the data directory that the parent had: the walk does not meet them.
     external: Vec<Vec<u8>>,
     file_systems: HashMap<u64, Option<String>>,
-    skips: bool,
+    skips: Skips,
     block_size: u64,
 }
+
+/// What may be skipped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Skips {
+    /// Files that nobody has touched.
+    pub(super) wanted: bool,
+    /// WAL has whole pages.
+    pub(super) pages_are_whole: bool,
+}
+
+/// File systems that write elsewhere and then switch over, data and times together.
+const SWITCHING: [&str; 2] = ["zfs:", "btrfs:"];
 
 /// What is known of an entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,12 +64,14 @@ pub(super) enum Before {
     Was(Option<Row>, Vec<Row>),
     /// It is what the parent says: nothing has touched it.
     Is(Row),
+    /// As [`Before::Is`], of a file that is read all the same.
+    Seems(Row),
     /// It is what a dead attempt has stored.
     Stored(Row),
 }
 
 impl<'a> Comparison<'a> {
-    pub(super) fn new(stands: &'a Stands, skips: bool, block_size: u64) -> Result<Self> {
+    pub(super) fn new(stands: &'a Stands, skips: Skips, block_size: u64) -> Result<Self> {
         let mut rows = stands.parent.as_deref().map(Parent::rows).transpose()?;
         let next = rows.as_mut().map_or(Ok(None), ParentRows::next_row)?;
         Ok(Self {
@@ -74,10 +96,11 @@ impl<'a> Comparison<'a> {
         let row = self.next.take_if(|row| row.path == entry.path);
         if let Some(row) = row {
             self.advance()?;
-            let is_file = self.skips && row.kind == RowKind::File;
+            let is_file = self.skips.wanted && row.kind == RowKind::File;
             let started = self.stands.parent.as_ref().map(|parent| parent.started());
             if is_file && self.is_untouched(entry, &row, started)? {
-                return Ok(Before::Is(row));
+                let before = if is_map(&row.path) { Before::Seems } else { Before::Is };
+                return Ok(before(row));
             }
             return self.look(entry, Some(row));
         }
@@ -92,8 +115,9 @@ impl<'a> Comparison<'a> {
         let mut found = Vec::new();
         for salvaged in self.salvage.of(&entry.path, self.block_size)? {
             let started = self.stands.attempt(salvaged.base).map(|attempt| attempt.begin().started);
-            if self.skips
+            if self.skips.wanted
                 && salvaged.is_whole
+                && !is_map(&entry.path)
                 && self.is_untouched(entry, &salvaged.row, started)?
             {
                 return Ok(Before::Stored(salvaged.row));
@@ -156,8 +180,17 @@ impl<'a> Comparison<'a> {
             },
         };
         let Some(file_system) = file_system else { return Ok(false) };
+        let is_switching = SWITCHING.iter().any(|name| file_system.starts_with(name));
+        if !(self.skips.pages_are_whole || is_switching) {
+            return Ok(false);
+        }
         Ok(is_untouched(&entry.metadata, file_system, row, started))
     }
+}
+
+/// Whether a file is a visibility map.
+fn is_map(path: &[u8]) -> bool {
+    RelationFile::parse(path).is_some_and(|file| file.fork == Fork::VisibilityMap)
 }
 
 /// Whether nothing has changed a file since a backup that began at `started` read it.

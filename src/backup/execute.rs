@@ -1,8 +1,10 @@
 //! Taking the backup.
 //!
 //! Order: prove the server, reserve the id, start, prove that the directory has reached the start,
-//! copy, prove again, control file, stop, file table, wait for WAL, manifest. Whatever fails before
-//! the manifest leaves nothing visible, and the server ends the backup with the session.
+//! copy, prove again, control file, stop, wait for WAL, file table, manifest. Whatever fails before
+//! the manifest leaves nothing visible, and the server ends the backup with the session. The session
+//! is held to the end: no other backup of this server takes this one for dead. The file table comes
+//! late, because an attempt that has one counts as a backup whose manifest was removed, and is left alone.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use chrono::Duration as TimeDelta;
 
-use super::compare::Comparison;
+use super::compare::{Comparison, Skips};
 use super::copy::{Job, Shared, Worker, read_control_file};
 use super::error::{Error, Result};
 use super::external::each_external;
@@ -21,7 +23,7 @@ use super::options::Options;
 use super::parent::{history, off_the_way};
 use super::plan::{Plan, check_server};
 use super::pump::{Copied, Walk, copy_all};
-use super::read::Uncached;
+use super::read::{Uncached, directory_identity};
 use super::stands::Stands;
 use super::throttle::Throttle;
 use crate::base::{Ctx, Event, Stage, Timestamp, entropy};
@@ -95,22 +97,33 @@ pub fn execute(
         StartOptions { fast: options.fast_checkpoint, ..StartOptions::new(begin.id.as_str()) };
     let held = BackupSession::start(ctx, session, start)?;
     ctx.observer.event(Event::End { stage: Stage::StartCheckpoint });
-    // The server takes one backup at a time, so whoever read this directory before is dead.
-    stands.seal_attempts(ctx, (repository, place), &begin.id)?;
+    // Of a server one backup is taken at a time, to its end, so whoever read this directory before is dead.
+    if let Err(error) = stands.settle_attempts(ctx, (repository, place), &begin.id) {
+        return give_up(ctx, held, error);
+    }
     let (bytes_total, files_total) = (plan.bytes, plan.files);
     ctx.observer.event(Event::Begin { stage: Stage::Copy, bytes_total, files_total });
     let (begin, facts, layout, stands) = (&begin, &facts, &layout, &stands);
-    let taking = Taking { ctx, options, repository, place, begin, facts, layout, stands };
+    // A standby's own setting says nothing of the WAL that it replays; the checkpoint does.
+    let pages_are_whole = facts.full_page_writes && control.checkpoint.full_page_writes;
+    let taking =
+        Taking { ctx, options, repository, place, begin, facts, layout, stands, pages_are_whole };
     match taking.copy(&held, &control_path) {
-        Ok(copied) => taking.finish(held, copied),
-        Err(error) => {
-            // An orderly end; without it the server ends the backup with the session.
-            if let Err(abort) = held.abort() {
-                ctx.note(format!("the server was not told that the backup is given up: {abort}"));
-            }
-            Err(error)
+        Ok(copied) => {
+            let finished = taking.finish(&held, copied);
+            held.release();
+            finished
         }
+        Err(error) => give_up(ctx, held, error),
     }
+}
+
+/// An orderly end; without it the server ends the backup with the session.
+fn give_up<T>(ctx: &Ctx, held: BackupSession, error: Error) -> Result<T> {
+    if let Err(abort) = held.abort() {
+        ctx.note(format!("the server was not told that the backup is given up: {abort}"));
+    }
+    Err(error)
 }
 
 /// Where the server's configuration is, as far as the role may know.
@@ -150,13 +163,14 @@ fn reserve(
         backup_type,
         parent: below,
         started,
-        host: options.host.clone(),
+        host: options.host.to_string(),
         pid: options.pid,
         tool: env!("CARGO_PKG_VERSION").into(),
         timeline: facts.checkpoint_timeline,
         wal_from: Lsn(facts.redo_lsn),
         hash,
         directory: options.data_directory.display().to_string(),
+        directory_identity: directory_identity(&options.data_directory),
         attempts: stands.attempts().iter().map(|attempt| attempt.id().clone()).collect(),
     };
     for later in 0..ID_TRIES {
@@ -188,6 +202,7 @@ pub(super) struct Taking<'a> {
     pub(super) facts: &'a ServerFacts,
     pub(super) layout: &'a Layout,
     stands: &'a Stands,
+    pages_are_whole: bool,
 }
 
 /// Everything that was read, before the stop.
@@ -212,7 +227,9 @@ struct Parts {
 impl Taking<'_> {
     fn copy(&self, held: &BackupSession, control_path: &Path) -> Result<Content> {
         self.check_start(held, control_path)?;
-        self.check_way(held)?;
+        // Of a standby that follows another timeline already the checkpoint may be of the one before.
+        let now = held.session().wal_position(self.ctx)?.timeline;
+        self.check_way(now.unwrap_or_default().max(held.start_timeline()))?;
         let hasher = BlockHasher::new(&self.begin.hash.key);
         let (place, id) = (self.place.clone(), self.begin.id.clone());
         let mut plan = PackPlan::new(place, id, self.facts.block_size as usize, hasher);
@@ -231,6 +248,7 @@ impl Taking<'_> {
         };
         let directory = &self.options.data_directory;
         let (ctx, skips) = (self.ctx, self.options.skips);
+        let skips = Skips { wanted: skips, pages_are_whole: self.pages_are_whole };
         let comparison = Comparison::new(self.stands, skips, self.facts.block_size.into())?;
         let walk = Walk { directory, layout: self.layout, jobs: self.options.jobs, comparison };
         let copied = copy_all(ctx, self.repository, &plan, &shared, walk)?;
@@ -242,11 +260,11 @@ impl Taking<'_> {
         Ok(content)
     }
 
-    /// The timeline may have been switched since the plan was made.
-    fn check_way(&self, held: &BackupSession) -> Result<()> {
+    /// The timeline may have been switched since the plan was made, and may be while the backup runs.
+    fn check_way(&self, timeline: u32) -> Result<()> {
         let Some(parent) = &self.stands.parent else { return Ok(()) };
-        let (number, directory) = (held.start_timeline(), &self.options.data_directory);
-        let history = history(self.repository, self.place, directory, number)?;
+        let directory = &self.options.data_directory;
+        let history = history(self.repository, self.place, directory, timeline)?;
         match off_the_way(parent.summary(), &history) {
             None => Ok(()),
             Some(why) => {
@@ -319,7 +337,7 @@ impl Taking<'_> {
         // What is read at the end is stored as it is, whatever the parent has of it.
         let job = |path: &[u8], source: &Path| {
             let (path, source) = (path.to_vec(), source.to_owned());
-            Job { sequence: 0, path, source, before: None, salvaged: Vec::new() }
+            Job { sequence: 0, path, source, before: None, salvaged: Vec::new(), seems_same: false }
         };
         let mut worker = Worker { ctx: self.ctx, shared, packs: first };
         let control_job = job(CONTROL_PATH, control_path);
@@ -368,13 +386,14 @@ impl Taking<'_> {
         Ok(Content { spill, more_rows, warnings, control, manifest })
     }
 
-    fn finish(&self, held: BackupSession, content: Content) -> Result<Finished> {
+    fn finish(&self, held: &BackupSession, content: Content) -> Result<Finished> {
         let stopped = held.stop(self.ctx)?;
+        self.check_way(stopped.stop_timeline)?;
         let Content { spill, more_rows, warnings, control, manifest: mut parts } = content;
         self.ctx.observer.event(Event::End { stage: Stage::Copy });
+        let (wal_first, wal_last) = self.wait_for_wal(&stopped)?;
         let (table, index) = self.file_table(spill, more_rows)?;
         parts.objects.push(table);
-        let (wal_first, wal_last) = self.wait_for_wal(&stopped)?;
         let mut summary = self.summary(&stopped, &control, parts.totals, wal_first, wal_last);
         let (reused, attempts) = parts.reused;
         summary.attempts = attempts;
@@ -464,7 +483,7 @@ impl Taking<'_> {
                 checksums: facts.data_checksums,
                 standby: stopped.in_recovery,
                 data_directory: self.options.data_directory.display().to_string(),
-                host: self.options.host.clone(),
+                host: self.options.host.to_string(),
                 preload_libraries: known(&facts.shared_preload_libraries),
                 logical_slots: facts.logical_slots.clone(),
                 configuration: configuration(facts),

@@ -61,7 +61,7 @@ impl<'a> Known<'a> {
         match reader.read(raw_of(begin), last, likely, &mut hashes) {
             Ok(()) => {}
             // An attempt's are a gift.
-            Err(error) if error.is_of_content() && self.is_attempt(base) => hashes.clear(),
+            Err(error) if error.is_about_one_object() && self.is_attempt(base) => hashes.clear(),
             Err(error) => return Err(self.damaged(error)),
         }
         for (block, hash) in (begin..end).zip(&hashes) {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::Host;
 use crate::pgconn::ConnectOptions;
 use crate::repo::BackupType;
 
@@ -17,6 +18,8 @@ pub struct Options {
     pub auto_full_below: u8,
     /// Files that nobody seems to have touched are not read.
     pub skips: bool,
+    /// What interrupted backups have stored is used.
+    pub resumes: bool,
     /// The data directory that is read.
     pub data_directory: PathBuf,
     /// How to reach its server.
@@ -32,7 +35,7 @@ pub struct Options {
     /// How long to wait for the last WAL segment in the repository.
     pub wal_wait: Duration,
     /// Identifies this host in records.
-    pub host: String,
+    pub host: Host,
     /// Identifies this process in records.
     pub pid: u32,
 }

@@ -111,6 +111,10 @@ fn why_not(parent: &Summary, server: &Server) -> Option<String> {
             return Some(format!("it has {what} {theirs}, the server has {ours}"));
         }
     }
+    if !parent.hash.is_known() {
+        let theirs = &parent.hash.algorithm;
+        return Some(format!("its blocks are hashed by {theirs}, which this pgkeep does not know"));
+    }
     if record.checksums != server.checksums {
         let state = |on| if on { "on" } else { "off" };
         return Some(format!(

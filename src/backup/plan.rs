@@ -14,7 +14,7 @@ use crate::base::{ByteSize, Ctx};
 use crate::pg::control_file::ClusterState;
 use crate::pg::{ControlFile, Layout, MajorVersion};
 use crate::pgconn::{ServerFacts, Session};
-use crate::repo::{BackupId, BackupType, Backups, Place, Registration, Repository};
+use crate::repo::{BackupId, BackupType, Backups, Base, Place, Registration, Repository};
 
 /// What a backup will do.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -69,7 +69,7 @@ pub fn plan(
     let session = Session::connect(ctx, &options.connection)?;
     let facts = ServerFacts::read(ctx, &session)?;
     let layout = check_server(&facts, &control, place, registration)?;
-    let mut warnings = warnings(&facts);
+    let mut warnings = warnings(&facts, options);
     let backups = repository.backups(ctx, place)?;
     let stored = (repository, place, &backups);
     let parent = parent(ctx, options, stored, &facts, &mut warnings)?;
@@ -177,12 +177,20 @@ fn full_due(
     };
     let newest = backups.complete.iter().rev().find(|backup| backup.id.root() == *full);
     let Some(newest) = newest.filter(|newest| newest.id != *full) else { return Ok(None) };
-    let bases = match repository.bases(place, &newest.id) {
-        Err(error) if error.is_of_content() => return Ok(None),
-        other => other?,
+    let bases_of = |id: &BackupId| match repository.bases(place, id) {
+        Err(error) if error.is_of_content() => Ok(None),
+        other => other.map(Some),
     };
-    let used = bases.first().map_or(0, |base| base.used);
-    let all = root.own_bytes();
+    // What a full has of an interrupted one is its own.
+    let is_of_full = |base: &&Base| base.id == *full || root.attempts.contains(&base.id);
+    let used_of = |bases: &[Base]| bases.iter().filter(is_of_full).map(|base| base.used).sum();
+    let Some(bases) = bases_of(&newest.id)? else { return Ok(None) };
+    let used: u64 = used_of(&bases);
+    let mut all = root.own_bytes();
+    if !root.attempts.is_empty() {
+        let Some(bases) = bases_of(full)? else { return Ok(None) };
+        all += used_of(&bases);
+    }
     let share = used.saturating_mul(100).checked_div(all).unwrap_or(100);
     let is_due = share < u64::from(options.auto_full_below);
     Ok(is_due.then(|| format!("{} uses only {share} % of {full}", newest.id)))
@@ -264,8 +272,14 @@ fn has_library(facts: &ServerFacts) -> bool {
     facts.archive_library.as_deref().is_some_and(|library| !library.is_empty())
 }
 
-fn warnings(facts: &ServerFacts) -> Vec<String> {
+fn warnings(facts: &ServerFacts, options: &Options) -> Vec<String> {
     let mut warnings = Vec::new();
+    if !facts.full_page_writes && options.skips && options.backup_type != BackupType::Full {
+        warnings.push(
+            "full_page_writes is off: after a crash, files can differ from what their times say, so              that every file is read where the file system writes over its blocks"
+                .into(),
+        );
+    }
     if facts.in_recovery && (facts.archive_mode == "off" || has_library(facts)) {
         warnings.push(
             "this standby does not run archive_command: its primary must archive the backup's WAL, \

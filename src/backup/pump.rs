@@ -281,10 +281,15 @@ struct Feed<'a> {
 
 impl Feed<'_> {
     fn entry(&mut self, entry: Entry, tablespaces: &mut Vec<TablespaceRecord>) -> Result<()> {
+        let mut seems_same = false;
         let (before, salvaged) = match self.before(&entry)? {
             Before::Is(row) => {
                 self.untouched(&row);
                 return Ok(());
+            }
+            Before::Seems(row) => {
+                seems_same = true;
+                (Some(row), Vec::new())
             }
             Before::Stored(row) => return self.stored(row),
             Before::Was(row, salvaged) => (row, salvaged),
@@ -296,7 +301,7 @@ impl Feed<'_> {
                 let size = entry.metadata.len();
                 let sequence = self.take_place()?;
                 let Entry { path, source, .. } = entry;
-                let job = Job { sequence, path, source, before, salvaged };
+                let job = Job { sequence, path, source, before, salvaged, seems_same };
                 if size >= LARGE { self.large(job, size) } else { self.small(job, size) }
             }
             Found::Directory => self.other(other(&entry, None), before.as_ref()),

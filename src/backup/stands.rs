@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::error::Result;
 use super::options::Options;
 use super::parent::Parent;
+use super::read::directory_identity;
 use crate::base::Ctx;
 use crate::codec::crc32c_join;
 use crate::repo::{
@@ -17,8 +18,9 @@ use crate::repo::{
     HashScheme, Layer, Place, Repository, Reused, Row, RowKind, Source,
 };
 
-/// Dead attempts that are looked at, the newest ones: more of them hold little that these do not.
-const ATTEMPTS_MAX: usize = 4;
+/// Dead attempts that are used at most, the newest ones. Each has what the ones before it lacked, so a backup that
+/// is interrupted again and again needs all of them to come to an end; each costs the reading of its lists.
+const ATTEMPTS_MAX: usize = 64;
 
 /// What a backup stands on.
 #[derive(Debug, Clone)]
@@ -29,7 +31,7 @@ pub(super) struct Stands {
 
 impl Stands {
     /// A backup with this parent, if any. Looks for attempts that died where this one is made: they read the same
-    /// directory on the same host. Whether they are dead is known once the server has taken this one.
+    /// directory. Whether they are dead is known once the server has taken this one.
     pub(super) fn find(
         ctx: &Ctx,
         options: &Options,
@@ -37,35 +39,38 @@ impl Stands {
         block_size: u32,
         parent: Option<Arc<Parent>>,
     ) -> Result<Self> {
+        let mut stands = Self { parent, attempts: Vec::new() };
+        if !options.resumes {
+            return Ok(stands);
+        }
+        let here = Here::of(options);
+        let used = used_attempts(repository, place, backups)?;
+        let died = backups.unfinished.iter().chain(&backups.abandoned);
         // One that is in use already would tie two backups together that nobody thinks of as one.
-        let used: Vec<_> = backups.complete.iter().flat_map(|backup| &backup.attempts).collect();
-        let mut begun = Vec::new();
-        for begin in dead(repository, place, backups)? {
-            if used.contains(&&begin.id) {
-                continue;
-            }
-            let is_here = begin.host == options.host
-                && begin.directory == options.data_directory.display().to_string();
-            let is_like = match &parent {
+        let free = died.filter(|id| !used.contains(*id) && !here.is_overtaken(id, backups));
+        let mut begun: Vec<Begin> = Vec::new();
+        for id in free {
+            let Some(begin) = gift(ctx, id, repository.get_begin(place, id))? else { continue };
+            let is_like = match &stands.parent {
                 Some(parent) => begin.hash == parent.hash(),
-                None => begin.backup_type == BackupType::Full,
+                None => begin.backup_type == BackupType::Full && begin.hash.is_known(),
             };
-            if is_here && is_like {
+            if is_like && here.is_where(&begin) {
                 begun.push(begin);
             }
         }
         begun.sort_by_key(|begin| std::cmp::Reverse(begin.started));
-        let mut attempts: Vec<Arc<Attempt>> = Vec::new();
         for begin in begun {
             // A full has no parent that says how blocks are hashed: the newest attempt does.
-            let is_same = attempts.first().is_none_or(|first| first.begin().hash == begin.hash);
-            if !is_same || attempts.len() == ATTEMPTS_MAX {
+            let first = stands.attempts.first();
+            let is_same = first.is_none_or(|first| first.begin().hash == begin.hash);
+            if !is_same || stands.attempts.len() == ATTEMPTS_MAX {
                 continue;
             }
-            let attempt = repository.open_attempt(ctx, place, &begin.id, block_size)?;
-            attempts.extend(attempt.map(Arc::new));
+            let opened = repository.open_attempt(ctx, place, &begin.id, block_size);
+            stands.attempts.extend(gift(ctx, &begin.id, opened)?.flatten().map(Arc::new));
         }
-        Ok(Self { parent, attempts })
+        Ok(stands)
     }
 
     /// The dead attempts that it may use.
@@ -84,9 +89,9 @@ impl Stands {
         parent.or_else(|| Some(self.attempts.first()?.begin().hash.clone()))
     }
 
-    /// Takes the manifests' names of the attempts, so that none of them is ever completed. One that has been
-    /// completed after all is no attempt.
-    pub(super) fn seal_attempts(
+    /// Takes the manifests' names of the attempts, so that none of them is ever completed, and lets go of those that
+    /// cannot be had: one that has been completed after all is no attempt, and one whose name cannot be taken may be.
+    pub(super) fn settle_attempts(
         &mut self,
         ctx: &Ctx,
         (repository, place): (&Repository, &Place),
@@ -94,19 +99,22 @@ impl Stands {
     ) -> Result<()> {
         let mut dead = Vec::new();
         for attempt in std::mem::take(&mut self.attempts) {
-            let id = attempt.id();
-            let why = format!("it was interrupted, and {by} uses what it had stored");
-            match repository.abandon(ctx, place, id, &why) {
-                Ok(()) => dead.push(attempt),
-                Err(repo::Error::Storage(error)) if error.is_already_exists() => {
-                    match repository.summary(place, id) {
-                        Err(repo::Error::Abandoned { .. }) => dead.push(attempt),
-                        Ok(_) => {}
-                        Err(error) => return Err(error.into()),
-                    }
+            match seal(ctx, (repository, place), attempt.id(), by) {
+                Ok(true) => dead.push(attempt),
+                Ok(false) => {}
+                Err(error @ repo::Error::Cancelled(_)) => return Err(error.into()),
+                Err(error) => {
+                    let id = attempt.id();
+                    ctx.warn(format!(
+                        "what {id} has stored, which was interrupted, is not used: {error}"
+                    ));
                 }
-                Err(error) => return Err(error.into()),
             }
+        }
+        if !dead.is_empty() {
+            // Whoever has been completed since the plan may use some.
+            let used = used_attempts(repository, place, &repository.backups(ctx, place)?)?;
+            dead.retain(|attempt| !used.contains(attempt.id()));
         }
         self.attempts = dead;
         Ok(())
@@ -168,17 +176,93 @@ impl Stands {
     }
 }
 
-/// Backups that began, and have neither been completed nor swept.
-fn dead(repository: &Repository, place: &Place, backups: &Backups) -> Result<Vec<Begin>> {
-    let mut begun = Vec::new();
-    for id in backups.unfinished.iter().chain(&backups.abandoned) {
-        match repository.get_begin(place, id) {
-            Ok(begin) => begun.push(begin),
-            Err(error) if error.is_of_content() => {}
+/// Whether an attempt's name is taken for good: not when it was completed meanwhile.
+fn seal(
+    ctx: &Ctx,
+    (repository, place): (&Repository, &Place),
+    id: &repo::BackupId,
+    by: &repo::BackupId,
+) -> repo::Result<bool> {
+    let why = format!("it was interrupted, and {by} uses what it had stored");
+    match repository.abandon(ctx, place, id, &why) {
+        Ok(()) => Ok(true),
+        Err(repo::Error::Storage(error)) if error.is_already_exists() => {
+            match repository.summary(place, id) {
+                Err(repo::Error::Abandoned { .. }) => Ok(true),
+                Ok(_) => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What is left of an attempt is a gift: one that cannot be read is none.
+fn gift<T>(ctx: &Ctx, id: &repo::BackupId, read: repo::Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.is_about_one_object() => {
+            ctx.note(format!("{id}, which was interrupted, is not used: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The attempts that complete backups use, and those that backups may use whose manifests cannot be read.
+fn used_attempts(
+    repository: &Repository,
+    place: &Place,
+    backups: &Backups,
+) -> Result<BTreeSet<repo::BackupId>> {
+    let complete = backups.complete.iter().flat_map(|backup| &backup.attempts);
+    let mut used: BTreeSet<repo::BackupId> = complete.cloned().collect();
+    for (name, _) in &backups.unreadable {
+        let Ok(id) = name.parse::<repo::BackupId>() else { continue };
+        match repository.get_begin(place, &id) {
+            Ok(begin) => used.extend(begin.attempts),
+            Err(error) if error.is_about_one_object() => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(begun)
+    Ok(used)
+}
+
+/// What a backup reads.
+struct Here {
+    host: String,
+    is_known: bool,
+    directory: String,
+    identity: Option<String>,
+}
+
+impl Here {
+    fn of(options: &Options) -> Self {
+        Self {
+            host: options.host.to_string(),
+            is_known: options.host.has_identity(),
+            directory: options.data_directory.display().to_string(),
+            identity: directory_identity(&options.data_directory),
+        }
+    }
+
+    /// Whether an attempt read the same directory. The first pods of two sites have one name, and one path: where
+    /// neither directory nor host can be told, it is another.
+    fn is_where(&self, begin: &Begin) -> bool {
+        match (&self.identity, &begin.directory_identity) {
+            (Some(own), Some(theirs)) => own == theirs,
+            _ => self.is_known && begin.host == self.host && begin.directory == self.directory,
+        }
+    }
+
+    /// Whether a backup of its type was completed here that began later: that one is newer, and all of it is there.
+    fn is_overtaken(&self, id: &repo::BackupId, backups: &Backups) -> bool {
+        backups.complete.iter().any(|backup| {
+            backup.backup_type == id.backup_type()
+                && backup.server.data_directory == self.directory
+                && backup.id.own_time() > id.own_time()
+        })
+    }
 }
 
 /// What attempts have of files, asked for in the order of paths.
@@ -305,5 +389,40 @@ mod tests {
         damaged.1.source.is_damaged = true;
         assert!(!joined(5, vec![(0, damaged.0), (1, damaged.1)], 4).unwrap().is_whole);
         assert_eq!(joined(5, Vec::new(), 4), None);
+    }
+
+    #[test]
+    fn d2026_11_29_an_attempt_is_of_here_by_its_directory_or_by_a_host_that_has_an_identity() {
+        let begin = |host: &str, identity: Option<&str>| Begin {
+            id: "20261129-020000F".parse().unwrap(),
+            backup_type: BackupType::Full,
+            parent: None,
+            started: Timestamp::UNIX_EPOCH,
+            host: host.into(),
+            pid: 1,
+            tool: String::new(),
+            timeline: 1,
+            wal_from: crate::pg::Lsn(0),
+            hash: HashScheme { algorithm: String::new(), key: [0; 32] },
+            directory: "/data".into(),
+            directory_identity: identity.map(str::to_owned),
+            attempts: Vec::new(),
+        };
+        let here = |is_known, identity: Option<&str>| Here {
+            host: "postgres-0".into(),
+            is_known,
+            directory: "/data".into(),
+            identity: identity.map(str::to_owned),
+        };
+        // The directory decides, whatever the host is called, and whatever it says of itself.
+        assert!(here(false, Some("a")).is_where(&begin("backup-28391", Some("a"))));
+        assert!(!here(true, Some("a")).is_where(&begin("postgres-0", Some("b"))));
+        // Pods of one name on two sites.
+        assert!(!here(false, None).is_where(&begin("postgres-0", None)));
+        assert!(!here(false, Some("a")).is_where(&begin("postgres-0", None)));
+        assert!(here(true, None).is_where(&begin("postgres-0", Some("a"))));
+        assert!(!here(true, None).is_where(&begin("other", None)));
+        let elsewhere = Begin { directory: "/other".into(), ..begin("postgres-0", None) };
+        assert!(!here(true, None).is_where(&elsewhere));
     }
 }

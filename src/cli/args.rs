@@ -207,6 +207,9 @@ pub struct BackupArgs {
     /// Read every file, also those that nobody has touched since the parent by all that stat says
     #[arg(long)]
     pub no_skip: bool,
+    /// Use nothing of what interrupted backups have stored
+    #[arg(long)]
+    pub no_resume: bool,
 }
 
 /// Types of backups as they are typed.

@@ -7,9 +7,10 @@ use super::error::Failure;
 use super::exit::Exit;
 use super::invocation::Invocation;
 use super::output::{duration, print, print_json, seconds_between};
+use crate::archive::Destination;
 use crate::backup::{self, Finished, Plan};
 use crate::base::ByteSize;
-use crate::repo::Base;
+use crate::repo::{BackupType, Base};
 use crate::wiring::{self, Access, BackupFlags};
 
 /// How many invalid pages are listed one by one.
@@ -24,6 +25,7 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
         jobs: args.jobs.map(usize::from),
         max_rate: args.max_rate.map(|rate| rate.0),
         skips: !args.no_skip,
+        resumes: !args.no_resume,
     };
     let options = wiring::backup_options(&resolved, settings, flags)?;
     let system = wiring::system_of(&options.data_directory)?;
@@ -37,8 +39,7 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     if args.dry_run {
         return Ok(Exit::Ok);
     }
-    let finished =
-        backup::execute(&run.ctx, &plan, &options, &to.repository, &to.place, &to.registration)?;
+    let finished = take(run, args, options, &plan, &to)?;
     let is_sound = finished.damage.is_empty() && finished.summary.totals.invalid_pages == 0;
     if args.json {
         print_json(&as_json(&to.name, &finished))?;
@@ -50,6 +51,27 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
         warn_of_damage(run, &finished);
     }
     Ok(if is_sound && finished.warnings.is_empty() { Exit::Ok } else { Exit::Warnings })
+}
+
+/// Takes the backup; a full, if that is wanted, where the parent turns out to be damaged while it is read.
+fn take(
+    run: &Invocation,
+    args: &BackupArgs,
+    options: backup::Options,
+    plan: &Plan,
+    to: &Destination,
+) -> Result<Finished, Failure> {
+    let (repository, place, registration) = (&to.repository, &to.place, &to.registration);
+    match backup::execute(&run.ctx, plan, &options, repository, place, registration) {
+        Err(backup::Error::Parent { what }) if options.auto_full => {
+            run.ctx.warn(format!("{what}; a full is taken instead (auto_full)"));
+            let options = backup::Options { backup_type: BackupType::Full, ..options };
+            let plan = backup::plan(&run.ctx, &options, repository, place, registration)?;
+            print_plan(run, args, &plan, &to.name)?;
+            Ok(backup::execute(&run.ctx, &plan, &options, repository, place, registration)?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// The plan of a dry run is its result; otherwise it is a word on the way.

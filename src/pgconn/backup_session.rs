@@ -228,12 +228,13 @@ impl BackupSession {
         Columns::only(sql::NEWEST_LSN, &rows)?.lsn(0)
     }
 
-    /// Ends the backup. Does not wait for the archive.
+    /// Ends the backup. Does not wait for the archive. Nobody else begins one before this is dropped or released:
+    /// until its manifest is there, it looks like one that died.
     ///
     /// # Errors
     /// Those of [`BackupSession::check_alive`] and of statements; the backup has failed then, also
     /// when it is the connection that failed after the server had done its part.
-    pub fn stop(self, ctx: &Ctx) -> Result<StoppedBackup, Error> {
+    pub fn stop(&self, ctx: &Ctx) -> Result<StoppedBackup, Error> {
         self.begun.check(&self.session, &self.session.pulse(ctx)?)?;
         let statement = sql::backup_stop(self.session.server_version());
         let timeout = self.options.stop_timeout;
@@ -246,7 +247,6 @@ impl BackupSession {
         let after = self.session.pulse(ctx)?;
         // A promotion after the stop does no harm; the server itself refuses one before it.
         self.session.check_same_session(&after)?;
-        release(&self.session);
         Ok(StoppedBackup {
             start_lsn: self.begun.start_lsn,
             stop_lsn,
@@ -259,6 +259,11 @@ impl BackupSession {
             started_at: self.begun.started_at,
             stopped_at: after.server_clock,
         })
+    }
+
+    /// Lets the next backup begin.
+    pub fn release(self) {
+        release(&self.session);
     }
 
     /// Gives the backup up, also after Ctrl-C: asks the server to end it, for a short while, then

@@ -49,7 +49,8 @@ struct Pack {
 
 impl Repository {
     /// What a dead attempt of a cluster with blocks of that size has left; nothing where no pack of it is
-    /// durable. Reads the meta objects.
+    /// durable. Reads the meta objects. One with a file table is no attempt: its manifest was about to be put, or
+    /// has been removed, and who removes a backup goes on with its packs.
     ///
     /// # Errors
     /// As the store's.
@@ -68,6 +69,13 @@ impl Repository {
             Err(error) if Error::is_of_content(&error) => return Ok(None),
             other => other?,
         };
+        match self.store().head(&place.files(id)) {
+            Err(error) if error.is_not_found() => {}
+            other => {
+                other?;
+                return Ok(None);
+            }
+        }
         let [_, metas, _] = place.backup_prefixes(id);
         let listed = storage::list_all(self.store().as_ref(), &metas)?;
         let numbers = listed.iter().filter_map(|meta| {
@@ -78,7 +86,7 @@ impl Repository {
         let packs = side_by_side(&numbers, |(number, size)| {
             ctx.cancel.check()?;
             match self.durable_pack((place, id), *number, *size, block_size) {
-                Err(error) if error.is_of_content() => Ok(None),
+                Err(error) if error.is_about_one_object() => Ok(None),
                 other => other,
             }
         })?;
@@ -256,7 +264,7 @@ fn advanced(reader: Result<ContentReader>) -> Result<Option<(ContentReader, Cont
         Ok(next.map(|next| (reader, next)))
     });
     match advanced {
-        Err(error) if error.is_of_content() => Ok(None),
+        Err(error) if error.is_about_one_object() => Ok(None),
         other => other,
     }
 }

@@ -86,6 +86,13 @@ impl BackupId {
         Self(self.0.split('_').next().unwrap_or_default().to_owned())
     }
 
+    /// When it began, as the name spells it: such texts compare like moments.
+    #[must_use]
+    pub fn own_time(&self) -> &str {
+        let own = self.0.rsplit('_').next().unwrap_or_default();
+        own.strip_suffix(['F', 'D', 'I']).unwrap_or(own)
+    }
+
     /// The type that the name tells.
     #[must_use]
     pub fn backup_type(&self) -> BackupType {

@@ -17,8 +17,8 @@ pub(super) const HASH_SIZE: usize = 8;
 /// Hashes in a frame.
 const FRAME_HASHES: u64 = (FRAME_SIZE / HASH_SIZE) as u64;
 
-/// Frames that are kept, and that one request brings at most: those of a gigabyte.
-const FRAMES_KEPT: usize = 18;
+/// Frames that are kept, and that one request brings at most: those of half a gigabyte.
+const FRAMES_KEPT: usize = 8;
 
 /// Reads hashes of one pack's blocks.
 #[derive(Debug)]

@@ -32,9 +32,9 @@ const EXTERNAL_ROWS_MAX: usize = 10_000;
 /// as many as a large backup has.
 const PACKS_KEPT: usize = 64;
 
-/// Packs whose readers of hashes are kept, each with up to a megabyte of them: a file and those beside it lie
-/// in few.
-const HASHES_KEPT: usize = 16;
+/// Packs whose readers of hashes are kept, each with up to half a megabyte of them. The blocks of a file, and those
+/// beside it, lie in one pack of every backup of a long chain, and of that in one for each worker.
+const HASHES_KEPT: usize = 64;
 
 /// A backup of the chain.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use super::layout::{self, Kind, Place};
 use super::repository::Repository;
 use super::text::{hex_array, time_text, u64_text};
 use crate::base::{Ctx, Timestamp};
+use crate::crypt::BlockHasher;
 use crate::pg::Lsn;
 
 /// What a cluster is known by; written once by `init`.
@@ -56,6 +57,14 @@ pub struct HashScheme {
     pub key: [u8; 32],
 }
 
+impl HashScheme {
+    /// Whether this pgkeep makes such hashes.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.algorithm == BlockHasher::ALGORITHM
+    }
+}
+
 /// The record that reserves an id before any data is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
@@ -84,6 +93,9 @@ pub struct Begin {
     /// The data directory that is read on that host; unknown of older versions' backups.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub directory: String,
+    /// What tells that directory from every other, on whatever host it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_identity: Option<String>,
     /// Dead attempts whose packs it may use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<BackupId>,

@@ -110,6 +110,8 @@ pub struct BackupFlags {
     pub max_rate: Option<u64>,
     /// Files that nobody seems to have touched are not read.
     pub skips: bool,
+    /// What interrupted backups have stored is used.
+    pub resumes: bool,
 }
 
 /// What a backup is told.
@@ -129,6 +131,7 @@ pub fn backup_options(
         auto_full: settings.auto_full,
         auto_full_below: settings.auto_full_below,
         skips: flags.skips,
+        resumes: flags.resumes,
         pack_size: repository.pack_size,
         data_directory: data_directory.ok_or(Error::NoDataDirectory { cluster })?,
         connection: connect_options(resolved, "backup"),
@@ -136,7 +139,7 @@ pub fn backup_options(
         max_rate: flags.max_rate.or(settings.max_rate.map(|rate| rate.0)),
         fast_checkpoint: true,
         wal_wait: settings.wal_wait,
-        host: host().to_string(),
+        host: host(),
         pid: std::process::id(),
     })
 }

@@ -3,8 +3,10 @@
 //! ([`crate::support::ahead`]), so that whatever may be left unread is.
 
 use std::fs::{self, FileTimes, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use chrono::TimeDelta;
@@ -397,11 +399,80 @@ fn f044_what_changed_within_a_minute_before_the_parent_is_read_again() {
     let third = take_by(AHEAD, Incremental, true);
     assert_eq!(third.parent, Some(second.id.clone()));
     let totals = &third.totals;
-    let few = totals.files - totals.unread_files;
-    assert!(totals.unread_files > 500 && few < 20, "{totals:?}");
+    // Visibility maps are read all the same.
+    let maps = site.cluster.psql(
+        "select count(*) from pg_ls_dir('base') d, pg_ls_dir('base/' || d) f where f like '%\\_vm'",
+    );
+    let few = totals.files - totals.unread_files - maps.parse::<u64>().unwrap();
+    assert!(totals.unread_files > 500 && few < 20, "{totals:?}, {maps} maps");
     assert!(totals.unread_bytes * 10 > totals.bytes * 9, "{totals:?}");
     assert!(totals.stored < first.totals.stored / 10, "{totals:?}");
     let fourth = take_by(AHEAD, Incremental, false);
     assert_eq!((fourth.totals.unread_files, fourth.totals.unread_bytes), (0, 0));
     assert_eq!(fourth.totals.files, totals.files);
+}
+
+/// Writes a byte of a file through a mapping, now and again when told to: on tmpfs such a write leaves all times as
+/// they are. So does a power cut on other file systems, which comes between a page and the times of its file.
+const WRITER: &str = "
+import mmap, sys
+with open(sys.argv[1], 'r+b') as file:
+    mapped = mmap.mmap(file.fileno(), 0)
+    for line in sys.stdin:
+        mapped[8000] ^= 1
+        print('written', flush=True)
+";
+
+/// Of a visibility map all that stat says stayed, and its content did not: the next backup took the parent's.
+#[test]
+fn d2026_11_29_a_visibility_map_is_read_whatever_its_times_say() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let space = tempfile::Builder::new().prefix("pgkeep-map").tempdir_in("/dev/shm").unwrap();
+    account::unprivileged().own(space.path());
+    site.cluster.psql(&format!("create tablespace shm location '{}'", space.path().display()));
+    site.cluster.psql(
+        "create table t tablespace shm as select n, md5(n::text) t from generate_series(1, 2000) n",
+    );
+    site.cluster.psql("vacuum t");
+    site.cluster.psql("checkpoint");
+    let path = format!("{}_vm", site.path_of("t"));
+    let map = site.cluster.data_dir().join(&path);
+    let mut writer = std::process::Command::new("python3")
+        .args(["-c", WRITER])
+        .arg(&map)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut tell, mut said) =
+        (writer.stdin.take().unwrap(), BufReader::new(writer.stdout.take().unwrap()));
+    let mut write = || {
+        tell.write_all(b"\n").unwrap();
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "written\n");
+    };
+    write();
+    let full = take(&site, Full);
+    let before = (fs::metadata(&map).unwrap(), fs::read(&map).unwrap());
+    write();
+    let after = (fs::metadata(&map).unwrap(), fs::read(&map).unwrap());
+    let times =
+        |metadata: &fs::Metadata| (metadata.ctime(), metadata.ctime_nsec(), metadata.mtime());
+    assert_eq!(times(&before.0), times(&after.0), "nothing but its content tells");
+    assert_ne!(before.1, after.1);
+    let diff = take(&site, Differential);
+    assert!(diff.summary.totals.unread_files > 500);
+    drop(tell);
+    writer.wait().unwrap();
+    for (taken, content) in [(&full, &before.1), (&diff, &after.1)] {
+        let scratch = ScratchDir::new("copy");
+        let (to, moved) = (scratch.join("data"), scratch.join("shm"));
+        let oid = site.cluster.psql("select oid from pg_tablespace where spcname = 'shm'");
+        let id = taken.summary.id.to_string();
+        let tablespace = format!("{oid}={}", moved.display());
+        site.restore(&to, &["--backup", &id, "--target-immediate", "--tablespace", &tablespace]);
+        assert!(fs::read(to.join(&path)).unwrap() == *content, "{id}");
+    }
 }

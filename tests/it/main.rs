@@ -50,6 +50,7 @@ mod restore_aside;
 mod restore_crash;
 mod restore_live;
 mod restore_order;
+mod resume_fates;
 mod resume_live;
 mod s3_answers;
 mod s3_claims;

@@ -298,6 +298,7 @@ fn check_backup(server: &Scratch) {
     let newest = backup.newest_lsn(&ctx).unwrap();
     assert!(newest > start_lsn);
     let stopped = backup.stop(&ctx).unwrap();
+    backup.release();
     assert_eq!(stopped.start_lsn, start_lsn);
     assert!(stopped.stop_lsn > start_lsn);
     assert_eq!((stopped.start_timeline, stopped.stop_timeline), (1, 1));
@@ -345,6 +346,7 @@ fn a_second_backup_is_refused_and_says_who_runs() {
     // At once: the lock is released before the session goes.
     let again = BackupSession::start(&ctx, server.connect(), start_options()).unwrap();
     again.stop(&ctx).unwrap();
+    again.release();
 }
 
 #[test]
@@ -449,7 +451,11 @@ fn a_promotion_in_the_middle_ends_the_backup() {
     assert!(whole.in_recovery());
     let replayed = whole.session().wal_position(&ctx).unwrap().lsn.unwrap();
     assert!(whole.newest_lsn(&ctx).unwrap() >= replayed);
-    let whole = whole.stop(&ctx).unwrap();
+    let stopped = whole.stop(&ctx).unwrap();
+    let again = BackupSession::start(&ctx, standby.connect(), start_options()).unwrap_err();
+    assert!(matches!(again, Error::BackupRunning { .. }), "until it is released: {again:?}");
+    whole.release();
+    let whole = stopped;
     assert!(whole.in_recovery && whole.stop_timeline == 1);
     assert!(whole.stop_lsn >= whole.start_lsn);
 

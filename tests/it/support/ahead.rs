@@ -81,7 +81,8 @@ impl Site {
         let resolved = wiring::settings(Some(&self.config.path())).unwrap();
         let resolved = resolved.resolve(None, None).unwrap();
         let settings = resolved.repository().unwrap();
-        let flags = BackupFlags { backup_type, jobs: None, max_rate: None, skips: true };
+        let flags =
+            BackupFlags { backup_type, jobs: None, max_rate: None, skips: true, resumes: true };
         let mut options = wiring::backup_options(&resolved, settings, flags).unwrap();
         change(&mut options);
         let cluster = &resolved.cluster_name;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pgkeep::archive::{self, Destination, PushOptions};
 use pgkeep::backup;
-use pgkeep::base::{Ctx, Event, Observer, Silent, Stage};
+use pgkeep::base::{Ctx, Event, Host, Observer, Silent, Stage};
 use pgkeep::crypt::Unlock;
 use pgkeep::pgconn::ConnectOptions;
 use pgkeep::repo::{
@@ -106,6 +106,7 @@ impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
             auto_full: false,
             auto_full_below: 70,
             skips: true,
+            resumes: true,
             pack_size: 1 << 30,
             data_directory: self.cluster.data_dir().to_path_buf(),
             connection: ConnectOptions::new(self.cluster.conninfo(), "pgkeep"),
@@ -113,7 +114,7 @@ impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
             max_rate: None,
             fast_checkpoint: true,
             wal_wait: Duration::from_secs(30),
-            host: "test".into(),
+            host: Host::new("test".into(), "3d1219c7c4c5404aaa1f6d2a48adfda4"),
             pid: std::process::id(),
         };
         change(&mut options);

@@ -209,6 +209,7 @@ pub(super) fn begin(id: &BackupId) -> Begin {
         wal_from: Lsn(0x0200_0000),
         hash: hash(),
         directory: String::new(),
+        directory_identity: None,
         attempts: Vec::new(),
     }
 }
