@@ -1,7 +1,8 @@
 //! Differential backups and restores of chains, against what users have today.
 //!
 //! `cargo bench --bench chain`; `PGKEEP_BENCH_DIR=/some/folder` keeps the cluster for the next run,
-//! `PGKEEP_BENCH_ROUNDS=n` runs each side n times. The cluster of about 3 GiB is changed step by step; after each
+//! `PGKEEP_BENCH_ROUNDS=n` runs each side n times. With `PGKEEP_BENCH_BIN` naming the programs of PostgreSQL 17 or
+//! later, `pg_basebackup --incremental` runs beside. The cluster of about 3 GiB is changed step by step; after each
 //! step both sides take the same differential against their full, again and again. What is stored is compared with
 //! the changed blocks alone, as LZ4 packs them 64 KiB at a time: what nobody can store less than.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -15,6 +16,7 @@ mod live;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 use live::cluster::{Cluster, said};
@@ -24,6 +26,13 @@ use live::sides::{PgBackRest, Pgkeep};
 use live::{rounds, tool};
 
 const BLOCK: usize = 8192;
+
+/// Where each restores what is restored again.
+const OWN: &str = "restored";
+const OTHER: &str = "restored-by-other";
+
+/// Where the server's own incremental goes.
+const INCREMENTAL: &str = "incremental";
 
 /// Files that changed a moment ago are read again: a minute makes them old.
 const OLD: Duration = Duration::from_secs(62);
@@ -46,6 +55,7 @@ fn main() {
     let changed = bench.change_blocks();
     bench.differentials("1 % of the blocks of a table changed at random", &changed);
     bench.restores();
+    bench.deltas();
     let appended = bench.append();
     bench.differentials("and 100 MB appended", &[changed, appended].concat());
 }
@@ -75,6 +85,22 @@ impl Bench<'_> {
             said(rest.command().args(["backup", "--type=full"]));
         }
         self.cluster.archive_with("/bin/true");
+        if self.has_incremental() {
+            said(&mut self.base_backup("base"));
+        }
+    }
+
+    fn has_incremental(&self) -> bool {
+        self.cluster.major() >= 17
+    }
+
+    /// Of the server alone, packed by the client.
+    fn base_backup(&self, to: &str) -> Command {
+        self.folder.remove(to);
+        let mut command = self.folder.command(tool("pg_basebackup"));
+        command.args(["-d", &self.cluster.conninfo(), "-X", "none", "-c", "fast", "-Ft", "-D"]);
+        command.arg(self.folder.join(to)).arg("--compress=client-lz4");
+        command
     }
 
     /// Differentials of both, round by round, and what each stored.
@@ -109,6 +135,20 @@ impl Bench<'_> {
                 ..side(name, rest.archive_command())
             });
         }
+        if self.has_incremental() {
+            sides.push(Side {
+                name: "pg_basebackup --incremental (tar, client-lz4)".into(),
+                prepare: Box::new(|| {}),
+                command: Box::new(|| {
+                    let mut command = self.base_backup(INCREMENTAL);
+                    command.arg("-i").arg(self.folder.join("base/backup_manifest"));
+                    command
+                }),
+                finish: Box::new(|| {}),
+                on_server: true,
+                costs: Vec::new(),
+            });
+        }
         let before = self.stored();
         let count = rounds(3);
         run(self.folder, self.cluster, &mut sides, count);
@@ -125,6 +165,14 @@ impl Bench<'_> {
                 other as f64 / 1e6
             );
         }
+        if self.has_incremental() {
+            let (_, other) = self.folder.count(&self.folder.join(INCREMENTAL));
+            let ratio = own as f64 / other as f64;
+            println!(
+                "                pg_basebackup {:.2} MB (pgkeep / this: {ratio:.2})",
+                other as f64 / 1e6
+            );
+        }
         if least > 0 {
             let ratio = own as f64 / least as f64;
             let blocks = changed.len();
@@ -135,7 +183,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Bytes below `data`, `hash`, `meta`, `files` and `backup` of pgkeep's repository, and below `backup` of the other's.
+    /// Bytes of pgkeep's repository but for the WAL, and below `backup` of pgBackRest's.
     fn stored(&self) -> (u64, u64) {
         let own = said(
             self.folder
@@ -190,16 +238,19 @@ impl Bench<'_> {
         (0..count.parse::<u64>().unwrap()).map(|number| place(&path, number)).collect()
     }
 
+    /// The newest backup of this type.
+    fn newest(&self, wanted: &str) -> String {
+        let info = said(self.pgkeep.command().args(["info", "--json"]));
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        let backups = info["repositories"][0]["backups"].as_array().unwrap();
+        let found = backups.iter().rev().find(|backup| backup["type"] == wanted).unwrap();
+        found["id"].as_str().unwrap().to_owned()
+    }
+
     /// The full alone, and with the newest differential.
     fn restores(&self) {
         const TO: &str = "restored";
-        let info = said(self.pgkeep.command().args(["info", "--json"]));
-        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
-        let backups = info["repositories"][0]["backups"].as_array().unwrap().clone();
-        let of = |wanted: &str| {
-            let found = backups.iter().rev().find(|backup| backup["type"] == wanted).unwrap();
-            found["id"].as_str().unwrap().to_owned()
-        };
+        let of = |wanted: &str| self.newest(wanted);
         let folder = self.folder;
         let side = |name: &str, id: String| Side {
             name: name.into(),
@@ -219,6 +270,79 @@ impl Bench<'_> {
             vec![side("full and differential", of("diff")), side("full alone", of("full"))];
         run(folder, self.cluster, &mut sides, rounds(3));
         print_table("restore", &sides);
+    }
+
+    /// Over what was restored a moment ago, against reading it: from the page cache, and from the disk.
+    fn deltas(&self) {
+        self.folder.retire(OWN);
+        self.folder.retire(OTHER);
+        let diff = self.newest("diff");
+        let restore = |arguments: &[&str]| {
+            let mut command = self.pgkeep.command();
+            command.args(["restore", "--yes", "--target-immediate", "--backup", &diff]);
+            command.arg("--to").arg(self.folder.join(OWN)).args(arguments);
+            command
+        };
+        said(&mut restore(&[]));
+        let rest_restore = |rest: &PgBackRest<'_>| {
+            let mut command = rest.command();
+            let to = format!("--pg1-path={}", self.folder.join(OTHER).display());
+            command.args(["restore", "--delta", "--type=immediate", &to]);
+            command
+        };
+        if let Some(rest) = self.rest {
+            self.folder.make(OTHER);
+            said(&mut rest_restore(rest));
+        }
+        for (what, cold) in [("page cache", false), ("disk", true)] {
+            let read = || {
+                self.folder
+                    .shell("find restored -type f -print0 | xargs -0 -n 64 -P 2 cat > /dev/null")
+            };
+            let mut sides = vec![
+                self.over_restored(
+                    "pgkeep restore --delta",
+                    Box::new(|| restore(&["--delta"])),
+                    cold,
+                ),
+                self.over_restored("reading the files (2 cat)", Box::new(read), cold),
+            ];
+            if let Some(rest) = self.rest {
+                let name = format!("{} restore --delta", rest.version);
+                sides.push(self.over_restored(&name, Box::new(|| rest_restore(rest)), cold));
+            }
+            run(self.folder, self.cluster, &mut sides, rounds(3));
+            print_table(&format!("nothing to restore, read from the {what}"), &sides);
+        }
+    }
+
+    /// Something done over what was restored, which is in the page cache unless it is `cold`.
+    fn over_restored<'b>(
+        &'b self,
+        name: &str,
+        command: Box<dyn Fn() -> Command + 'b>,
+        cold: bool,
+    ) -> Side<'b> {
+        Side {
+            name: name.into(),
+            prepare: Box::new(move || self.in_cache(&[OWN, OTHER], !cold)),
+            command,
+            finish: Box::new(|| {}),
+            on_server: false,
+            costs: Vec::new(),
+        }
+    }
+
+    /// Has these folders in the page cache, or nothing in it.
+    fn in_cache(&self, names: &[&str], are_in: bool) {
+        for name in names.iter().filter(|_| are_in) {
+            self.folder.warm(&self.folder.join(name));
+        }
+        if !are_in {
+            self.folder.settle();
+            std::fs::write("/proc/sys/vm/drop_caches", "3")
+                .expect("only root empties the page cache");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A cluster of more than 2 GiB in more than 10,000 files, made once: pgbench's tables, a time series
-//! with jsonb, random bytea, and thousands of small tables in several databases. PostgreSQL 15 with
-//! checksums and Debian's settings otherwise.
+//! with jsonb, random bytea, and thousands of small tables in several databases. PostgreSQL 15, unless another
+//! major is chosen, with checksums, WAL summaries where it has them, and Debian's settings otherwise.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,11 @@ impl<'a> Cluster<'a> {
 
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// As `PG_VERSION` says it.
+    pub fn major(&self) -> u32 {
+        fs::read_to_string(self.data.join("PG_VERSION")).unwrap().trim().parse().unwrap()
     }
 
     pub fn conninfo(&self) -> String {
@@ -117,8 +122,9 @@ impl<'a> Cluster<'a> {
         let conf = fs::read_to_string(&path).unwrap();
         let socket = self.folder.join("");
         let socket = socket.display();
+        let summaries = if self.major() >= 17 { "summarize_wal = on\n" } else { "" };
         let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{socket}'\narchive_mode = on\n\
+            "{summaries}listen_addresses = ''\nunix_socket_directories = '{socket}'\narchive_mode = on\n\
              archive_command = '/bin/true'\nmax_wal_size = '4GB'\nautovacuum = off\n"
         );
         fs::write(&path, conf + &settings).unwrap();

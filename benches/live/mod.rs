@@ -43,9 +43,13 @@ pub fn setting(name: &str, default: usize) -> usize {
     chosen.and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 
-/// A program of PostgreSQL 15, as Debian installs it.
+/// A program of PostgreSQL: of the major whose programs lie in `PGKEEP_BENCH_BIN`, or of 15, as Debian installs it,
+/// where that folder is not named or does not hold it.
 pub fn tool(name: &str) -> PathBuf {
-    PathBuf::from("/usr/lib/postgresql/15/bin").join(name)
+    let chosen =
+        std::env::var_os("PGKEEP_BENCH_BIN").map(|folder| PathBuf::from(folder).join(name));
+    let debian = || PathBuf::from("/usr/lib/postgresql/15/bin").join(name);
+    chosen.filter(|path| path.is_file()).unwrap_or_else(debian)
 }
 
 /// Where a program of the system is, if it is installed.
