@@ -316,6 +316,7 @@ impl ParentRows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypt::BlockHasher;
     use crate::repo::manifest::{Counts, ServerRecord, Totals};
 
     fn summary(id: &str, timeline: u32, stop: u64) -> Summary {
@@ -351,7 +352,7 @@ mod tests {
                 logical_slots: Vec::new(),
                 configuration: Default::default(),
             },
-            hash: HashScheme { algorithm: String::new(), key: [0; 32] },
+            hash: HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key: [0; 32] },
             totals: Totals::default(),
             attempts: Vec::new(),
             counts: Counts::default(),
@@ -420,7 +421,7 @@ mod tests {
                 "ends at 0/500 on timeline 1, which the server's timeline 2 left at 0/4FF",
             ),
         ];
-        let full = [summary(FULL, 1, 0x500)];
+        let mut full = [summary(FULL, 1, 0x500)];
         for (change, words) in changes {
             let mut server = server(1, "", 0x500);
             chosen(BackupType::Differential, &full, &server).unwrap();
@@ -429,6 +430,11 @@ mod tests {
                 Err(Error::Parent { what }) => assert!(what.contains(words), "{what}"),
                 other => panic!("{words}: {other:?}"),
             }
+        }
+        full[0].hash.algorithm = "sha1".into();
+        match chosen(BackupType::Differential, &full, &server(1, "", 0x500)) {
+            Err(Error::Parent { what }) => assert!(what.contains("hashed by sha1"), "{what}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::run::run;
 use crate::support::site::{Site, json, started};
-use crate::support::{ScratchDir, Server, Stop};
+use crate::support::{ScratchDir, Server, Stop, tools};
 
 /// A table whose every row can be told.
 const TABLE: &str = "create table t (n int primary key, text text)";
@@ -66,6 +66,51 @@ fn each_backup_of_a_chain_restores_to_what_was_there() {
     for (backup, digest) in &taken {
         assert_eq!(&digest_of(&site, &server, backup, scratch.path()), digest, "{backup}");
     }
+}
+
+/// Every backup is taken while pgbench writes into most of its blocks, some of them torn as they are read: each
+/// restores to its own end, and the newest to the end of the WAL.
+#[test]
+fn a_chain_that_is_taken_under_load_restores_each_of_its_moments() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let cluster = &site.cluster;
+    tools::pgbench_init(cluster, 5);
+    let load = tools::pgbench_load(cluster, 4);
+    let mut taken = Vec::new();
+    for backup_type in ["full", "diff", "incr", "incr", "diff", "incr"] {
+        let before = cluster.psql("select count(*) from pgbench_history");
+        cluster.wait_until(&format!("select count(*) > {before} + 300 from pgbench_history"));
+        // Most of what it writes is in memory only.
+        cluster.psql("vacuum pgbench_accounts");
+        taken.push(site.backup_of(backup_type));
+    }
+    drop(load);
+    cluster.archive_now();
+    let sums = "select (select sum(abalance) from pgbench_accounts) = sum(delta) and \
+                (select sum(tbalance) from pgbench_tellers) = sum(delta) and \
+                (select sum(bbalance) from pgbench_branches) = sum(delta), count(*) \
+                from pgbench_history";
+    let scratch = ScratchDir::new("load");
+    let restored = |number: usize, arguments: &[&str]| {
+        let to = scratch.join(&format!("{number}-{}", arguments.len()));
+        let id = taken[number]["id"].as_str().unwrap();
+        site.restore(&to, &[&["--backup", id][..], arguments].concat());
+        let copy = started(&server, &to);
+        tools::assert_amcheck(&copy);
+        let found = copy.psql(sums);
+        copy.stop(Stop::Fast);
+        std::fs::remove_dir_all(&to).unwrap();
+        let (is_whole, count) = found.split_once('|').unwrap();
+        assert_eq!(is_whole, "t", "{id}");
+        count.parse::<u64>().unwrap()
+    };
+    let counts: Vec<u64> =
+        (0..taken.len()).map(|number| restored(number, &["--target-immediate"])).collect();
+    assert!(counts.is_sorted_by(|a, b| a < b), "{counts:?}");
+    let all = restored(taken.len() - 1, &[]);
+    assert_eq!(all.to_string(), cluster.psql("select count(*) from pgbench_history"));
+    assert!(all > counts[5], "{all}, {counts:?}");
 }
 
 #[test]

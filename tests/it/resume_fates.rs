@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use pgkeep::backup::Error;
 use pgkeep::repo::BackupType;
 use pgkeep::storage::faulty::Effect;
@@ -14,6 +15,7 @@ use pgkeep::storage::{
 
 use crate::resume_live::{Ahead, FILL, PACK, die, operations_of, taken};
 use crate::support::Server;
+use crate::support::ahead::Shifted;
 use crate::support::library::LibraryCluster;
 use crate::support::run::{DEADLINE, start, wait_until};
 use crate::support::site::Site;
@@ -94,24 +96,23 @@ impl ObjectStore for Lax {
 #[test]
 fn d2026_11_29_a_name_that_was_claimed_and_not_taken_keeps_no_backup_away() {
     let Some(server) = Server::main() else { return };
-    let live = LibraryCluster::start_in(&server, Lax(MemoryStore::new()));
+    let mut live = LibraryCluster::start_in(&server, Lax(MemoryStore::new()));
     live.cluster.psql(FILL);
     let healthy = live.open(Arc::new(live.store.clone())).unwrap();
     assert!(!healthy.descriptor().conditional_put);
     let all = operations_of(&live, BackupType::Full);
     die(&live, all * 2 / 10, BackupType::Full);
     let attempt = healthy.backups(&live.ctx, &live.place).unwrap().unfinished.pop().unwrap();
-    // The next one is killed by the first thing that it does to the attempt's name.
+    // The next one is killed by the first thing that it does to the attempt's name. Each has a name of its own at
+    // once, so that all take the same steps.
+    let claims = live.place.manifest(&attempt).to_string().replace("backup/", "claim/backup%2F");
     let was_claimed = (1..500).any(|operation| {
+        live.ctx.clock = Shifted::by(TimeDelta::seconds(2 * operation));
         let dying = FaultyStore::new(live.store.clone());
         let repository = live.open(Arc::new(dying.clone())).unwrap();
-        dying.die_at(dying.operations() + operation, Effect::Full);
+        dying.die_at(dying.operations() + operation.unsigned_abs(), Effect::Full);
         live.backup(&repository, |_| {}).unwrap_err();
-        dying.log().iter().any(|operation| {
-            operation.name == "put"
-                && operation.key.contains(attempt.as_str())
-                && !operation.key.ends_with(attempt.as_str())
-        })
+        !live.store.0.list(&format!("{claims}/"), None, 1).unwrap().is_empty()
     });
     assert!(was_claimed, "a store that ignores conditions needs claims");
     assert!(live.store.0.head(&live.place.manifest(&attempt)).is_err(), "it is not taken");
@@ -207,16 +208,20 @@ fn d2026_11_29_a_backup_that_is_interrupted_again_and_again_comes_to_an_end() {
     live.ctx = Ahead::ctx();
     let healthy = live.open(Arc::new(live.store.clone())).unwrap();
     let all = operations_of(&live, BackupType::Full);
-    for further in 0..5 {
+    let (mut budget, mut with_packs) = (all / 10, BTreeSet::new());
+    while with_packs.len() < 6 {
         // Each reads the lists of those before it, and then stores a little more.
-        die(&live, all * (15 + 12 * further) / 100, BackupType::Full);
+        budget += all / 20;
+        die(&live, budget, BackupType::Full);
+        let backups = healthy.backups(&live.ctx, &live.place).unwrap();
+        with_packs.extend(backups.unfinished.into_iter().chain(backups.abandoned).filter(|id| {
+            let [_, metas, _] = live.place.backup_prefixes(id);
+            !live.store.list(&metas, None, 1).unwrap().is_empty()
+        }));
     }
-    let before = healthy.backups(&live.ctx, &live.place).unwrap();
-    assert_eq!(before.unfinished.len() + before.abandoned.len(), 5);
     taken(&live, &healthy, BackupType::Full);
     let backups = healthy.backups(&live.ctx, &live.place).unwrap();
     let last = backups.complete.last().unwrap();
-    // One that died before a pack was durable has nothing.
     assert!(last.attempts.len() > 4, "{:?}", last.attempts);
     // A newer one is complete: nobody looks at the dead ones again.
     assert_eq!(taken(&live, &healthy, BackupType::Full).0, 0);
