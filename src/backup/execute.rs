@@ -388,10 +388,10 @@ impl Taking<'_> {
 
     fn finish(&self, held: &BackupSession, content: Content) -> Result<Finished> {
         let stopped = held.stop(self.ctx)?;
-        self.check_way(stopped.stop_timeline)?;
         let Content { spill, more_rows, warnings, control, manifest: mut parts } = content;
         self.ctx.observer.event(Event::End { stage: Stage::Copy });
         let (wal_first, wal_last) = self.wait_for_wal(&stopped)?;
+        self.check_way(stopped.stop_timeline)?;
         let (table, index) = self.file_table(spill, more_rows)?;
         parts.objects.push(table);
         let mut summary = self.summary(&stopped, &control, parts.totals, wal_first, wal_last);

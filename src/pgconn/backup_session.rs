@@ -247,6 +247,9 @@ impl BackupSession {
         let after = self.session.pulse(ctx)?;
         // A promotion after the stop does no harm; the server itself refuses one before it.
         self.session.check_same_session(&after)?;
+        // For who looks at the server's sessions; the backup is as good without it.
+        let name = format!("{BACKUP_APPLICATION} {} waits for WAL", self.options.label);
+        self.session.query(ctx, sql::SET_APPLICATION, vec![Param::Text(name)]).ok();
         Ok(StoppedBackup {
             start_lsn: self.begun.start_lsn,
             stop_lsn,

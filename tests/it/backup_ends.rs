@@ -170,7 +170,8 @@ fn backup_waiting_for(site: &Site, standby: &TestCluster, config: &TestConfig) -
         while !waiting.is_finished() {
             standby.wait_until(
                 "not exists (select from pg_stat_activity \
-                 where application_name like 'pgkeep backup 2%')",
+                 where application_name like 'pgkeep backup 2%' \
+                 and application_name not like '%waits for WAL')",
             );
             site.cluster.archive_now();
         }
@@ -263,7 +264,7 @@ fn a_standby_may_follow_a_switch_of_timelines_during_its_backup() {
     last.cluster.psql("checkpoint");
     last.cluster.wait_until("(select timeline_id = 2 from pg_control_checkpoint())");
     last.cluster.wait_until(
-        "not exists (select from pg_stat_activity where application_name like 'pgkeep backup 2%')",
+        "exists (select from pg_stat_activity where application_name like 'pgkeep backup 2% waits for WAL')",
     );
     middle.cluster.set_archive_command(&archiving);
     middle.cluster.psql("insert into t values (1002)");
