@@ -430,11 +430,11 @@ fn replace(path: &Path, mark: &Mark) -> Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::base::Timestamp;
 
-    fn choices(to: &Path) -> Choices {
+    pub(in crate::restore) fn choices(to: &Path) -> Choices {
         Choices {
             repository: "r".into(),
             cluster: "main".into(),

@@ -35,6 +35,34 @@ impl Options {
     }
 }
 
+#[cfg(test)]
+impl Options {
+    /// To the end of the WAL, as a copy, with nothing else chosen.
+    pub(super) fn of_a_test(to: &std::path::Path) -> Self {
+        Self {
+            to: to.into(),
+            backup: None,
+            target: Target::Latest,
+            inclusive: true,
+            timeline: TimelineChoice::Latest,
+            action: TargetAction::Promote,
+            standby: false,
+            archiving: Archiving::Off,
+            archiving_is_default: true,
+            tablespaces: Vec::new(),
+            config_to: None,
+            rename_old: false,
+            delta: false,
+            repository_folders: Vec::new(),
+            jobs: 1,
+            restore_command: RestoreCommand { program: Vec::new(), epoch: None },
+            server: None,
+            user: None,
+            programs: ProgramPlaces { configured: None, root: "/".into(), path: Vec::new() },
+        }
+    }
+}
+
 /// How the restored server will call pgkeep.
 #[derive(Debug, Clone)]
 pub struct RestoreCommand {

@@ -134,8 +134,9 @@ pub(super) fn continued(
     let mut options = options.clone();
     if let Content::Restore(mark) = Content::of(&options.to)?
         && mark.is_continued_by(choices)
-        // Of one with a control file nothing is left to go on with: at most the marks.
-        && !(mark.is_over && has_control(&options.to))
+        // Of one with a control file nothing is left to go on with: at most the marks. What --delta meets there
+        // may have been started, and been a server for weeks.
+        && !((mark.is_over || options.delta) && has_control(&options.to))
         && (!options.rename_old || backups.iter().any(|backup| backup.id.as_str() == mark.backup))
     {
         let begun_with = mark.backup.parse().ok();
@@ -338,6 +339,30 @@ mod tests {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::io::Write::write_all(&mut fs::File::create(path).unwrap(), content.as_bytes())
             .unwrap();
+    }
+
+    /// A plain restore was killed before its mark went, and the server that it left was started, promoted and
+    /// used; `restore --delta` went back to the backup and the timeline of that mark without a word.
+    #[test]
+    fn d2026_11_29_what_was_used_since_is_not_taken_back_to_the_marks_backup() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("data");
+        fs::create_dir(&to).unwrap();
+        let choices = in_progress::tests::choices(&to);
+        let backup = "20261120-020000F".parse().unwrap();
+        let wanted = Wanted { choices: &choices, backup: &backup, timeline: 3 };
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        in_progress::Claim::take(&to).unwrap().begin(&ctx, wanted).unwrap();
+        let gone_on = |is_delta| {
+            let options = Options { delta: is_delta, ..Options::of_a_test(&to) };
+            continued(&options, &choices, &[]).unwrap().backup
+        };
+        for is_delta in [false, true] {
+            assert_eq!(gone_on(is_delta).as_ref(), Some(&backup), "{is_delta}");
+        }
+        put(&to.join(CONTROL_FILE), "");
+        assert_eq!(gone_on(false), Some(backup), "at most its marks are left");
+        assert_eq!(gone_on(true), None);
     }
 
     /// A restore to where the backup came from moved whatever lay in the place of a tablespace that was
