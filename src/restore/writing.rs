@@ -135,7 +135,8 @@ impl<'a> Writing<'a> {
         let turns = Turns::new(self.options.jobs);
         let hasher = hasher(opened);
         let block_size = self.plan.summary.server.block_size.into();
-        let bench = Bench { ctx, opened, turns: &turns, hasher: hasher.as_ref(), block_size };
+        let (hasher, unknown) = (hasher.as_ref(), Mutex::default());
+        let bench = Bench { ctx, opened, turns: &turns, hasher, block_size, unknown };
         let (sender, receiver) = sync_channel::<Batch>(QUEUE);
         let receiver = Mutex::new(receiver);
         let failure = Mutex::new(None);
