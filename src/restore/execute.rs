@@ -20,6 +20,7 @@ use super::strangers;
 use super::survey::{Ground, check, survey};
 use super::tally::Amount;
 use super::tree::Tree;
+use super::walk;
 use super::writing::{Found, Writing};
 use crate::base::{Ctx, Event, Stage, durable};
 
@@ -85,6 +86,10 @@ fn write(
 ) -> Result<()> {
     let (bytes_total, files_total) = (plan.bytes, plan.files);
     ctx.observer.event(Event::Begin { stage: Stage::Restore, bytes_total, files_total });
+    if found == Found::Interrupted {
+        // Going over what is there, the look at it under the lock has met them.
+        walk::meet_file_systems(ctx, tree)?;
+    }
     if found.is_interrupted() {
         // What the earlier run wrote reaches the disk before it is read back and believed.
         tree.sync()?;
