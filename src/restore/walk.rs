@@ -10,14 +10,11 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
-use super::in_progress::{IN_PROGRESS, IN_PROGRESS_TEMPORARY};
+use super::in_progress::{IN_PROGRESS, IN_PROGRESS_TEMPORARY, LOST_AND_FOUND};
 use super::mounts::look;
 use super::tree::{Root, Tree, names_in};
 use crate::base::{Ctx, path_order};
 use crate::pg::{EntryKind, WalFileName};
-
-/// What the tools of a file system keep in its first directory.
-const LOST_AND_FOUND: &[u8] = b"lost+found";
 
 /// One thing that the walk found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +44,8 @@ pub(super) enum Scope<'a> {
 impl Scope<'_> {
     /// Whether a name in the place itself is looked at.
     fn has(self, child: &[u8]) -> bool {
-        let marks = [IN_PROGRESS, IN_PROGRESS_TEMPORARY];
-        if marks.iter().any(|mark| mark.as_bytes() == child) || child == LOST_AND_FOUND {
+        let nobodys = [IN_PROGRESS, IN_PROGRESS_TEMPORARY, LOST_AND_FOUND];
+        if nobodys.iter().any(|name| name.as_bytes() == child) {
             return false;
         }
         match self {
@@ -150,7 +147,7 @@ impl<'a> Walk<'a> {
         let mut names = names_in(&directory).map_err(failed)?;
         names.retain(|child| match path.is_empty() {
             true => self.scope.has(child),
-            false => !(is_mount && child == LOST_AND_FOUND),
+            false => !(is_mount && child == LOST_AND_FOUND.as_bytes()),
         });
         // A file system may list a name twice where the directory changes meanwhile.
         names.sort();

@@ -20,7 +20,7 @@ use super::fetch::{Batch, Batcher, Bench, Open, Scratch, Turns, workers, write_b
 use super::options::Options;
 use super::plan::Plan;
 use super::strangers;
-use super::survey::{each_entry, is_mark, is_own_file, shown};
+use super::survey::{each_entry, is_lost_and_found, is_mark, is_own_file, shown};
 use super::tally::{Amount, Tally};
 use super::tree::{Attributes, Tree};
 use crate::base::Ctx;
@@ -181,7 +181,9 @@ impl<'a> Writing<'a> {
                 continue;
             }
             let path = self.local(&row)?;
-            self.entries += u64::from(!row.path.is_empty() && row.path != CONTROL_PATH);
+            let is_counted =
+                !row.path.is_empty() && row.path != CONTROL_PATH && !is_lost_and_found(&row.path);
+            self.entries += u64::from(is_counted);
             match row.kind {
                 RowKind::Directory => self.directory(&row, &path)?,
                 RowKind::Link => self.link(&row, &path)?,
