@@ -107,6 +107,7 @@ fn options(
         rename_old: args.rename_old,
         delta: args.delta,
         repository_folders: wiring::repository_folders(resolved),
+        own_files: wiring::own_files(resolved, run.global.config.as_deref()),
         jobs: args.jobs.map_or(resolved.cluster.jobs, usize::from),
         restore_command: RestoreCommand { program: program(run)?, epoch: args.epoch },
         // Only for a moment does it matter whether the server has more.

@@ -69,13 +69,16 @@ impl Delta {
         if let Some(wal) = &self.wal {
             lines.push(format!("  WAL goes to   {}", wal.display()));
         }
+        for path in &self.inventory.mounts {
+            lines.push(format!("  writes to     {path}, which is mounted there"));
+        }
         let bytes = ByteSize(stranger_bytes);
         lines.push(format!("  removes       {strangers} that are not in the backup, {bytes}"));
         let first = &self.inventory.first_strangers;
         lines.extend(first.iter().map(|path| format!("  removes       {path}")));
         let more = strangers.saturating_sub(first.len() as u64);
         if more > 0 {
-            lines.push(format!("  removes       {more} more"));
+            lines.push(format!("  removes       {more} more, what is in such directories included"));
         }
         lines
     }

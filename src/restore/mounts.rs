@@ -6,6 +6,7 @@
 //! number of the mount is asked of `/proc`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -97,9 +98,9 @@ impl FileSystems {
     /// Notes that of an open directory on a device.
     pub(super) fn note(&self, device: u64, directory: &OwnedFd, path: &Path) -> Result<()> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.contains_key(&device) {
+        if let Entry::Vacant(vacant) = known.entry(device) {
             let handle = directory.try_clone().map_err(Error::file("open", path))?;
-            known.insert(device, (path.into(), handle));
+            vacant.insert((path.into(), handle));
         }
         Ok(())
     }

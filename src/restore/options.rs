@@ -54,6 +54,7 @@ impl Options {
             rename_old: false,
             delta: false,
             repository_folders: Vec::new(),
+            own_files: Vec::new(),
             jobs: 1,
             restore_command: RestoreCommand { program: Vec::new(), epoch: None },
             server: None,
@@ -104,6 +105,8 @@ pub struct Options {
     /// Folders that hold repositories here: a restore that removes what is not in the backup must not find
     /// one where it writes.
     pub repository_folders: Vec<PathBuf>,
+    /// Configuration, keys and passphrases that pgkeep itself needs on this host: nor one of these.
+    pub own_files: Vec<PathBuf>,
     /// How many workers write.
     pub jobs: usize,
     /// How recovery fetches WAL.

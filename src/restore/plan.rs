@@ -188,8 +188,8 @@ pub fn plan(
         let there = (options.to.as_path(), delta.has_stopped);
         warnings.extend(unarchived::check(ctx, (repository, place), archive.wal(), there)?);
     }
-    let growth = over.map(|delta| &delta.inventory.growth);
-    let space = space::spaces(ctx, options, &opened, &tablespaces, (growth, wal_bytes))?;
+    let over = over.map(|delta| &delta.inventory);
+    let space = space::spaces(ctx, options, &opened, &tablespaces, (over, wal_bytes))?;
     // What an interrupted run has left takes its room already.
     if ground.continues.is_none() {
         warnings.extend(space::check(&space)?);

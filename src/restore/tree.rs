@@ -367,16 +367,17 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    #[cfg(test)]
     pub(super) fn open(places: Places<'_>) -> Result<Self> {
         Self::open_over(places, FileSystems::default())
     }
 
-    /// As [`Tree::open`], where a walk has met these other file systems.
+    /// All of it, where a walk has met these other file systems.
     pub(super) fn open_over(places: Places<'_>, below: FileSystems) -> Result<Self> {
         Self::open_those(places, below, |_| true)
     }
 
-    /// As [`Tree::open`], of the places that are there already.
+    /// As [`Tree::open_over`], of the places that are there already.
     pub(super) fn open_what_is_there(places: Places<'_>) -> Result<Self> {
         let places = Places { configuration: None, ..places };
         Self::open_those(places, FileSystems::default(), |place| place.symlink_metadata().is_ok())

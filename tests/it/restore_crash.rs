@@ -98,6 +98,7 @@ impl Scene {
             rename_old: false,
             delta: self.kind == Kind::Over,
             repository_folders: Vec::new(),
+            own_files: Vec::new(),
             user: None,
             jobs: 1,
             server: None,

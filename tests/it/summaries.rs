@@ -402,6 +402,7 @@ impl LongWay {
             rename_old: false,
             delta: false,
             repository_folders: Vec::new(),
+            own_files: Vec::new(),
             user: None,
             jobs: 1,
             server: None,
