@@ -53,6 +53,7 @@ impl Options {
             config_to: None,
             rename_old: false,
             delta: false,
+            discard_wal: false,
             repository_folders: Vec::new(),
             own_files: Vec::new(),
             jobs: 1,
@@ -102,6 +103,8 @@ pub struct Options {
     pub rename_old: bool,
     /// Goes over what is there: what has the backup's content stays, and what is not in the backup goes.
     pub delta: bool,
+    /// What of WAL only the directory has that is gone over may go.
+    pub discard_wal: bool,
     /// Folders that hold repositories here: a restore that removes what is not in the backup must not find
     /// one where it writes.
     pub repository_folders: Vec<PathBuf>,

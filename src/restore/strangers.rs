@@ -308,16 +308,15 @@ fn is_of_relations(path: &[u8]) -> bool {
     }
 }
 
-/// A configuration file, or what opens a repository, would go with the directory.
+/// A configuration file, or what opens a repository, would go with the directory; also one that a link leads to.
 fn refuse_secret(options: &Options, path: &Path) -> Result<()> {
-    let is_theirs = |own: &PathBuf| {
-        own == path
-            || own.file_name() == path.file_name()
-                && own
-                    .canonicalize()
-                    .is_ok_and(|own| path.canonicalize().is_ok_and(|path| path == own))
+    let folder = |path: &Path| path.parent().and_then(|folder| folder.canonicalize().ok());
+    let is_it = |own: &Path| {
+        own == path || own.file_name() == path.file_name() && folder(own) == folder(path)
     };
-    match options.own_files.iter().find(|own| is_theirs(own)) {
+    let is_theirs =
+        |own: &&PathBuf| is_it(own) || own.canonicalize().is_ok_and(|behind| is_it(&behind));
+    match options.own_files.iter().find(is_theirs) {
         None => Ok(()),
         Some(own) => Err(Error::Refused {
             what: format!(
@@ -400,7 +399,9 @@ mod tests {
         let key = dir.path().join("key");
         std::fs::File::create(&key).unwrap();
         std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
-        for own in [key.clone(), dir.path().join("link/key")] {
+        std::os::unix::fs::symlink("key", dir.path().join("another-name")).unwrap();
+        for name in ["key", "link/key", "another-name", "link/another-name"] {
+            let own = dir.path().join(name);
             let options = Options { own_files: vec![own], ..Options::of_a_test(dir.path()) };
             let refused = refuse_secret(&options, &key).unwrap_err().to_string();
             assert!(refused.contains("Move it elsewhere"), "{refused}");

@@ -401,6 +401,7 @@ impl LongWay {
             config_to: None,
             rename_old: false,
             delta: false,
+            discard_wal: false,
             repository_folders: Vec::new(),
             own_files: Vec::new(),
             user: None,
