@@ -330,6 +330,9 @@ pub struct RestoreArgs {
     /// the backup is removed
     #[arg(long, conflicts_with = "rename_old")]
     pub delta: bool,
+    /// With --delta: give up WAL that only this directory has
+    #[arg(long, requires = "delta")]
+    pub discard_wal: bool,
     /// Whether the restored cluster archives [default: only in its own place on its own host]
     #[arg(long, value_name = "WHETHER")]
     pub archive: Option<Switch>,

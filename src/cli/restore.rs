@@ -106,7 +106,9 @@ fn options(
         config_to: args.config_to.as_deref().map(absolute).transpose()?,
         rename_old: args.rename_old,
         delta: args.delta,
+        discard_wal: args.discard_wal,
         repository_folders: wiring::repository_folders(resolved),
+        own_files: wiring::own_files(resolved, run.global.config.as_deref()),
         jobs: args.jobs.map_or(resolved.cluster.jobs, usize::from),
         restore_command: RestoreCommand { program: program(run)?, epoch: args.epoch },
         // Only for a moment does it matter whether the server has more.

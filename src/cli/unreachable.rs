@@ -1,5 +1,7 @@
 //! Sentences about restores: above all, which moments can be reached when the target cannot.
 
+use std::path::Path;
+
 use super::error::{Failure, Kind, hint, of_repo};
 use super::exit::Exit;
 use super::output::exact_moment;
@@ -20,12 +22,8 @@ impl From<restore::Error> for Failure {
                             is not archived).";
                 (Exit::DirectoryInUse, Kind::Busy, hint(next))
             }
-            restore::Error::Unarchived { path, .. } => {
-                let next = format!(
-                    "`pgkeep wal backfill --from {}` stores it, or names what is archived with other \
-                     content. --rename-old instead of --delta keeps the directory.",
-                    path.display()
-                );
+            restore::Error::Unarchived { path, count, written_last, .. } => {
+                let next = unarchived_hint(path, *count, written_last.as_deref());
                 (Exit::DirectoryInUse, Kind::Busy, Some(next))
             }
             restore::Error::Tablespace { lsn, .. } => {
@@ -48,6 +46,30 @@ impl From<restore::Error> for Failure {
         }
         failure
     }
+}
+
+/// What brings the rows back that are only there: a partial segment in the archive does not.
+fn unarchived_hint(path: &Path, count: u64, written_last: Option<&str>) -> String {
+    let data = path.display();
+    let mut sentences = Vec::new();
+    if count > 0 {
+        sentences.push(format!(
+            "`pgkeep wal backfill --from {data}` stores what is whole, or names what is archived with other content."
+        ));
+    }
+    if let Some(name) = written_last {
+        sentences.push(format!(
+            "{name} is not whole: backfill stores it as a partial segment, which recovery never asks for. The primary \
+             of a standby archives it when it is full. To keep its transactions otherwise, start the server once more with archiving on and stop it in order; or copy \
+             {data}/pg_wal/{name} away, restore with --discard-wal, and put it into the restored pg_wal before that \
+             server is started."
+        ));
+    }
+    sentences.push(
+        "--rename-old instead of --delta keeps the directory; --discard-wal gives this WAL up."
+            .into(),
+    );
+    sentences.join(" ")
 }
 
 fn nearest_line(nearest: &Nearest) -> String {

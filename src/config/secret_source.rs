@@ -71,6 +71,15 @@ impl SecretFile {
 }
 
 impl SecretSource {
+    /// The file that holds it, where it is in one that the configuration names.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::KeyFile(file) | Kind::PassphraseFile(file) => Some(&file.path),
+            _ => None,
+        }
+    }
+
     /// The source that `key`, set at `origin`, names.
     pub(super) fn new(key: impl ToString, origin: Origin, kind: Kind) -> Self {
         Self { key: key.to_string(), origin, kind }

@@ -7,11 +7,12 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::sync::PoisonError;
 
 use super::error::Result;
 use super::fetch::{Batch, Bench, Done, Piece, PieceSource, Scratch};
 use crate::crypt::BlockHasher;
-use crate::repo::OpenedBackup;
+use crate::repo::{self, OpenedBackup};
 
 /// Bytes that are read, hashed and summed at a time: the second and third step find them in the processor's
 /// second cache.
@@ -69,6 +70,10 @@ enum Expected<'a> {
 fn expected<'a>(bench: &Bench<'a>, piece: &Piece) -> Result<Expected<'a>> {
     let PieceSource::Pack(base, pack, raw) = piece.source else { return Ok(Expected::Zeros) };
     let Some(hasher) = bench.hasher else { return Ok(Expected::Unknown) };
+    let unknown = || bench.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+    if unknown().contains(&(base, pack)) {
+        return Ok(Expected::Unknown);
+    }
     let number = |raw: u64| u32::try_from(raw.div_ceil(bench.block_size)).unwrap_or(u32::MAX);
     let (first, end) = (number(raw), number(raw + piece.length));
     let mut hashes = Vec::new();
@@ -78,10 +83,23 @@ fn expected<'a>(bench: &Bench<'a>, piece: &Piece) -> Result<Expected<'a>> {
     });
     match read {
         Ok(()) => Ok(Expected::Hashes(hasher, hashes)),
-        // Once no backup stands on it any more, a backup can do without them.
-        Err(error) if error.is_not_found() => Ok(Expected::Unknown),
+        // Nothing but this comparison needs them: what cannot be compared is written. Once no backup stands on it
+        // any more, a backup can do without them.
+        Err(error) if error.is_about_one_object() => {
+            let is_first = unknown().insert((base, pack));
+            if is_first && !error.is_not_found() {
+                bench.ctx.warn(cannot_compare(&error));
+            }
+            Ok(Expected::Unknown)
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+fn cannot_compare(error: &repo::Error) -> String {
+    format!(
+        "what is there cannot be compared with one pack of the backup, whose blocks are all written instead: {error}"
+    )
 }
 
 impl Expected<'_> {

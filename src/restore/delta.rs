@@ -2,7 +2,8 @@
 //!
 //! It is right over the same cluster, an interrupted restore of it, or what is left of a cluster that cannot be
 //! told any more; never where a server runs, and never where another cluster may still need what would be
-//! written over. Everything is looked at twice: for the plan, and again under the lock.
+//! written over. Everything is looked at twice: for the plan, and again under the lock, where nothing may differ from
+//! what was shown and confirmed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,15 +13,17 @@ use super::control::CONTROL_PATH;
 use super::directory::place_of;
 use super::error::{Error, Result};
 use super::in_progress::{self, Claim, Content, Mark};
+use super::mounts::FileSystems;
 use super::options::Options;
 use super::plan::Plan;
 use super::strangers::{Inventory, take_stock};
-use super::survey::{CONTROL_FILE, Places};
+use super::survey::{CONTROL_FILE, Ground, Places};
 use super::tree::Tree;
+use super::unarchived::{self, Archived, OnlyHere};
 use crate::base::{ByteSize, Ctx};
 use crate::pg::ControlFile;
-use crate::pg::control_file::{ClusterState, FILE_SIZE};
-use crate::repo::OpenedBackup;
+use crate::pg::control_file::FILE_SIZE;
+use crate::repo::{Manifest, OpenedBackup, Place, Repository};
 
 /// The old control file on its way out.
 const CONTROL_OLD: &[u8] = b"global/pg_control.pgkeep-old";
@@ -49,9 +52,9 @@ pub struct Delta {
     /// What of it is in the backup, and what is not.
     #[serde(flatten)]
     pub inventory: Inventory,
-    /// Whether the server may have been stopped with changes that are in its WAL only.
+    /// What of its WAL the archive does not have.
     #[serde(skip)]
-    pub(super) has_stopped: bool,
+    only_here: OnlyHere,
 }
 
 impl Delta {
@@ -69,13 +72,17 @@ impl Delta {
         if let Some(wal) = &self.wal {
             lines.push(format!("  WAL goes to   {}", wal.display()));
         }
+        for path in &self.inventory.mounts {
+            lines.push(format!("  writes to     {path}, which is mounted there"));
+        }
         let bytes = ByteSize(stranger_bytes);
         lines.push(format!("  removes       {strangers} that are not in the backup, {bytes}"));
         let first = &self.inventory.first_strangers;
         lines.extend(first.iter().map(|path| format!("  removes       {path}")));
         let more = strangers.saturating_sub(first.len() as u64);
         if more > 0 {
-            lines.push(format!("  removes       {more} more"));
+            lines
+                .push(format!("  removes       {more} more, what is in such directories included"));
         }
         lines
     }
@@ -102,7 +109,6 @@ pub(super) struct There {
     pub(super) wal: Option<PathBuf>,
     /// A restore that was killed may have written some of it.
     pub(super) is_interrupted: bool,
-    has_stopped: bool,
 }
 
 /// What is there to go over, for a plan; nothing in an empty place.
@@ -118,13 +124,81 @@ pub(super) fn survey(
     if Content::of(places.data)? == Content::Nothing {
         return Ok(None);
     }
-    let There { over, wal, has_stopped, .. } = look(options, places, opened)?;
+    let There { over, wal, .. } = look(options, places, opened)?;
     if in_progress::is_held(places.data) {
         return Err(in_progress::held(places.data));
     }
     let tree = Tree::open_what_is_there(Places { wal: wal.as_deref(), ..places })?;
     let inventory = take_stock(ctx, options, opened, &tree, places.tablespaces)?;
-    Ok(Some(Delta { over, wal, inventory, has_stopped }))
+    Ok(Some(Delta { over, wal, inventory, only_here: OnlyHere::default() }))
+}
+
+/// What must hold before what is there is ended, and changes nothing: that no WAL is lost with it, and that the
+/// store has all of the backup. What is told first, and where WAL was looked for.
+///
+/// # Errors
+/// [`Error::Unarchived`], and the repository's.
+pub(super) fn prepare(
+    ctx: &Ctx,
+    options: &Options,
+    opened: &OpenedBackup,
+    archived: impl FnOnce() -> Archived,
+    ground: &mut Ground,
+) -> Result<(Option<Archived>, Vec<String>)> {
+    let Some(delta) = &mut ground.delta else { return Ok((None, Vec::new())) };
+    let archived = archived();
+    delta.only_here = unarchived::look(ctx, &archived, &options.to)?;
+    let mut warnings = delta.warnings(&options.to);
+    warnings.extend(delta.only_here.check(&options.to, options.discard_wal)?);
+    for manifest in opened.chain() {
+        ctx.cancel.check()?;
+        require_content(&archived.repository, &archived.place, manifest)?;
+    }
+    Ok((Some(archived), warnings))
+}
+
+/// Refuses a backup of which the store does not list everything that a restore reads: not the hashes.
+fn require_content(repository: &Repository, place: &Place, manifest: &Manifest) -> Result<()> {
+    let mut needed = manifest.clone();
+    needed.objects.retain(|object| !object.name.starts_with("hash/"));
+    needed.reused.retain(|reused| !reused.object.name.starts_with("hash/"));
+    Ok(repository.require_objects(place, &needed)?)
+}
+
+/// Looks again, under the lock and before anything is written: what was shown and confirmed is what will be done.
+/// Whether a restore that was killed has written some of it, and the other file systems that begin there.
+///
+/// # Errors
+/// [`Error::Occupied`], [`Error::Refused`].
+pub(super) fn look_again(
+    ctx: &Ctx,
+    options: &Options,
+    plan: &Plan,
+    (planned, archived): (&Delta, &Archived),
+) -> Result<(bool, FileSystems)> {
+    let places = plan.places();
+    let there = look(options, places, &plan.opened)?;
+    let changed = |what: &str| {
+        occupied(
+            &plan.to,
+            format!("{what} since the plan was made: nothing was changed, run it again"),
+        )
+    };
+    if there.wal.as_deref() != places.wal {
+        return changed("has its WAL elsewhere");
+    }
+    if there.over != planned.over {
+        return changed("has become something else");
+    }
+    if unarchived::look(ctx, archived, &plan.to)? != planned.only_here {
+        return changed("has other WAL that is not archived");
+    }
+    let tree = Tree::open_what_is_there(places)?;
+    let inventory = take_stock(ctx, options, &plan.opened, &tree, places.tablespaces)?;
+    if inventory.digest != planned.inventory.digest {
+        return changed("holds other files that would go");
+    }
+    Ok((there.is_interrupted, tree.below))
 }
 
 fn occupied<T>(path: &Path, why: impl Into<String>) -> Result<T> {
@@ -146,7 +220,7 @@ pub(super) fn look(options: &Options, places: Places<'_>, opened: &OpenedBackup)
         Content::Else(_) => None,
     };
     refuse_server(data)?;
-    let (over, has_stopped) = recognised(data, mark.as_deref(), opened)?;
+    let over = recognised(data, mark.as_deref(), opened)?;
     let source = Path::new(&opened.manifest().summary.server.data_directory);
     for (oid, _, location) in places.tablespaces {
         look_at_tablespace(places, *oid, location)?;
@@ -165,7 +239,7 @@ pub(super) fn look(options: &Options, places: Places<'_>, opened: &OpenedBackup)
         refuse_shared(data, source, wal)?;
     }
     refuse_repositories(options, Places { wal: wal.as_deref(), ..places })?;
-    Ok(There { over, wal, is_interrupted: mark.is_some(), has_stopped })
+    Ok(There { over, wal, is_interrupted: mark.is_some() })
 }
 
 fn refuse_server(place: &Path) -> Result<()> {
@@ -175,8 +249,8 @@ fn refuse_server(place: &Path) -> Result<()> {
     }
 }
 
-/// Which cluster lies in a data directory, and whether it was stopped in order.
-fn recognised(data: &Path, mark: Option<&Mark>, opened: &OpenedBackup) -> Result<(Over, bool)> {
+/// Which cluster lies in a data directory.
+fn recognised(data: &Path, mark: Option<&Mark>, opened: &OpenedBackup) -> Result<Over> {
     let summary = &opened.manifest().summary;
     if let Some(mark) = mark
         && !mark.is_of_system(summary.system)
@@ -199,18 +273,16 @@ fn recognised(data: &Path, mark: Option<&Mark>, opened: &OpenedBackup) -> Result
                 );
                 return occupied(data, why);
             }
-            let has_stopped =
-                matches!(control.state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery);
-            return Ok((Over::Cluster, has_stopped));
+            return Ok(Over::Cluster);
         }
     }
     if mark.is_some() {
-        return Ok((Over::Restore, true));
+        return Ok(Over::Restore);
     }
     let major = (summary.server.version_num / 10_000).to_string();
     let version = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
     if version.trim() == major && is_directory("base") && is_directory("global") {
-        return Ok((Over::Wreck, false));
+        return Ok(Over::Wreck);
     }
     occupied(data, format!("is not empty, and holds no cluster of PostgreSQL {major}"))
 }

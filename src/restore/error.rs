@@ -38,20 +38,22 @@ pub enum Error {
     },
     /// The directory that a restore would go over holds WAL that the archive does not have.
     #[error(
-        "{} has {}, ready to be archived, and the archive does not have {}",
+        "{} has {} in its pg_wal, and the archive does not have {}",
         path.display(),
-        if *count == 1 { first.clone() } else { format!("{count} files of WAL ({first} to {last})") },
-        if *count == 1 { "it" } else { "them" }
+        files_of_wal(*count, first, last, written_last.as_deref()),
+        if *count + u64::from(written_last.is_some()) == 1 { "it" } else { "them" }
     )]
     Unarchived {
         /// The data directory.
         path: PathBuf,
-        /// How many files there are.
+        /// How many whole files there are.
         count: u64,
         /// The first of them.
         first: String,
         /// The last of them.
         last: String,
+        /// The segment that is not whole, into which the server wrote last.
+        written_last: Option<String>,
     },
     /// Replay would make a tablespace in a directory that something else lives in.
     #[error(
@@ -105,6 +107,16 @@ pub enum Error {
     /// The work was interrupted.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+fn files_of_wal(count: u64, first: &str, last: &str, written_last: Option<&str>) -> String {
+    let whole = match count {
+        0 => None,
+        1 => Some(first.to_owned()),
+        _ => Some(format!("{count} files of WAL ({first} to {last})")),
+    };
+    let begun = written_last.map(|name| format!("{name}, into which its server wrote last,"));
+    whole.into_iter().chain(begun).collect::<Vec<_>>().join(" and ")
 }
 
 /// The result of a call in this room.

@@ -11,15 +11,18 @@ use std::path::PathBuf;
 
 use super::aside;
 use super::control::control_file;
-use super::delta;
+use super::delta::{self, Delta};
 use super::error::{Error, Result};
 use super::in_progress::{Claim, make_place};
+use super::mounts::FileSystems;
 use super::options::Options;
 use super::plan::Plan;
 use super::strangers;
 use super::survey::{Ground, check, survey};
 use super::tally::Amount;
 use super::tree::Tree;
+use super::unarchived::Archived;
+use super::walk;
 use super::writing::{Found, Writing};
 use crate::base::{Ctx, Event, Stage, durable};
 
@@ -52,11 +55,11 @@ pub fn execute(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<Restored> {
     let ctx = &ctx.with_child_cancel();
     let begun = ctx.clock.monotonic();
     aside::move_all(&plan.to, &plan.ground.moved)?;
-    let (claim, found) = match &plan.ground.delta {
-        Some(_) => claim_over(ctx, plan, options)?,
+    let (claim, found, below) = match plan.ground.delta.as_ref().zip(plan.archived.as_ref()) {
+        Some(planned) => claim_over(ctx, (plan, options), planned)?,
         None => claim(ctx, plan)?,
     };
-    let tree = Tree::open(plan.places())?;
+    let tree = Tree::open_over(plan.places(), below)?;
     let (files, bytes) = (plan.files, plan.bytes);
     let (kept, written) = (Amount { files, bytes }, Amount::default());
     let data_directory = plan.to.clone();
@@ -85,6 +88,10 @@ fn write(
 ) -> Result<()> {
     let (bytes_total, files_total) = (plan.bytes, plan.files);
     ctx.observer.event(Event::Begin { stage: Stage::Restore, bytes_total, files_total });
+    if found == Found::Interrupted {
+        // Going over what is there, the look at it under the lock has met them.
+        walk::meet_file_systems(ctx, tree)?;
+    }
     if found.is_interrupted() {
         // What the earlier run wrote reaches the disk before it is read back and believed.
         tree.sync()?;
@@ -115,7 +122,7 @@ fn release(ctx: &Ctx, plan: &Plan, claim: Claim) -> Result<()> {
 
 /// Takes the data directory's lock, looks at all places again under it, and marks them; what is there to go
 /// on from, and nothing where all is there already.
-fn claim(ctx: &Ctx, plan: &Plan) -> Result<(Claim, Option<Found>)> {
+fn claim(ctx: &Ctx, plan: &Plan) -> Result<(Claim, Option<Found>, FileSystems)> {
     let places = plan.places();
     // Looked at before anything is made.
     check(places, plan.wanted())?;
@@ -143,21 +150,20 @@ fn claim(ctx: &Ctx, plan: &Plan) -> Result<(Claim, Option<Found>)> {
     }
     let Ground { continues, is_complete, .. } = ground;
     let found = if continues.is_some() { Found::Interrupted } else { Found::Nothing };
-    Ok((claim, (!is_complete).then_some(found)))
+    Ok((claim, (!is_complete).then_some(found), FileSystems::default()))
 }
 
 /// As [`claim`], of places that hold what is gone over. Nothing but marks is written, each whole or not at all:
-/// until the old control file goes, what is there stays what it is.
-fn claim_over(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<(Claim, Option<Found>)> {
+/// until the old control file goes, what is there stays what it is. With the other file systems that begin there.
+fn claim_over(
+    ctx: &Ctx,
+    (plan, options): (&Plan, &Options),
+    planned: (&Delta, &Archived),
+) -> Result<(Claim, Option<Found>, FileSystems)> {
     let places = plan.places();
     let mut claim = Claim::take(&plan.to)?;
-    let there = match delta::look(options, places, &plan.opened) {
-        Ok(there) if there.wal.as_deref() == places.wal => there,
-        Ok(_) => {
-            claim.withdraw();
-            let why = "has its WAL elsewhere than when this was planned".into();
-            return Err(Error::Occupied { path: plan.to.clone(), why });
-        }
+    let (is_interrupted, below) = match delta::look_again(ctx, options, plan, planned) {
+        Ok(found) => found,
         Err(error) => {
             claim.withdraw();
             return Err(error);
@@ -169,6 +175,5 @@ fn claim_over(ctx: &Ctx, plan: &Plan, options: &Options) -> Result<(Claim, Optio
         claim.mark_place(&mark, place)?;
         ctx.step("another place is marked");
     }
-    let is_interrupted = there.is_interrupted;
-    Ok((claim, Some(Found::Over { is_interrupted })))
+    Ok((claim, Some(Found::Over { is_interrupted }), below))
 }

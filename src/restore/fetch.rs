@@ -4,6 +4,7 @@
 //! A file is complete when all its pieces are written; then their checksums, put in order, must give
 //! the one in its row, whatever worker wrote which piece.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -113,6 +114,8 @@ pub(super) struct Bench<'a> {
     /// Knows blocks again; nothing where the backup's hashes are of a kind that is not known.
     pub(super) hasher: Option<&'a BlockHasher>,
     pub(super) block_size: u64,
+    /// Packs whose hashes cannot be read: their blocks are written, whatever is there.
+    pub(super) unknown: Mutex<BTreeSet<(Option<u32>, u32)>>,
 }
 
 /// Work for one worker.

@@ -235,10 +235,9 @@ impl Content {
             let why = "belongs to a server that runs, or did not stop in order";
             return Ok(Self::Else(why.into()));
         }
-        let is_mark = |entry: &fs::DirEntry| entry.file_name() == IN_PROGRESS;
         let others = entries.try_fold(0, |others, entry| {
             let entry = entry.map_err(Error::file("list", path))?;
-            Ok::<u64, Error>(others + u64::from(!is_mark(&entry)))
+            Ok::<u64, Error>(others + u64::from(!is_nobodys(&entry)))
         })?;
         match read(&path.join(IN_PROGRESS))? {
             Some(mark) => Ok(Self::Restore(Box::new(mark))),
@@ -246,6 +245,15 @@ impl Content {
             None => Ok(Self::Else("is not empty".into())),
         }
     }
+}
+
+/// What the tools of a file system keep in its first directory.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
+/// Whether an entry of a place itself is a mark, a new one that did not get its name, or a file system's own.
+pub(super) fn is_nobodys(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    [IN_PROGRESS, IN_PROGRESS_TEMPORARY, LOST_AND_FOUND].iter().any(|nobodys| name == *nobodys)
 }
 
 /// Reads a mark; `None` where there is none, or one that was cut off.
@@ -357,6 +365,9 @@ impl Claim {
     pub(super) fn release(self, ctx: &Ctx) -> Result<()> {
         let others = self.places.iter().map(|place| place.join(IN_PROGRESS));
         for path in others.chain(std::iter::once(self.path.clone())) {
+            // A run that was killed may have left one that did not get its name. What fails to go is believed by
+            // nobody.
+            fs::remove_file(path.with_file_name(IN_PROGRESS_TEMPORARY)).ok();
             match fs::remove_file(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 other => other.map_err(Error::file("remove", &path))?,
@@ -430,11 +441,11 @@ fn replace(path: &Path, mark: &Mark) -> Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::base::Timestamp;
 
-    fn choices(to: &Path) -> Choices {
+    pub(in crate::restore) fn choices(to: &Path) -> Choices {
         Choices {
             repository: "r".into(),
             cluster: "main".into(),

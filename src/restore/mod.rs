@@ -28,6 +28,7 @@ mod installed;
 mod last_files;
 mod lost;
 mod moment;
+mod mounts;
 mod nearest;
 mod new_tablespaces;
 mod next;

@@ -35,6 +35,36 @@ impl Options {
     }
 }
 
+#[cfg(test)]
+impl Options {
+    /// To the end of the WAL, as a copy, with nothing else chosen.
+    pub(super) fn of_a_test(to: &std::path::Path) -> Self {
+        Self {
+            to: to.into(),
+            backup: None,
+            target: Target::Latest,
+            inclusive: true,
+            timeline: TimelineChoice::Latest,
+            action: TargetAction::Promote,
+            standby: false,
+            archiving: Archiving::Off,
+            archiving_is_default: true,
+            tablespaces: Vec::new(),
+            config_to: None,
+            rename_old: false,
+            delta: false,
+            discard_wal: false,
+            repository_folders: Vec::new(),
+            own_files: Vec::new(),
+            jobs: 1,
+            restore_command: RestoreCommand { program: Vec::new(), epoch: None },
+            server: None,
+            user: None,
+            programs: ProgramPlaces { configured: None, root: "/".into(), path: Vec::new() },
+        }
+    }
+}
+
 /// How the restored server will call pgkeep.
 #[derive(Debug, Clone)]
 pub struct RestoreCommand {
@@ -73,9 +103,13 @@ pub struct Options {
     pub rename_old: bool,
     /// Goes over what is there: what has the backup's content stays, and what is not in the backup goes.
     pub delta: bool,
+    /// What of WAL only the directory has that is gone over may go.
+    pub discard_wal: bool,
     /// Folders that hold repositories here: a restore that removes what is not in the backup must not find
     /// one where it writes.
     pub repository_folders: Vec<PathBuf>,
+    /// Configuration, keys and passphrases that pgkeep itself needs on this host: nor one of these.
+    pub own_files: Vec<PathBuf>,
     /// How many workers write.
     pub jobs: usize,
     /// How recovery fetches WAL.

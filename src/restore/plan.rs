@@ -9,6 +9,7 @@ use super::chosen::{Chosen, chosen};
 use super::conf_file::{CONF, configuration};
 use super::configured::ServerFiles;
 use super::control::control_file;
+use super::delta;
 use super::directory::tablespaces;
 use super::error::{Error, Result};
 use super::external::External;
@@ -26,7 +27,7 @@ use super::replayed::Replayed;
 use super::space::{self, Space};
 use super::survey::{Ground, Places, as_found, ground};
 use super::target::Target;
-use super::unarchived;
+use super::unarchived::Archived;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::control_file::{ControlFile, Settings};
 use crate::pg::recovery::TargetAction;
@@ -115,6 +116,9 @@ pub struct Plan {
     pub(super) summary: Summary,
     #[serde(skip)]
     pub(super) opened: OpenedBackup,
+    /// Where WAL was looked for that only the directory has which is gone over.
+    #[serde(skip)]
+    pub(super) archived: Option<Archived>,
 }
 
 fn in_words<S: serde::Serializer>(
@@ -164,7 +168,8 @@ pub fn plan(
     warnings.extend(about_the_archive(&archive, &history, &way));
     let tablespaces = tablespaces(options, &opened)?;
     let is_copy = options.archiving == Archiving::Off;
-    let new_tablespaces = new_tablespaces::check(&tablespaces, &replayed, is_copy)?;
+    let own = options.delta.then_some(&*options.to);
+    let new_tablespaces = new_tablespaces::check(&tablespaces, &replayed, is_copy, own)?;
     warnings.extend(new_tablespaces.iter().map(NewTablespace::warning));
     let at_target = way.at_target();
     let target_time = options.target.time().or(way.at);
@@ -174,21 +179,18 @@ pub fn plan(
     let places = Places { configuration: apart, ..Places::of(&options.to, &tablespaces) };
     let timeline = history.timeline().get();
     let wanted = Wanted { choices: &choices, backup: &summary.id, timeline };
-    let ground = ground(ctx, options, places, wanted, &opened)?;
+    let mut ground = ground(ctx, options, places, wanted, &opened)?;
+    let look_in = || Archived::new(repository, place, archive.wal());
+    let (archived, told) = delta::prepare(ctx, options, &opened, look_in, &mut ground)?;
+    warnings.extend(told);
     let options = &as_found(options, &ground);
     warnings.extend(configured(options, &opened, &mut external)?);
     let files = ServerFiles::of(&opened, &external)?;
     let raised = raised(&files, &settings_of(&opened)?, &replayed.parameters);
     warnings.extend(raised.iter().map(Raised::warning));
     let wal_bytes = way.run.count().saturating_mul(archive.segment_size().bytes().into());
-    let over = ground.delta.as_ref();
-    if let Some(delta) = over {
-        warnings.extend(delta.warnings(&options.to));
-        let there = (options.to.as_path(), delta.has_stopped);
-        warnings.extend(unarchived::check(ctx, (repository, place), archive.wal(), there)?);
-    }
-    let growth = over.map(|delta| &delta.inventory.growth);
-    let space = space::spaces(ctx, options, &opened, &tablespaces, (growth, wal_bytes))?;
+    let over = ground.delta.as_ref().map(|delta| &delta.inventory);
+    let space = space::spaces(ctx, options, &opened, &tablespaces, (over, wal_bytes))?;
     // What an interrupted run has left takes its room already.
     if ground.continues.is_none() {
         warnings.extend(space::check(&space)?);
@@ -243,6 +245,7 @@ pub fn plan(
         choices,
         summary,
         opened,
+        archived,
     })
 }
 

@@ -77,9 +77,13 @@ impl Plan {
                 Some(wal) if wal > 0 => format!(" and {} of WAL", ByteSize(wal)),
                 _ => String::new(),
             };
+            let freed = match space.freed {
+                0 => String::new(),
+                freed => format!(", {} more when what goes is gone", ByteSize(freed)),
+            };
             writeln!(
                 f,
-                "  room          {}: needs {}{wal}, {} free",
+                "  room          {}: needs {}{wal}, {} free{freed}",
                 places.join(", "),
                 ByteSize(space.data),
                 ByteSize(space.free)

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::conf_file::{AUTO_CONF, CONF, configuration};
 use super::error::{Error, Result};
 use super::options::Options;
+use super::strangers::Inventory;
 use crate::base::{ByteSize, Ctx};
 use crate::pg::config_file::ConfigFile;
 use crate::repo::{OpenedBackup, RowKind};
@@ -28,6 +29,8 @@ pub struct Space {
     pub wal: Option<u64>,
     /// Free bytes.
     pub free: u64,
+    /// Bytes of what is not in the backup and goes first.
+    pub freed: u64,
     /// The file system's name, where it compresses.
     pub compresses: Option<&'static str>,
 }
@@ -42,25 +45,34 @@ impl Space {
     fn sentence(&self) -> String {
         let places: Vec<_> = self.places.iter().map(|path| path.display().to_string()).collect();
         let wal = self.wal.map(|wal| format!(" ({} of it WAL during recovery)", ByteSize(wal)));
+        let freed = match self.freed {
+            0 => String::new(),
+            freed => format!(", {} more when what is not in the backup is gone", ByteSize(freed)),
+        };
         format!(
-            "{}: {} are needed{} and {} are free",
+            "{}: {} are needed{} and {} are free{freed}",
             places.join(", "),
             ByteSize(self.needed()),
             wal.unwrap_or_default(),
             ByteSize(self.free)
         )
     }
+
+    fn room(&self) -> u64 {
+        self.free.saturating_add(self.freed)
+    }
 }
 
-/// What each file system needs and has; `growth` is what is added to files that are there, by tablespace, where
-/// the restore goes over them.
+/// What each file system needs and has; where the restore goes over what is there, `over` says by how much files
+/// grow, and what goes first.
 pub(super) fn spaces(
     ctx: &Ctx,
     options: &Options,
     opened: &OpenedBackup,
     tablespaces: &[(u32, String, PathBuf)],
-    (growth, wal_bytes): (Option<&BTreeMap<Option<u32>, u64>>, u64),
+    (over, wal_bytes): (Option<&Inventory>, u64),
 ) -> Result<Vec<Space>> {
+    let growth = over.map(|over| &over.growth);
     let in_tablespaces = match growth {
         None if tablespaces.is_empty() => BTreeMap::new(),
         None => bytes_by_tablespace(ctx, opened)?,
@@ -90,6 +102,7 @@ pub(super) fn spaces(
             data: 0,
             wal: None,
             free: free.f_bavail.saturating_mul(free.f_frsize),
+            freed: over.and_then(|over| over.freed.get(&device).copied()).unwrap_or(0),
             compresses: COMPRESSING
                 .iter()
                 .find(|(known, _)| *known == magic)
@@ -107,14 +120,14 @@ pub(super) fn spaces(
 /// Refuses what cannot fit; warnings about what may not.
 pub(super) fn check(spaces: &[Space]) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    for space in spaces.iter().filter(|space| space.needed() > space.free) {
+    for space in spaces.iter().filter(|space| space.needed() > space.room()) {
         match space.compresses {
             Some(name) => warnings.push(format!(
                 "{}; {name} may compress it enough, which nobody knows before",
                 space.sentence()
             )),
             // The WAL is an upper bound.
-            None if space.data <= space.free => {
+            None if space.data <= space.room() => {
                 warnings.push(format!("{}: recovery may run out of room", space.sentence()));
             }
             None => return Err(Error::Refused { what: space.sentence() }),
@@ -185,7 +198,18 @@ mod tests {
     use super::*;
 
     fn space(data: u64, wal: Option<u64>, free: u64, compresses: Option<&'static str>) -> Space {
-        Space { places: vec!["/data".into()], data, wal, free, compresses }
+        Space { places: vec!["/data".into()], data, wal, free, freed: 0, compresses }
+    }
+
+    /// A directory that fits once its strangers are gone, which go first, was refused.
+    #[test]
+    fn d2026_11_29_what_goes_first_makes_room() {
+        let tight = Space { freed: 1 << 30, ..space(2 << 30, None, 1 << 30, None) };
+        assert_eq!(check(std::slice::from_ref(&tight)).unwrap(), Vec::<String>::new());
+        let refused = check(&[Space { data: 3 << 30, ..tight }]).unwrap_err().to_string();
+        let expected = "/data: 3.0 GiB are needed and 1.0 GiB are free, 1.0 GiB more when what is not in the \
+                        backup is gone";
+        assert_eq!(refused, expected);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! is in the backup, and what is not, and goes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
 
 use super::adopt::MARKER;
 use super::control::CONTROL_PATH;
@@ -11,7 +12,7 @@ use super::options::Options;
 use super::plan::Plan;
 use super::space::tablespace_of;
 use super::survey::{is_mark, is_own_file, shown};
-use super::tree::{Root, Tree};
+use super::tree::{MOUNTED, Root, Tree};
 use super::walk::{Entry, Scope, Walk};
 use crate::base::Ctx;
 use crate::pg::{EntryKind, Layout, MajorVersion, Rule};
@@ -35,9 +36,24 @@ pub struct Inventory {
     pub first_strangers: Vec<String>,
     /// Links to tablespaces that the backup does not have, or not there, and where they lead: that stays.
     pub links: Vec<(String, String)>,
+    /// What is mounted, and is written to as part of the places.
+    pub mounts: Vec<String>,
     /// Bytes by which files grow, by tablespace.
     #[serde(skip)]
     pub(super) growth: BTreeMap<Option<u32>, u64>,
+    /// Bytes that the removal of strangers frees, by device.
+    #[serde(skip)]
+    pub(super) freed: BTreeMap<u64, u64>,
+    /// Which paths are removed, and what is there, whatever their order.
+    #[serde(skip)]
+    pub(super) digest: u64,
+}
+
+/// What tells one thing that is removed from another.
+fn digest_of(path: &[u8], kind: EntryKind) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (path, std::mem::discriminant(&kind)).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A path at which there is something, a row, or both.
@@ -178,7 +194,9 @@ pub(super) fn take_stock(
 ) -> Result<Inventory> {
     let layout = layout(opened)?;
     let mut inventory = Inventory::default();
-    let mut usual = Vec::new();
+    let (mut usual, mut relations) = (Vec::new(), Vec::new());
+    // Directories that go, by place: one line each, whatever is in them.
+    let mut folders = BTreeMap::<PathBuf, Vec<Vec<u8>>>::new();
     meet(ctx, opened, tree, &mut |met| {
         let fits = met.fits(tree, tablespaces)?;
         if let Some(row) = met.row.filter(|row| row.kind == RowKind::File) {
@@ -189,13 +207,24 @@ pub(super) fn take_stock(
             let grows = inventory.growth.entry(tablespace_of(met.path)).or_default();
             *grows += row.size.saturating_sub(size);
         }
-        let Some(entry) = met.entry.filter(|_| !fits) else { return Ok(true) };
-        if is_own_file(options, met.path) && entry.kind == EntryKind::File {
+        let Some(entry) = met.entry else { return Ok(true) };
+        let is_own = is_own_file(options, met.path) && entry.kind == EntryKind::File;
+        if entry.is_mount {
+            // What goes, or is made anew: nothing takes the place of what is mounted.
+            let is_anew = is_own
+                || met.path == CONTROL_PATH
+                || entry.kind == EntryKind::File && !entry.is_single;
+            if !fits || is_anew {
+                let path = met.root.path_of(met.rest);
+                return Err(Error::Occupied { path, why: MOUNTED.into() });
+            }
+            inventory.mounts.push(shown(met.path));
+        }
+        if fits {
             return Ok(true);
         }
-        if entry.is_mount {
-            let why = "is a mount point, and not in the backup: unmount it first".into();
-            return Err(Error::Occupied { path: met.root.path_of(met.rest), why });
+        if is_own {
+            return Ok(true);
         }
         if entry.kind == EntryKind::Symlink
             && link_oid(met.path).is_some()
@@ -203,20 +232,99 @@ pub(super) fn take_stock(
         {
             inventory.links.push((shown(met.path), target.display().to_string()));
         }
+        inventory.digest = inventory.digest.wrapping_add(digest_of(met.path, entry.kind));
+        if entry.is_single {
+            *inventory.freed.entry(entry.device).or_default() += entry.size;
+        }
         inventory.strangers += 1;
         inventory.stranger_bytes += entry.size;
+        let of_place = folders.entry(met.root.path_of(b"")).or_default();
+        let is_inside = is_below(of_place, met.rest);
+        if is_inside && let Some(home) = home_of_a_cluster(met.rest) {
+            let path = met.root.path_of(home);
+            let why =
+                "holds a data directory of its own, and is not in the backup: move it away first";
+            return Err(Error::Occupied { path, why: why.into() });
+        }
+        refuse_secret(options, &met.root.path_of(met.rest))?;
+        if is_inside {
+            return Ok(true);
+        }
+        let slash = if entry.kind == EntryKind::Directory { "/" } else { "" };
+        if entry.kind == EntryKind::Directory {
+            of_place.push(met.rest.to_vec());
+        }
         let is_usual = met.row.is_none()
             && (matches!(layout.classify(met.path, entry.kind), Rule::Skip(_))
                 || met.path == CONTROL_PATH);
-        let first = if is_usual { &mut usual } else { &mut inventory.first_strangers };
+        let first = match is_usual {
+            true => &mut usual,
+            false if is_of_relations(met.path) => &mut relations,
+            false => &mut inventory.first_strangers,
+        };
         if first.len() < SHOWN_MAX {
-            first.push(shown(met.path));
+            first.push(format!("{}{slash}", shown(met.path)));
         }
         Ok(true)
     })?;
+    inventory.first_strangers.extend(relations);
     inventory.first_strangers.extend(usual);
     inventory.first_strangers.truncate(SHOWN_MAX);
     Ok(inventory)
+}
+
+/// Whether a path lies in one of these folders, of which those are forgotten that the walk has left: folders are
+/// met in the order of paths, and what is in them after siblings like `log.1` beside `log`.
+fn is_below(folders: &mut Vec<Vec<u8>>, path: &[u8]) -> bool {
+    while let Some(folder) = folders.last() {
+        let inside = [folder, &b"/"[..]].concat();
+        if path.starts_with(&inside) {
+            return true;
+        }
+        if path < inside.as_slice() {
+            // What is in it comes later.
+            return folders.iter().any(|folder| path.starts_with(&[folder, &b"/"[..]].concat()));
+        }
+        folders.pop();
+    }
+    false
+}
+
+/// The folder whose file says that it is a data directory.
+fn home_of_a_cluster(path: &[u8]) -> Option<&[u8]> {
+    path.strip_suffix(b"/global/pg_control").or_else(|| path.strip_suffix(b"/postmaster.pid"))
+}
+
+/// Whether a path is that of a relation's file, or of one that a server keeps beside them: of such a cluster may
+/// have thousands that are not in the backup.
+fn is_of_relations(path: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    let is_numbered = |part: &&[u8]| part.first().is_some_and(u8::is_ascii_digit);
+    match parts.as_slice() {
+        [b"base", _, file] | [b"pg_tblspc", _, _, _, file] => is_numbered(file),
+        [b"base", database] => is_numbered(database),
+        [b"global", file] => is_numbered(file),
+        _ => false,
+    }
+}
+
+/// A configuration file, or what opens a repository, would go with the directory; also one that a link leads to.
+fn refuse_secret(options: &Options, path: &Path) -> Result<()> {
+    let folder = |path: &Path| path.parent().and_then(|folder| folder.canonicalize().ok());
+    let is_it = |own: &Path| {
+        own == path || own.file_name() == path.file_name() && folder(own) == folder(path)
+    };
+    let is_theirs =
+        |own: &&PathBuf| is_it(own) || own.canonicalize().is_ok_and(|behind| is_it(&behind));
+    match options.own_files.iter().find(is_theirs) {
+        None => Ok(()),
+        Some(own) => Err(Error::Refused {
+            what: format!(
+                "pgkeep itself needs {}, which is not in the backup: --delta would remove it. Move it elsewhere",
+                own.display()
+            ),
+        }),
+    }
 }
 
 /// Removes what is not in the backup, or is another thing there; how much that was. What stays are directories,
@@ -254,6 +362,52 @@ pub(super) fn refuse(ctx: &Ctx, plan: &Plan, options: &Options, tree: &Tree) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Twenty files of relations were shown, and a folder of somebody's notes among them was not.
+    #[test]
+    fn d2026_11_29_a_directory_that_goes_is_one_line_and_relations_come_later() {
+        let mut folders = vec![b"log".to_vec()];
+        let mut met = Vec::new();
+        for path in ["log.1", "log.1/a", "log/a", "log/a/b", "log0", "logs"] {
+            let is_inside = is_below(&mut folders, path.as_bytes());
+            if path == "log.1" {
+                folders.push(path.into());
+            }
+            met.push(is_inside);
+        }
+        assert_eq!(met, [false, true, true, true, false, false]);
+        for (path, is_of) in [
+            ("base/5/16384", true),
+            ("base/5/16384_fsm.1", true),
+            ("global/1262_vm", true),
+            ("pg_tblspc/16400/PG_15_202209061/5/1", true),
+            ("base/16999", true),
+            ("base/notes", false),
+            ("notes/1", false),
+            ("base/5/keep.txt", false),
+        ] {
+            assert_eq!(is_of_relations(path.as_bytes()), is_of, "{path}");
+        }
+        assert_eq!(home_of_a_cluster(b"old/data/global/pg_control"), Some(&b"old/data"[..]));
+        assert_eq!(home_of_a_cluster(b"old/postmaster.pid"), Some(&b"old"[..]));
+        assert_eq!(home_of_a_cluster(b"old/postmaster.pid.txt"), None);
+    }
+
+    #[test]
+    fn d2026_11_29_what_pgkeep_itself_needs_does_not_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        std::fs::File::create(&key).unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("key", dir.path().join("another-name")).unwrap();
+        for name in ["key", "link/key", "another-name", "link/another-name"] {
+            let own = dir.path().join(name);
+            let options = Options { own_files: vec![own], ..Options::of_a_test(dir.path()) };
+            let refused = refuse_secret(&options, &key).unwrap_err().to_string();
+            assert!(refused.contains("Move it elsewhere"), "{refused}");
+            refuse_secret(&options, &dir.path().join("other")).unwrap();
+        }
+    }
 
     #[test]
     fn links_of_tablespaces_are_told_by_their_paths() {

@@ -13,7 +13,9 @@ use super::conf_file::AUTO_CONF;
 use super::control::control_file;
 use super::delta::{self, Delta};
 use super::error::{Error, Result};
-use super::in_progress::{self, Choices, Content, IN_PROGRESS, Mark, Wanted};
+use super::in_progress::{
+    self, Choices, Content, IN_PROGRESS, LOST_AND_FOUND, Mark, Wanted, is_nobodys,
+};
 use super::options::{Archiving, Options};
 use super::recovery::signal_file;
 use crate::base::{Ctx, Timestamp};
@@ -134,8 +136,9 @@ pub(super) fn continued(
     let mut options = options.clone();
     if let Content::Restore(mark) = Content::of(&options.to)?
         && mark.is_continued_by(choices)
-        // Of one with a control file nothing is left to go on with: at most the marks.
-        && !(mark.is_over && has_control(&options.to))
+        // Of one with a control file nothing is left to go on with: at most the marks. What --delta meets there
+        // may have been started, and been a server for weeks.
+        && !((mark.is_over || options.delta) && has_control(&options.to))
         && (!options.rename_old || backups.iter().any(|backup| backup.id.as_str() == mark.backup))
     {
         let begun_with = mark.backup.parse().ok();
@@ -268,8 +271,8 @@ fn survey_to_move(places: Places<'_>, source: &Path, now: Timestamp) -> Result<G
     Ok(Ground { moved, ..Ground::default() })
 }
 
-/// Hands over everything below the places by its path in the data directory, the marks left out. One
-/// open directory a level, nothing kept.
+/// Hands over everything below the places by its path in the data directory, marks and what a file system's tools
+/// keep left out. One open directory a level, nothing kept.
 pub(super) fn each_entry(
     places: Places<'_>,
     visit: &mut dyn FnMut(&[u8], FileType) -> Result<()>,
@@ -290,7 +293,7 @@ fn below(
 ) -> Result<()> {
     for entry in fs::read_dir(directory).map_err(Error::file("list", directory))? {
         let entry = entry.map_err(Error::file("list", directory))?;
-        if is_place(path) && entry.file_name() == IN_PROGRESS {
+        if is_place(path) && is_nobodys(&entry) {
             continue;
         }
         let file_type = entry.file_type().map_err(Error::file("stat", entry.path()))?;
@@ -312,6 +315,11 @@ fn below(
 fn is_place(path: &[u8]) -> bool {
     let tablespace = path.strip_prefix(b"pg_tblspc/");
     path.is_empty() || tablespace.is_some_and(|oid| !oid.contains(&b'/'))
+}
+
+/// Whether a path is what the tools of a data directory's file system keep, or in it: [`each_entry`] leaves it out.
+pub(super) fn is_lost_and_found(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').next() == Some(LOST_AND_FOUND.as_bytes())
 }
 
 /// Whether a row is the mark of a restore that its source came from: it says nothing of this one.
@@ -338,6 +346,61 @@ mod tests {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::io::Write::write_all(&mut fs::File::create(path).unwrap(), content.as_bytes())
             .unwrap();
+    }
+
+    /// A plain restore was killed before its mark went, and the server that it left was started, promoted and
+    /// used; `restore --delta` went back to the backup and the timeline of that mark without a word.
+    #[test]
+    fn d2026_11_29_what_was_used_since_is_not_taken_back_to_the_marks_backup() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("data");
+        fs::create_dir(&to).unwrap();
+        let choices = in_progress::tests::choices(&to);
+        let backup = "20261120-020000F".parse().unwrap();
+        let wanted = Wanted { choices: &choices, backup: &backup, timeline: 3 };
+        let ctx = Ctx::fixed(Timestamp::UNIX_EPOCH, 1);
+        in_progress::Claim::take(&to).unwrap().begin(&ctx, wanted).unwrap();
+        let gone_on = |is_delta| {
+            let options = Options { delta: is_delta, ..Options::of_a_test(&to) };
+            continued(&options, &choices, &[]).unwrap().backup
+        };
+        for is_delta in [false, true] {
+            assert_eq!(gone_on(is_delta).as_ref(), Some(&backup), "{is_delta}");
+        }
+        put(&to.join(CONTROL_FILE), "");
+        assert_eq!(gone_on(false), Some(backup), "at most its marks are left");
+        assert_eq!(gone_on(true), None);
+    }
+
+    /// A mark that was about to be replaced left its new one, and a fresh file system has `lost+found`: either was one
+    /// entry too much, and stopped the command that should have gone on.
+    #[test]
+    fn d2026_11_29_left_over_marks_and_lost_and_found_are_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, space) = (dir.path().join("data"), dir.path().join("space"));
+        for place in [&data, &space] {
+            fs::create_dir_all(place.join("lost+found")).unwrap();
+            assert_eq!(Content::of(place).unwrap(), Content::Nothing);
+            for mark in [IN_PROGRESS, in_progress::IN_PROGRESS_TEMPORARY] {
+                put(&place.join(mark), "");
+            }
+            put(&place.join("PG_VERSION"), "15");
+            put(&place.join("deep/lost+found"), "");
+        }
+        let tablespaces = [(7, "/old".to_owned(), space.clone())];
+        let mut seen = Vec::new();
+        each_entry(Places::of(&data, &tablespaces), &mut |path, _| {
+            seen.push(String::from_utf8(path.to_vec()).unwrap());
+            Ok(())
+        })
+        .unwrap();
+        seen.sort();
+        let of = |place: &str| {
+            ["PG_VERSION", "deep", "deep/lost+found"].map(|path| format!("{place}{path}"))
+        };
+        let mut expected = [of(""), of("pg_tblspc/7/")].concat();
+        expected.sort();
+        assert_eq!(seen, expected);
     }
 
     /// A restore to where the backup came from moved whatever lay in the place of a tablespace that was

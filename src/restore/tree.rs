@@ -12,10 +12,11 @@ use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
+use super::mounts::{FileSystems, device_of, look};
 use super::survey::Places;
 
 /// Mode and owner of a file or directory.
@@ -39,6 +40,9 @@ impl Attributes {
 pub(super) struct Root {
     path: PathBuf,
     handle: Arc<OwnedFd>,
+    device: u64,
+    /// Other file systems, below all places.
+    below: FileSystems,
     /// The directory that was entered last: a table's rows come directory by directory.
     entered: Mutex<(Vec<u8>, Arc<OwnedFd>)>,
     /// Only root gives files away.
@@ -46,11 +50,13 @@ pub(super) struct Root {
 }
 
 impl Root {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, below: &FileSystems) -> Result<Self> {
         let handle = Arc::new(OwnedFd::from(File::open(path).map_err(Error::file("open", path))?));
+        let looked = |error: Errno| Error::file("look at", path)(error.into());
+        let device = device_of(&*handle).map_err(looked)?;
         let entered = Mutex::new((Vec::new(), Arc::clone(&handle)));
         let gives = rustix::process::geteuid().is_root();
-        Ok(Self { path: path.into(), handle, entered, gives })
+        Ok(Self { path: path.into(), handle, device, below: below.clone(), entered, gives })
     }
 
     fn failed(&self, action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Error {
@@ -82,6 +88,15 @@ impl Root {
         }
         *entered = (folder.to_vec(), Arc::clone(&directory));
         Ok((directory, last))
+    }
+
+    /// The device that a directory here is on, which is noted where it is another one than the place's.
+    pub(super) fn device_of(&self, directory: &OwnedFd, path: &[u8]) -> Result<u64> {
+        let device = device_of(directory).map_err(self.failed("look at", path))?;
+        if device != self.device {
+            self.below.note(device, directory, &self.path_of(path))?;
+        }
+        Ok(device)
     }
 
     /// Forgets the directory that was entered last: it may be about to go.
@@ -170,14 +185,14 @@ impl Root {
         let failed = |(inside, error): (Vec<u8>, Errno)| {
             let inside = [path, &inside].concat();
             match error {
-                Errno::XDEV | Errno::BUSY => Error::Occupied {
-                    path: self.path_of(&inside),
-                    why: "is a mount point, and not in the backup: unmount it first".into(),
-                },
+                Errno::XDEV | Errno::BUSY => {
+                    Error::Occupied { path: self.path_of(&inside), why: MOUNTED.into() }
+                }
                 error => self.failed("remove", &inside)(error),
             }
         };
-        remove_below(&directory, last).map_err(failed)
+        let device = device_of(&*directory).map_err(self.failed("look at", path))?;
+        remove_below(&directory, device, last).map_err(failed)
     }
 
     /// Where a link leads; nothing where there is none.
@@ -284,8 +299,17 @@ impl Root {
     }
 }
 
-/// Removes a name and what is below it, and counts; what could not be removed, below that name.
-fn remove_below(directory: &impl AsFd, last: &[u8]) -> std::result::Result<u64, (Vec<u8>, Errno)> {
+/// Why something is not removed.
+pub(super) const MOUNTED: &str = "is a mount point, or a subvolume, and would have to be removed: unmount it, or move \
+                                  it away, first";
+
+/// Removes a name in a directory on a device, and what is below it, and counts; what could not be removed, below
+/// that name.
+fn remove_below(
+    directory: &impl AsFd,
+    device: u64,
+    last: &[u8],
+) -> std::result::Result<u64, (Vec<u8>, Errno)> {
     let here = |error| (Vec::new(), error);
     match rustix::fs::unlinkat(directory, name(last), AtFlags::empty()) {
         Ok(()) => return Ok(1),
@@ -294,14 +318,17 @@ fn remove_below(directory: &impl AsFd, last: &[u8]) -> std::result::Result<u64, 
         Err(Errno::ISDIR) => {}
         Err(error) => return Err(here(error)),
     }
-    if is_mount_point(directory, last) {
+    if look(directory, device, last).map_err(here)?.is_mount {
         return Err(here(Errno::XDEV));
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(directory, name(last), flags, Mode::empty()).map_err(here)?;
+    if device_of(&opened).map_err(here)? != device {
+        return Err(here(Errno::XDEV));
+    }
     let mut count = 1;
     for child in names_in(&opened).map_err(here)? {
-        count += remove_below(&opened, &child)
+        count += remove_below(&opened, device, &child)
             .map_err(|(inside, error)| ([&b"/"[..], &child, &inside].concat(), error))?;
     }
     match rustix::fs::unlinkat(directory, name(last), AtFlags::REMOVEDIR) {
@@ -322,14 +349,6 @@ pub(super) fn names_in(directory: &impl AsFd) -> std::result::Result<Vec<Vec<u8>
     Ok(names)
 }
 
-/// Whether a directory is where another file system, or another part of this one, is mounted. A kernel that
-/// does not tell (before 5.8) lets the removal of the directory itself fail.
-pub(super) fn is_mount_point(directory: &impl AsFd, last: &[u8]) -> bool {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let found = rustix::fs::statx(directory, name(last), flags, StatxFlags::BASIC_STATS);
-    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
-}
-
 pub(super) fn name(bytes: &[u8]) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
@@ -343,31 +362,47 @@ pub(super) struct Tree {
     /// Those behind a link in the data directory, by its path: tablespaces, and WAL that lies elsewhere.
     behind: Vec<(Vec<u8>, Root)>,
     pub(super) configuration: Option<Root>,
+    /// Other file systems that begin in them.
+    pub(super) below: FileSystems,
 }
 
 impl Tree {
+    #[cfg(test)]
     pub(super) fn open(places: Places<'_>) -> Result<Self> {
-        Self::open_those(places, |_| true)
+        Self::open_over(places, FileSystems::default())
     }
 
-    /// As [`Tree::open`], of the places that are there already.
+    /// All of it, where a walk has met these other file systems.
+    pub(super) fn open_over(places: Places<'_>, below: FileSystems) -> Result<Self> {
+        Self::open_those(places, below, |_| true)
+    }
+
+    /// As [`Tree::open_over`], of the places that are there already.
     pub(super) fn open_what_is_there(places: Places<'_>) -> Result<Self> {
         let places = Places { configuration: None, ..places };
-        Self::open_those(places, |place| place.symlink_metadata().is_ok())
+        Self::open_those(places, FileSystems::default(), |place| place.symlink_metadata().is_ok())
     }
 
-    fn open_those(places: Places<'_>, is_wanted: impl Fn(&Path) -> bool) -> Result<Self> {
+    fn open_those(
+        places: Places<'_>,
+        below: FileSystems,
+        is_wanted: impl Fn(&Path) -> bool,
+    ) -> Result<Self> {
         let tablespaces = places.tablespaces.iter();
         let tablespaces = tablespaces
             .map(|(oid, _, location)| (format!("pg_tblspc/{oid}").into_bytes(), &**location));
         let wal = places.wal.map(|wal| (b"pg_wal".to_vec(), wal));
         let behind = tablespaces.chain(wal).filter(|(_, place)| is_wanted(place));
         Ok(Self {
-            data: Root::open(places.data)?,
+            data: Root::open(places.data, &below)?,
             behind: behind
-                .map(|(link, place)| Ok((link, Root::open(place)?)))
+                .map(|(link, place)| Ok((link, Root::open(place, &below)?)))
                 .collect::<Result<_>>()?,
-            configuration: places.configuration.map(Root::open).transpose()?,
+            configuration: places
+                .configuration
+                .map(|place| Root::open(place, &below))
+                .transpose()?,
+            below,
         })
     }
 
@@ -391,13 +426,14 @@ impl Tree {
     }
 
     /// One call makes a whole file system durable: files, names, directories. The directory that holds the
-    /// new one's name is on it too, or was synced when it was made.
+    /// new one's name is on it too, or was synced when it was made. Those that begin below the places are synced
+    /// where a walk has met them.
     pub(super) fn sync(&self) -> Result<()> {
         let all = self.roots().map(|(_, root)| root).chain(&self.configuration);
         for root in all {
             rustix::fs::syncfs(&root.handle).map_err(root.failed("sync", b""))?;
         }
-        Ok(())
+        self.below.sync()
     }
 }
 
@@ -408,6 +444,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::restore::mounts::tests::Mounted;
 
     /// Root gave a directory away, and then made files, set modes and gave files away below it by their
     /// paths: through a link that the new owner had put there, anywhere.
@@ -462,6 +499,29 @@ mod tests {
         }
         root.remove(b"a/b/1").unwrap();
         assert!(!dir.path().join("a/b/1").exists() && dir.path().join("a/1").exists());
+    }
+
+    /// What was on another file system than its directory went with that directory where the kernel had no bit
+    /// for mounts, or none for this one.
+    #[test]
+    fn d2026_11_29_nothing_on_another_file_system_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir_all(at("stray/deep/er")).unwrap();
+        let Some(_mounted) = Mounted::new(&["-t", "tmpfs", "tmpfs"], &at("stray/deep")) else {
+            return;
+        };
+        File::create(at("stray/deep/precious")).unwrap();
+        let tree = Tree::open(Places::of(dir.path(), &[])).unwrap();
+        let refused = tree.data.remove_all(b"stray").unwrap_err().to_string();
+        assert!(refused.contains("stray/deep is a mount point"), "{refused}");
+        assert!(at("stray/deep/precious").exists());
+        // Told by the device alone.
+        let here = File::open(at("stray")).unwrap();
+        let device = device_of(&here).unwrap();
+        let refused = remove_below(&here, device + 1, b"deep").unwrap_err();
+        assert_eq!(refused, (Vec::new(), Errno::XDEV));
+        assert!(at("stray/deep/precious").exists());
     }
 
     #[test]

@@ -1,14 +1,21 @@
 //! WAL that only the directory has which a restore goes over: it would be lost with it.
+//!
+//! What counts is what lies in `pg_wal`: what its server meant to do with it says nothing. A standby marks all that
+//! it received as done, and a server that does not archive marks nothing. Segments that wait to be used again say
+//! their old place, and are passed over.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
+use super::adopt::MARKER;
 use super::error::{Error, Result};
 use crate::base::Ctx;
-use crate::pg::wal::{LONG_HEADER_BYTES, SegmentHeader};
-use crate::pg::{ArchivedWal, Lsn, SegmentName, WalFileName};
+use crate::pg::wal::{
+    Ending, LONG_HEADER_BYTES, RM_XACT, Reader, SegmentHeader, Source, scan_segment,
+};
+use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentNo, WalFileName};
 use crate::repo::{Kind, Place, Repository};
 
 /// What is read of a file at a time.
@@ -16,48 +23,218 @@ const CHUNK: usize = 1 << 20;
 
 const READY: &str = ".ready";
 
-/// Refuses a directory with files that its server had ready to be archived, and that the archive does not have,
-/// or has with other content. A warning where the server was not stopped in order, and its last segment is not
-/// archived.
-///
-/// # Errors
-/// [`Error::Unarchived`].
-pub(super) fn check(
-    ctx: &Ctx,
-    (repository, place): (&Repository, &Place),
-    archived: &ArchivedWal,
-    (data, has_stopped): (&Path, bool),
-) -> Result<Vec<String>> {
-    let wal = data.join("pg_wal");
-    let ready = names(&wal.join("archive_status"), READY)?;
-    let mut missing = Vec::new();
-    for name in &ready {
-        ctx.cancel.check()?;
-        if !is_archived(repository, place, &wal, *name)? {
-            missing.push(*name);
-        }
-    }
-    if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
-        return Err(Error::Unarchived {
-            path: data.into(),
-            count: missing.len() as u64,
-            first: first.to_string(),
-            last: last.to_string(),
-        });
-    }
-    if has_stopped {
-        return Ok(Vec::new());
-    }
-    let newest = newest(&wal, archived, &ready)?;
-    Ok(newest.into_iter().map(|name| warning(data, name)).collect())
+/// Where WAL is looked for.
+#[derive(Debug)]
+pub(super) struct Archived {
+    pub(super) repository: Repository,
+    pub(super) place: Place,
+    pub(super) wal: ArchivedWal,
 }
 
-fn warning(data: &Path, name: SegmentName) -> String {
-    let data = data.display();
-    format!(
-        "the server of {data} was not stopped in order, and {name}, into which it wrote last, is not archived: \
-         it goes. To keep what is in it, run pgkeep wal backfill --from {data} first"
-    )
+impl Archived {
+    pub(super) fn new(repository: &Repository, place: &Place, wal: &ArchivedWal) -> Self {
+        Self { repository: repository.clone(), place: place.clone(), wal: wal.clone() }
+    }
+}
+
+/// What lies in `pg_wal` and not in the archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct OnlyHere {
+    /// Whole segments, histories, and what a server had ready to be archived with other content.
+    files: BTreeSet<WalFileName>,
+    /// Segments that are not whole, into which a server wrote last, with transactions in them.
+    written_last: BTreeSet<SegmentName>,
+    /// Segments of a timeline that a copy has begun: it is not meant to archive.
+    of_copy: BTreeSet<SegmentName>,
+    /// The link that stands for `pg_wal` leads nowhere: nobody knows.
+    is_away: bool,
+}
+
+impl OnlyHere {
+    /// Refuses to lose it; a warning where that was asked for, and of what a copy wrote.
+    ///
+    /// # Errors
+    /// [`Error::Unarchived`], [`Error::Occupied`].
+    pub(super) fn check(&self, data: &Path, is_discarded: bool) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let (first, last) = (self.files.first(), self.files.last());
+        let refused = Error::Unarchived {
+            path: data.into(),
+            count: self.files.len() as u64,
+            first: first.map(ToString::to_string).unwrap_or_default(),
+            last: last.map(ToString::to_string).unwrap_or_default(),
+            written_last: self.written_last.last().map(ToString::to_string),
+        };
+        let is_something = first.is_some() || !self.written_last.is_empty();
+        match (is_something, is_discarded) {
+            (true, false) => return Err(refused),
+            (true, true) => warnings.push(format!("{refused}: it goes (--discard-wal)")),
+            (false, _) => {}
+        }
+        let link = data.join("pg_wal");
+        let leads_to = fs::read_link(&link).unwrap_or_default();
+        let leads_to = leads_to.display();
+        match (self.is_away, is_discarded) {
+            (true, false) => {
+                let why = format!(
+                    "leads to {leads_to}, which is not there: its WAL may not be archived. Mount what belongs there; \
+                     where it is lost, --discard-wal goes on without it"
+                );
+                return Err(Error::Occupied { path: link, why });
+            }
+            (true, true) => {
+                warnings
+                    .push(format!("what {leads_to} had of WAL is not looked for (--discard-wal)"));
+            }
+            (false, _) => {}
+        }
+        if let (Some(first), Some(last)) = (self.of_copy.first(), self.of_copy.last()) {
+            let data = data.display();
+            warnings.push(format!("what the copy {data} wrote itself goes: {first} to {last}"));
+        }
+        Ok(warnings)
+    }
+}
+
+/// Looks what of its WAL only a directory has.
+pub(super) fn look(ctx: &Ctx, archived: &Archived, data: &Path) -> Result<OnlyHere> {
+    let wal = data.join("pg_wal");
+    let mut only = OnlyHere { is_away: wal.is_symlink() && !wal.exists(), ..OnlyHere::default() };
+    for name in names(&wal.join("archive_status"), READY)? {
+        ctx.cancel.check()?;
+        if !is_archived(&archived.repository, &archived.place, &wal, name)? {
+            only.files.insert(name);
+        }
+    }
+    let (mut segments, mut begun) = (Vec::new(), BTreeSet::new());
+    let is_copy = data.join(MARKER).symlink_metadata().is_ok();
+    for name in names(&wal, "")? {
+        ctx.cancel.check()?;
+        match name {
+            WalFileName::Segment(segment) => {
+                let number = segment.number(archived.wal.segment_size()).ok();
+                segments.extend(number.map(|number| (segment, number)));
+            }
+            WalFileName::History(timeline)
+                if !is_archived(&archived.repository, &archived.place, &wal, name)? =>
+            {
+                match is_copy {
+                    true => begun.insert(timeline),
+                    false => only.files.insert(name),
+                };
+            }
+            _ => {}
+        }
+    }
+    let mut later = None;
+    for (segment, number) in segments.into_iter().rev() {
+        ctx.cancel.check()?;
+        let timeline = segment.timeline();
+        let path = wal.join(segment.to_string());
+        let Some(header) = header_in_place(&path, number, &archived.wal)? else { continue };
+        let is_newest = later.replace(timeline) != Some(timeline);
+        if archived.wal.has(timeline, number) {
+            continue;
+        }
+        let state = match is_newest {
+            true => state_of(&path, &header, segment)?,
+            false => State::Whole,
+        };
+        match state {
+            State::Empty => {}
+            _ if begun.contains(&timeline) => drop(only.of_copy.insert(segment)),
+            State::Whole => drop(only.files.insert(WalFileName::Segment(segment))),
+            State::Begun => drop(only.written_last.insert(segment)),
+        }
+    }
+    Ok(only)
+}
+
+/// The header of a segment that is what its name says; not one that waits to be used again, or was made for later.
+fn header_in_place(
+    path: &Path,
+    number: SegmentNo,
+    archived: &ArchivedWal,
+) -> Result<Option<SegmentHeader>> {
+    let mut begin = Vec::new();
+    let file = File::open(path).map_err(Error::file("open", path))?;
+    let limit = LONG_HEADER_BYTES as u64;
+    file.take(limit).read_to_end(&mut begin).map_err(Error::file("read", path))?;
+    let header = SegmentHeader::parse(&begin).ok();
+    let begins = number.begin(archived.segment_size());
+    Ok(header.filter(|header| Some(Lsn(header.address)) == begins))
+}
+
+/// What is in the last segment of a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No transaction begins to end there: a server that archives, stopped in order, leaves one with its last
+    /// checkpoint and nothing else.
+    Empty,
+    /// It is not whole, and has transactions.
+    Begun,
+    Whole,
+}
+
+fn state_of(path: &Path, header: &SegmentHeader, segment: SegmentName) -> Result<State> {
+    let timeline = segment.timeline().get();
+    let mut pieces = Pieces::open(path)?;
+    let findings = scan_segment(&mut pieces, header, timeline);
+    pieces.finish(path)?;
+    if !matches!(findings.ending, Ending::Partial(_) | Ending::NotRead) {
+        return Ok(State::Whole);
+    }
+    let mut pieces = Pieces::open(path)?;
+    let mut has_transactions = true;
+    if let Ok(mut reader) = Reader::new(&mut pieces, header, timeline) {
+        has_transactions = false;
+        while let Some(record) = reader.read_next() {
+            has_transactions |= record.header.resource_manager == RM_XACT;
+        }
+    }
+    pieces.finish(path)?;
+    Ok(if has_transactions { State::Begun } else { State::Empty })
+}
+
+/// A segment, read piece by piece.
+struct Pieces {
+    file: File,
+    begins: usize,
+    piece: Vec<u8>,
+    failed: Option<io::Error>,
+}
+
+impl Pieces {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::file("open", path))?;
+        let mut pieces = Self { file, begins: 0, piece: Vec::new(), failed: None };
+        (&mut pieces).advance();
+        Ok(pieces)
+    }
+
+    /// What could not be read is no end of it.
+    fn finish(self, path: &Path) -> Result<()> {
+        self.failed.map_or(Ok(()), |error| Err(Error::file("read", path)(error)))
+    }
+}
+
+impl Source for &mut Pieces {
+    fn piece(&self) -> (usize, &[u8]) {
+        (self.begins, &self.piece)
+    }
+
+    fn advance(&mut self) -> bool {
+        self.begins += self.piece.len();
+        self.piece.clear();
+        let read = (&self.file).take(CHUNK as u64).read_to_end(&mut self.piece);
+        match read {
+            Ok(count) => count > 0,
+            Err(error) => {
+                self.failed = Some(error);
+                false
+            }
+        }
+    }
 }
 
 /// The WAL files that the names in a folder stand for, in order.
@@ -139,30 +316,4 @@ fn digest_of(repository: &Repository, path: &Path) -> Result<Option<String>> {
             Err(error) => return Err(Error::file("read", path)(error)),
         }
     }
-}
-
-/// The last segment that the server wrote into, where the archive does not have it. Files with later names are
-/// old ones that wait to be used again: what they say of themselves is their old place.
-fn newest(
-    wal: &Path,
-    archived: &ArchivedWal,
-    ready: &BTreeSet<WalFileName>,
-) -> Result<Option<SegmentName>> {
-    let size = archived.segment_size();
-    for name in names(wal, "")?.into_iter().rev() {
-        let WalFileName::Segment(segment) = name else { continue };
-        let Ok(number) = segment.number(size) else { continue };
-        let path = wal.join(name.to_string());
-        let mut begin = Vec::new();
-        let file = File::open(&path).map_err(Error::file("open", &path))?;
-        let limit = LONG_HEADER_BYTES as u64;
-        file.take(limit).read_to_end(&mut begin).map_err(Error::file("read", &path))?;
-        let is_in_place = SegmentHeader::parse(&begin)
-            .is_ok_and(|header| Some(Lsn(header.address)) == number.begin(size));
-        if is_in_place {
-            let is_there = ready.contains(&name) || archived.has(segment.timeline(), number);
-            return Ok((!is_there).then_some(segment));
-        }
-    }
-    Ok(None)
 }

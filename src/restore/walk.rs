@@ -6,17 +6,15 @@
 
 use std::collections::HashSet;
 
-use rustix::fs::{AtFlags, FileType, statat};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
-use super::in_progress::{IN_PROGRESS, IN_PROGRESS_TEMPORARY};
-use super::tree::{Root, is_mount_point, name, names_in};
-use crate::base::path_order;
+use super::in_progress::{IN_PROGRESS, IN_PROGRESS_TEMPORARY, LOST_AND_FOUND};
+use super::mounts::look;
+use super::tree::{Root, Tree, names_in};
+use crate::base::{Ctx, path_order};
 use crate::pg::{EntryKind, WalFileName};
-
-/// What the tools of a file system keep in its first directory.
-const LOST_AND_FOUND: &[u8] = b"lost+found";
 
 /// One thing that the walk found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +25,8 @@ pub(super) struct Entry {
     pub(super) size: u64,
     /// A file that has no other name.
     pub(super) is_single: bool,
-    /// A directory where something else is mounted.
+    pub(super) device: u64,
+    /// Something else is mounted here, or another file system begins.
     pub(super) is_mount: bool,
 }
 
@@ -45,8 +44,8 @@ pub(super) enum Scope<'a> {
 impl Scope<'_> {
     /// Whether a name in the place itself is looked at.
     fn has(self, child: &[u8]) -> bool {
-        let marks = [IN_PROGRESS, IN_PROGRESS_TEMPORARY];
-        if marks.iter().any(|mark| mark.as_bytes() == child) || child == LOST_AND_FOUND {
+        let nobodys = [IN_PROGRESS, IN_PROGRESS_TEMPORARY, LOST_AND_FOUND];
+        if nobodys.iter().any(|name| name.as_bytes() == child) {
             return false;
         }
         match self {
@@ -143,36 +142,36 @@ impl<'a> Walk<'a> {
             }
             other => other?,
         };
+        let device = self.root.device_of(&directory, &path)?;
         let failed = |error: Errno| Error::file("list", self.root.path_of(&path))(error.into());
         let mut names = names_in(&directory).map_err(failed)?;
         names.retain(|child| match path.is_empty() {
             true => self.scope.has(child),
-            false => !(is_mount && child == LOST_AND_FOUND),
+            false => !(is_mount && child == LOST_AND_FOUND.as_bytes()),
         });
         // A file system may list a name twice where the directory changes meanwhile.
         names.sort();
         names.dedup();
         let mut children = Vec::with_capacity(names.len());
         for child in names {
-            let found = match statat(&directory, name(&child), AtFlags::SYMLINK_NOFOLLOW) {
+            let found = match look(&directory, device, &child) {
                 Err(Errno::NOENT) => continue,
                 other => other.map_err(failed)?,
             };
-            let kind = match FileType::from_raw_mode(found.st_mode) {
+            let kind = match found.kind {
                 FileType::RegularFile => EntryKind::File,
                 FileType::Directory => EntryKind::Directory,
                 FileType::Symlink => EntryKind::Symlink,
                 _ => EntryKind::Other,
             };
-            let is_directory = kind == EntryKind::Directory;
-            let is_mount = is_directory && is_mount_point(&directory, &child);
             let path = match path.is_empty() {
                 true => child,
                 false => [&path, &b"/"[..], &child].concat(),
             };
-            let size = if is_directory { 0 } else { found.st_size.cast_unsigned() };
-            let is_single = kind == EntryKind::File && found.st_nlink == 1;
-            children.push(Entry { path, kind, size, is_single, is_mount });
+            let size = if kind == EntryKind::Directory { 0 } else { found.size };
+            let is_single = kind == EntryKind::File && found.links == 1;
+            let (device, is_mount) = (found.device, found.is_mount);
+            children.push(Entry { path, kind, size, is_single, device, is_mount });
         }
         let order = path_order(
             children.iter().map(|child| (&*child.path, child.kind == EntryKind::Directory)),
@@ -182,12 +181,25 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Goes through all places, so that the file systems that begin in them are known.
+pub(super) fn meet_file_systems(ctx: &Ctx, tree: &Tree) -> Result<()> {
+    for (_, root) in tree.roots() {
+        let mut walk = Walk::new(root, Scope::All)?;
+        while walk.next()?.is_some() {
+            ctx.cancel.check()?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::Path;
 
     use super::*;
+    use crate::base::Timestamp;
+    use crate::restore::mounts::tests::Mounted;
     use crate::restore::survey::Places;
     use crate::restore::tree::Tree;
 
@@ -255,6 +267,23 @@ mod tests {
         assert_eq!(walked(dir.path(), Scope::Only(b"PG_15_1"), &[]), ["PG_15_1", "PG_15_1/1"]);
         let wal = ["000000010000000000000001", "archive_status", "archive_status/x"];
         assert_eq!(walked(dir.path(), Scope::Wal, &[]), wal);
+    }
+
+    /// What is mounted at `base` was written to, and never synced: a power cut left a control file beside
+    /// blocks of two clusters.
+    #[test]
+    fn d2026_11_29_file_systems_below_a_place_are_synced_too() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), &["base/5/1", "global/1"]);
+        let at = dir.path().join("base/5");
+        let Some(_mounted) = Mounted::new(&["-t", "tmpfs", "tmpfs"], &at) else { return };
+        let tree = Tree::open(Places::of(dir.path(), &[])).unwrap();
+        meet_file_systems(&Ctx::fixed(Timestamp::UNIX_EPOCH, 1), &tree).unwrap();
+        assert_eq!(tree.below.paths(), [at]);
+        tree.sync().unwrap();
+        let again = Tree::open_over(Places::of(dir.path(), &[]), tree.below.clone()).unwrap();
+        drop(tree);
+        again.sync().unwrap();
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::fetch::{Batch, Batcher, Bench, Open, Scratch, Turns, workers, write_b
 use super::options::Options;
 use super::plan::Plan;
 use super::strangers;
-use super::survey::{each_entry, is_mark, is_own_file, shown};
+use super::survey::{each_entry, is_lost_and_found, is_mark, is_own_file, shown};
 use super::tally::{Amount, Tally};
 use super::tree::{Attributes, Tree};
 use crate::base::Ctx;
@@ -135,7 +135,8 @@ impl<'a> Writing<'a> {
         let turns = Turns::new(self.options.jobs);
         let hasher = hasher(opened);
         let block_size = self.plan.summary.server.block_size.into();
-        let bench = Bench { ctx, opened, turns: &turns, hasher: hasher.as_ref(), block_size };
+        let (hasher, unknown) = (hasher.as_ref(), Mutex::default());
+        let bench = Bench { ctx, opened, turns: &turns, hasher, block_size, unknown };
         let (sender, receiver) = sync_channel::<Batch>(QUEUE);
         let receiver = Mutex::new(receiver);
         let failure = Mutex::new(None);
@@ -180,7 +181,9 @@ impl<'a> Writing<'a> {
                 continue;
             }
             let path = self.local(&row)?;
-            self.entries += u64::from(!row.path.is_empty() && row.path != CONTROL_PATH);
+            let is_counted =
+                !row.path.is_empty() && row.path != CONTROL_PATH && !is_lost_and_found(&row.path);
+            self.entries += u64::from(is_counted);
             match row.kind {
                 RowKind::Directory => self.directory(&row, &path)?,
                 RowKind::Link => self.link(&row, &path)?,

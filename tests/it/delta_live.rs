@@ -13,7 +13,8 @@ use crate::support::run::{Ran, run};
 use crate::support::site::{Site, json, started};
 use crate::support::{ScratchDir, Server, Stop, TestCluster, account, tools};
 
-const DIGEST: &str = "select count(*) || ' ' || md5(string_agg(n || text, ',' order by n)) from t";
+pub(crate) const DIGEST: &str =
+    "select count(*) || ' ' || md5(string_agg(n || text, ',' order by n)) from t";
 
 /// Files that a restore writes anew each time.
 const OWN: [&str; 5] = [
@@ -24,14 +25,14 @@ const OWN: [&str; 5] = [
     "global/pg_control",
 ];
 
-fn fill(site: &Site, from: u32, to: u32) {
+pub(crate) fn fill(site: &Site, from: u32, to: u32) {
     site.cluster.psql(&format!(
         "insert into t select n, repeat(md5(n::text), 8) from generate_series({from}, {to}) n"
     ));
 }
 
 /// A cluster with a table of some megabytes, and where it is restored to.
-fn site(server: &Server) -> (Site, ScratchDir) {
+pub(crate) fn site(server: &Server) -> (Site, ScratchDir) {
     let site = Site::small(server);
     site.cluster.psql("create table t (n int primary key, text text)");
     fill(&site, 1, 20_000);
@@ -39,14 +40,14 @@ fn site(server: &Server) -> (Site, ScratchDir) {
 }
 
 /// A restore with `--delta` that may fail.
-fn try_delta(site: &Site, to: &Path, arguments: &[&str]) -> Ran {
+pub(crate) fn try_delta(site: &Site, to: &Path, arguments: &[&str]) -> Ran {
     let mut command = site.config.pgkeep(["restore", "--yes", "--json", "--delta", "--to"]);
     run(command.arg(to).args(["--target-action", "promote"]).args(arguments))
 }
 
 /// A restore with `--delta`: its plan and what it did.
 #[track_caller]
-fn delta(site: &Site, to: &Path, arguments: &[&str]) -> (Value, Value) {
+pub(crate) fn delta(site: &Site, to: &Path, arguments: &[&str]) -> (Value, Value) {
     let done = unverified(site, to, arguments);
     tools::assert_verifybackup(&site.cluster, to);
     done
@@ -66,7 +67,7 @@ fn number(value: &Value, path: &str) -> u64 {
 
 /// What the table says in a copy, which is stopped again.
 #[track_caller]
-fn digest_of(server: &Server, to: &Path) -> String {
+pub(crate) fn digest_of(server: &Server, to: &Path) -> String {
     let copy = started(server, to);
     tools::assert_amcheck(&copy);
     let digest = copy.psql(DIGEST);
@@ -178,7 +179,7 @@ fn f065_a_directory_goes_to_an_earlier_backup_of_a_chain_and_to_a_later_one() {
 }
 
 /// Gives everything below a directory to the account that pgkeep runs as.
-fn own_all(place: &Path) {
+pub(crate) fn own_all(place: &Path) {
     account::unprivileged().own(place);
     if place.symlink_metadata().unwrap().is_dir() {
         for entry in fs::read_dir(place).unwrap() {
@@ -366,14 +367,19 @@ fn f058_wal_behind_a_link_stays_behind_it() {
     let left: Vec<_> = tree(&wal).into_keys().collect();
     assert_eq!(left, [Path::new("archive_status"), Path::new("notes")]);
     assert_eq!(digest_of(&server, &to), digest);
-    // One that leads nowhere, or to where the restore removes what is not in the backup.
+    // One that leads nowhere, where its disk may not be mounted; or to where the restore removes what is not in the
+    // backup.
+    fs::remove_dir_all(&wal).unwrap();
+    let refused = try_delta(&site, &to, &args).assert_code(15);
+    refused.assert_says("pg_wal leads to").assert_says("--discard-wal goes on without it");
+    assert!(to.join("pg_wal").is_symlink() && to.join("global/pg_control").exists());
     for target in [copies.join("nowhere"), to.join("pg_wal_here")] {
         fs::remove_file(to.join("pg_wal")).ok();
         fs::remove_dir_all(to.join("pg_wal")).ok();
         fs::create_dir_all(to.join("pg_wal_here")).unwrap();
         symlink(&target, to.join("pg_wal")).unwrap();
         own_all(&to);
-        delta(&site, &to, &args);
+        delta(&site, &to, &[&args[..], &["--discard-wal"]].concat());
         assert!(to.join("pg_wal").symlink_metadata().unwrap().is_dir());
         assert!(!to.join("pg_wal_here").exists());
     }
@@ -466,14 +472,28 @@ fn f065_wal_that_was_never_archived_is_not_lost() {
     let before = tree(&own);
     let refused = try_delta(&site, &own, &[]).assert_code(15);
     let hint = format!("pgkeep wal backfill --from {}", own.display());
-    let refused = refused.assert_says("ready to be archived").assert_says(&hint);
+    let refused = refused.assert_says("and the archive does not have").assert_says(&hint);
     assert!(refused.stdout.contains("\"error\""), "{refused}");
+    // What the server meant to do with them says nothing: a standby marks what it receives as done.
+    let status = own.join("pg_wal/archive_status");
+    let names = |suffix: &str| -> Vec<PathBuf> {
+        let entries = fs::read_dir(&status).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|found| found == suffix)).collect()
+    };
+    let ready = names("ready");
+    for path in &ready {
+        fs::rename(path, path.with_extension("done")).unwrap();
+    }
+    try_delta(&site, &own, &[]).assert_code(15).assert_says("and the archive does not have");
+    for path in &ready {
+        fs::rename(path.with_extension("done"), path).unwrap();
+    }
     assert_same(&tree(&own), &before);
     run(site.config.pgkeep(["wal", "backfill", "--yes", "--from"]).arg(&own)).assert_ok();
     delta(&site, &own, &["--archive", "off"]);
     assert_eq!(digest_of(&server, &own), digest);
 
-    // Killed: the segment that it wrote into last is told.
+    // A copy is not meant to archive: what it wrote is told.
     let to = copies.join("data");
     site.restore(&to, &["--archive", "off"]);
     let copy = started(&server, &to);
@@ -482,7 +502,7 @@ fn f065_wal_that_was_never_archived_is_not_lost() {
     fs::remove_file(to.join("postmaster.pid")).ok();
     let (plan, _) = delta(&site, &to, &["--archive", "off"]);
     let warnings = plan["warnings"].to_string();
-    assert!(warnings.contains("was not stopped in order, and 00000002"), "{warnings}");
+    assert!(warnings.contains("wrote itself goes: 00000002"), "{warnings}");
     assert_eq!(digest_of(&server, &to), digest);
 }
 

@@ -34,6 +34,7 @@ mod daemon_memory;
 mod daemon_sidecar;
 mod delta_crash;
 mod delta_live;
+mod delta_refused;
 mod failover_live;
 mod format;
 mod live_harness;

@@ -64,6 +64,16 @@ impl Scene {
         observer: Arc<dyn Observer>,
         change: impl FnOnce(&mut Options),
     ) -> restore::Result<()> {
+        self.restore_after(observer, change, |_| {})
+    }
+
+    /// As [`Scene::restore_with`], where something happens when the plan was made.
+    pub(crate) fn restore_after(
+        &self,
+        observer: Arc<dyn Observer>,
+        change: impl FnOnce(&mut Options),
+        happens: impl FnOnce(&restore::Plan),
+    ) -> restore::Result<()> {
         let settings = wiring::settings(Some(&self.config)).unwrap();
         let resolved = settings.resolve(None, None).unwrap();
         let noon = Timestamp::from_timestamp(1_795_176_000, 0).unwrap();
@@ -76,6 +86,7 @@ impl Scene {
         let mut options = self.options();
         change(&mut options);
         let plan = restore::plan(&ctx, &options, &opened.repository, &place, &registration)?;
+        happens(&plan);
         restore::execute(&ctx, &plan, &options).map(drop)
     }
 
@@ -97,7 +108,9 @@ impl Scene {
             config_to: (self.kind == Kind::Configured).then(|| self.etc()),
             rename_old: false,
             delta: self.kind == Kind::Over,
+            discard_wal: false,
             repository_folders: Vec::new(),
+            own_files: Vec::new(),
             user: None,
             jobs: 1,
             server: None,

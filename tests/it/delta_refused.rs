@@ -1,0 +1,177 @@
+//! Restores over what is there (`--delta`) that must not begin, or must not stop, on real servers: WAL that is
+//! nowhere else, a backup that is not all there, a directory that changes under the plan.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pgkeep::base::Event;
+
+use crate::delta_live::{DIGEST, delta, digest_of, fill, own_all, site, try_delta};
+use crate::restore_crash::{CONTROL, Kind, MARK, Record, assert_starts, killed_after, scene};
+use crate::support::planned::objects;
+use crate::support::run::run;
+use crate::support::site::Site;
+use crate::support::{Server, Stop, TestCluster};
+
+/// The segment that a primary wrote last before it died was told by a warning, whose advice did not bring back what
+/// was in it: it became a partial one in the archive, which recovery never asks for.
+#[test]
+fn d2026_11_29_what_a_dead_primary_wrote_last_is_refused_and_can_be_kept() {
+    let Some(server) = Server::main() else { return };
+    let (site, copies) = site(&server);
+    site.backup();
+    // Whoever reads pages first after a checkpoint writes them to the WAL as well.
+    site.cluster.psql(DIGEST);
+    site.cluster.archive_now();
+    fill(&site, 20_001, 20_001);
+    let last = site.cluster.psql("select pg_walfile_name(pg_current_wal_lsn())");
+    let digest = site.cluster.psql(DIGEST);
+    site.cluster.kill9();
+    let own = site.cluster.data_dir().to_path_buf();
+    fs::remove_file(own.join("postmaster.pid")).ok();
+    let control = fs::read(own.join(CONTROL)).unwrap();
+    let refused = || {
+        let ran = try_delta(&site, &own, &[]).assert_code(15);
+        ran.assert_says(&format!("{last}, into which its server wrote last"))
+            .assert_says("which recovery never asks for")
+            .assert_says("--discard-wal")
+    };
+    refused();
+    run(site.config.pgkeep(["wal", "backfill", "--yes", "--from"]).arg(&own)).assert_ok();
+    refused();
+    assert_eq!(fs::read(own.join(CONTROL)).unwrap(), control);
+    assert!(!own.join(MARK).exists());
+    // As the hint says.
+    let kept = copies.join("kept");
+    fs::copy(own.join("pg_wal").join(&last), &kept).unwrap();
+    let (plan, _) = delta(&site, &own, &["--archive", "off", "--discard-wal"]);
+    let warnings = plan["warnings"].to_string();
+    assert!(warnings.contains(&format!("{last}, into which")), "{warnings}");
+    fs::copy(&kept, own.join("pg_wal").join(&last)).unwrap();
+    own_all(&own.join("pg_wal").join(&last));
+    assert_eq!(digest_of(&server, &own), digest);
+}
+
+/// A server that archives, stopped in order, leaves a segment with its last checkpoint: nothing is lost with it.
+#[test]
+fn f065_a_server_that_archives_and_was_stopped_in_order_is_gone_over() {
+    let Some(server) = Server::main() else { return };
+    let (site, _copies) = site(&server);
+    site.backup();
+    fill(&site, 20_001, 20_100);
+    let digest = site.cluster.psql(DIGEST);
+    site.cluster.stop(Stop::Fast);
+    let own = site.cluster.data_dir().to_path_buf();
+    let (plan, _) = delta(&site, &own, &["--archive", "off"]);
+    assert!(!plan["warnings"].to_string().contains("pg_wal"), "{plan}");
+    assert_eq!(digest_of(&server, &own), digest);
+}
+
+/// The one object of a kind that is largest.
+fn object(site: &Site, kind: &str) -> PathBuf {
+    let mut found = objects(site.repo.path());
+    found.retain(|path| path.components().any(|part| part.as_os_str() == kind));
+    let size = |path: &PathBuf| fs::metadata(path).unwrap().len();
+    found.into_iter().max_by_key(size).unwrap()
+}
+
+/// A hash object that was damaged, which no restore needs, ended the run for ever, without a control file; and so did
+/// content that was missing.
+#[test]
+fn d2026_11_29_what_the_store_lacks_is_found_before_and_hashes_are_not_needed() {
+    let Some(server) = Server::main() else { return };
+    let (site, copies) = site(&server);
+    let digest = site.cluster.psql(DIGEST);
+    let id = site.backup();
+    let to = copies.join("data");
+    let args = ["--backup", &id, "--target-immediate"];
+    delta(&site, &to, &args);
+    let hashes = object(&site, "hash");
+    let mut content = fs::read(&hashes).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::set_permissions(&hashes, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    fs::write(&hashes, content).unwrap();
+    let mut command = site.config.pgkeep(["restore", "--yes", "--delta", "--to"]);
+    let ran = run(command.arg(&to).args(args)).assert_ok();
+    assert_eq!(ran.stderr.matches("cannot be compared with one pack").count(), 1, "{ran}");
+    fs::remove_file(&hashes).unwrap();
+    delta(&site, &to, &args);
+    assert_eq!(digest_of(&server, &to), digest);
+
+    let control = fs::read(to.join(CONTROL)).unwrap();
+    let data = object(&site, "data");
+    fs::remove_file(&data).unwrap();
+    let refused = try_delta(&site, &to, &args);
+    assert!(!refused.is_ok(), "{refused}");
+    refused.assert_says("the store does not list it");
+    assert_eq!(fs::read(to.join(CONTROL)).unwrap(), control);
+    assert!(!to.join(MARK).exists());
+}
+
+/// What was confirmed was the plan's list of what goes; what had come since went too.
+#[test]
+fn d2026_11_29_what_changes_under_the_plan_is_refused() {
+    let Some(server) = Server::main() else { return };
+    let (site, _copies, mut scene) = scene(&server);
+    scene.restore(Arc::new(Record::default())).unwrap();
+    scene.kind = Kind::Over;
+    let control = fs::read(scene.data.join(CONTROL)).unwrap();
+    let refused_after = |happens: &dyn Fn()| {
+        let record = Arc::new(Record::default());
+        let refused = scene.restore_after(Arc::<Record>::clone(&record), |_| {}, |_| happens());
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("since the plan was made"), "{refused}");
+        assert_eq!(fs::read(scene.data.join(CONTROL)).unwrap(), control);
+        assert!(!scene.is_marked());
+        let events = record.0.lock().unwrap().clone();
+        assert!(!events.contains(&Event::Step("the data directory is marked")));
+        refused
+    };
+    let stray = scene.data.join("stray");
+    let refused = refused_after(&|| fs::write(&stray, "x").unwrap());
+    assert!(refused.contains("other files that would go"), "{refused}");
+    // Another kind of thing at the same path.
+    refused_after(&|| {
+        fs::remove_file(&stray).unwrap();
+        fs::create_dir(&stray).unwrap();
+    });
+    let segment = scene.data.join("pg_wal/000000010000000000000077");
+    let own = site.cluster.data_dir().join("pg_wal");
+    let some = site.cluster.psql("select pg_walfile_name(pg_current_wal_lsn())");
+    let refused = refused_after(&|| {
+        fs::copy(own.join(&some), &segment).unwrap();
+    });
+    assert!(refused.contains("other files that would go"), "{refused}");
+    scene.restore(Arc::new(Record::default())).unwrap();
+    assert!(!stray.exists() && !segment.exists());
+    assert_starts(&server, &scene.data);
+}
+
+/// A plain restore was killed before its mark went; what it left was started and used, and another `--delta` went back to
+/// the mark's backup without a word.
+#[test]
+fn d2026_11_29_a_server_that_was_used_beside_a_mark_does_not_go_back_to_its_backup() {
+    let Some(server) = Server::main() else { return };
+    let (site, _copies, mut scene) = scene(&server);
+    let kind = scene.kind;
+    killed_after(&scene, "the control file has its name");
+    assert!(scene.data.join(MARK).exists());
+    let used = TestCluster::adopt(&server, &scene.data).start();
+    used.wait_for_promotion();
+    used.stop(Stop::Fast);
+    let newer = site.backup();
+    assert_eq!(kind, Kind::Copy);
+    scene.kind = Kind::Over;
+    let mut planned = String::new();
+    scene
+        .restore_after(
+            Arc::new(Record::default()),
+            |_| {},
+            |plan| planned = plan.backup.to_string(),
+        )
+        .unwrap();
+    assert_eq!(planned, newer);
+    assert_starts(&server, &scene.data);
+}
