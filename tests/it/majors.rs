@@ -173,7 +173,7 @@ fn a_role_with_few_rights_takes_backups_and_is_told_what_it_lacks() {
 
 /// A chain of three, and that the last of it holds what is there.
 #[test]
-fn a_chain_is_taken_and_restored_on_every_major() {
+pub fn a_chain_is_taken_and_restored_on_every_major() {
     for server in Server::all() {
         let site = Site::small(&server);
         let cluster = &site.cluster;

@@ -2,7 +2,9 @@
 //! depend on where the objects lie. Those that look into a repository's folder stay with folders.
 
 use crate::support::config::in_buckets;
-use crate::{archive_live, backup_live, cli_live, majors, pitr, plan_live, restore_live};
+use crate::{
+    archive_live, backup_live, chain_live, cli_live, majors, pitr, plan_live, restore_live,
+};
 
 macro_rules! in_buckets {
     ($($room:ident::$test:ident),+ $(,)?) => {
@@ -24,6 +26,8 @@ in_buckets! {
     archive_live::f017_a_fetch_killed_at_any_moment_leaves_the_whole_file_or_none,
     backup_live::f060_no_backup_without_its_wal,
     backup_live::f062_a_backup_ends_with_its_server_or_session,
+    chain_live::each_backup_of_a_chain_restores_to_what_was_there,
+    majors::a_chain_is_taken_and_restored_on_every_major,
     majors::every_major_is_backed_up_under_load_and_idle_and_restored_to_any_time,
     plan_live::what_is_lost_is_counted_exactly_for_every_kind_of_target,
     restore_live::a_standby_follows_the_archive_until_it_is_promoted,

@@ -11,7 +11,8 @@ use crate::s3_live::{LARGE_TABLE, digest_of_large};
 use crate::s3_store;
 use crate::support::bucket_site::BucketSite;
 use crate::support::run::{DEADLINE, start, wait_until};
-use crate::support::{Cipher, Fault, Server, TestCluster, TestS3};
+use crate::support::site::started;
+use crate::support::{Cipher, Fault, Server, Stop, TestCluster, TestS3};
 
 /// What the command line's store lists and removes.
 fn store(s3: &TestS3) -> S3Store {
@@ -77,4 +78,39 @@ fn a_backup_that_is_interrupted_leaves_no_upload() {
     running.wait().assert_code(130);
     assert!(site.s3.unfinished_uploads().is_empty());
     assert!(site.backups().is_empty());
+}
+
+/// What it had stored is used by the next one, and by what stands on that; a delta brings a copy to it.
+#[test]
+fn a_killed_backup_is_used_in_a_bucket_and_a_delta_goes_over_a_copy() {
+    let Some(server) = Server::main() else { return };
+    let launch = TestCluster::create(&server).checksums();
+    let site = BucketSite::from_launch(&server, launch, TestS3::start(), Cipher::Aes).archiving();
+    let (cluster, config, s3) = (&site.cluster, &site.config, &site.s3);
+    cluster.psql(LARGE_TABLE);
+    cluster.archive_now();
+    let mut slowly = config.pgkeep(["backup", "--max-rate", "12MiB"]);
+    let dying = start(slowly.env("PGKEEP_REPOSITORY__BUCKET__PACK_SIZE", "4MiB"));
+    let metas = || s3.keys().iter().filter(|key| key.contains("/meta/")).count();
+    wait_until(DEADLINE, || metas() >= 3, || format!("{} packs are durable", metas()));
+    dying.signal(Signal::KILL);
+    assert!(!dying.wait().is_ok());
+    cluster.wait_until(
+        "select count(*) = 0 from pg_stat_activity where application_name like 'pgkeep backup%'",
+    );
+    let ran = config.run(["backup"]).assert_ok();
+    assert!(ran.stdout.contains("were used of an interrupted backup"), "{}", ran.stdout);
+    let copy = site.restored("copy", &["--archive", "off"]);
+    assert_eq!(digest_of_large(&copy), digest_of_large(cluster));
+    copy.psql("update large set a = b where n % 1000 = 0");
+    copy.stop(Stop::Fast);
+
+    cluster.psql("delete from large where n % 100 = 0");
+    config.run(["backup", "--type", "diff"]).assert_ok();
+    cluster.psql("update large set c = d where n % 101 = 0");
+    cluster.archive_now();
+    config.run(["backup", "--type", "incr"]).assert_ok();
+    site.restore("copy", &["--delta", "--discard-wal", "--archive", "off"]).assert_ok();
+    let copy = started(&server, copy.data_dir());
+    assert_eq!(digest_of_large(&copy), digest_of_large(cluster));
 }
