@@ -178,6 +178,8 @@ fn reserve(
         begin.id = BackupId::of(backup_type, begin.parent.as_ref(), begun);
         match repository.put_begin(ctx, place, &begin) {
             Err(repo::Error::Storage(error)) if error.is_already_exists() => {}
+            // Somebody was killed before he had it: it is nobody's for good.
+            Err(repo::Error::Claimed { .. }) => {}
             other => {
                 other?;
                 return Ok(begin);
