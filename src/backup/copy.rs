@@ -252,8 +252,11 @@ impl<'a> Worker<'a> {
         let Some((file, stat)) = opened else { return Ok(None) };
         if job.seems_same
             && let Some(row) = &job.before
-            && row.crc == Some(self.sum_of(job, &file)?)
+            && row.size == stat.size
+            && row.crc == Some(self.sum_of(job, &file, stat.size)?)
         {
+            // Its pages were judged when the parent read them, and are the same.
+            self.shared.repeat_damage(self.ctx, &job.path);
             self.advance(stat.size, 1);
             return Ok(Some(row.clone()));
         }
@@ -265,19 +268,24 @@ impl<'a> Worker<'a> {
         Ok(Some(row(job, &stat, part.bytes, part.crc, part.layers)))
     }
 
-    /// The sum over a small file, which is read and not stored.
-    fn sum_of(&self, job: &Job, file: &File) -> Result<u32> {
-        let (mut at, mut sum, mut chunk) = (0, 0, vec![0; SMALL]);
-        loop {
+    /// The sum over a small file of that size, which is read and not stored.
+    fn sum_of(&self, job: &Job, file: &File, size: u64) -> Result<u32> {
+        let (mut at, mut sum) = (0, 0);
+        let mut chunk = vec![0; usize::try_from(size).map_or(SMALL, |size| size.min(SMALL))];
+        while at < size {
             self.ctx.cancel.check()?;
-            let read = self.shared.uncached.read(file, at, &mut chunk);
+            let want = usize::try_from(size - at).map_or(chunk.len(), |left| left.min(chunk.len()));
+            let chunk = chunk.get_mut(..want).unwrap_or_default();
+            self.shared.throttle.pass(self.ctx, want)?;
+            let read = self.shared.uncached.read(file, at, chunk);
             let count = read.map_err(Error::file("read", &job.source))?;
             sum = crc32c::crc32c_append(sum, chunk.get(..count).unwrap_or_default());
             at += count as u64;
-            if count < SMALL {
-                return Ok(sum);
+            if count < want {
+                break;
             }
         }
+        Ok(sum)
     }
 
     /// Copies a file that has a checksum of its own; one that never fits is kept as it is, and told.

@@ -142,7 +142,7 @@ impl Repository {
     }
 
     /// An object's header. Nothing of it is authenticated: the keys of what it heads are derived from it.
-    fn header_of(&self, kind: Kind, key: &ObjectKey) -> Result<Header> {
+    pub(super) fn header_of(&self, kind: Kind, key: &ObjectKey) -> Result<Header> {
         let mut bytes = [0; HEADER_SIZE];
         match self.store().read_range(key, 0, &mut bytes) {
             Err(storage::Error::Short { .. }) => {

@@ -85,7 +85,7 @@ impl Repository {
     pub(super) fn require_bases(&self, place: &Place, manifest: &Manifest) -> Result<()> {
         for base in manifest.bases.iter().filter(|base| !base.attempt) {
             let key = place.manifest(&base.id);
-            let salt = self.read(Kind::Manifest, &key).map(|reader| reader.header().salt);
+            let salt = self.header_of(Kind::Manifest, &key).map(|header| header.salt);
             if salt.map_err(|error| base_error(&base.id, error))? != base.salt {
                 let why = "it is not the manifest that was built on";
                 return Err(base_error(&base.id, Error::corrupt(&key, "header", why)));

@@ -24,7 +24,7 @@ static ZEROS: [u8; 32 << 10] = [0; 32 << 10];
 /// What knows the backup's blocks again; nothing where their hashes are of another kind.
 pub(super) fn hasher(opened: &OpenedBackup) -> Option<BlockHasher> {
     let scheme = &opened.manifest().summary.hash;
-    (scheme.algorithm == BlockHasher::ALGORITHM).then(|| BlockHasher::new(&scheme.key))
+    scheme.is_known().then(|| BlockHasher::new(&scheme.key))
 }
 
 /// What of a batch has to be written. What is there and right is noted as done.

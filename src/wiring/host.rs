@@ -83,7 +83,7 @@ pub fn repository_folders(resolved: &Resolved) -> Vec<PathBuf> {
 /// Files on this host without which no command of the configuration works: itself, and what opens repositories.
 #[must_use]
 pub fn own_files(resolved: &Resolved, config: Option<&Path>) -> Vec<PathBuf> {
-    let file = config.unwrap_or_else(|| Path::new(config::DEFAULT_PATH)).to_owned();
+    let file = config_path(config);
     let secrets = resolved.repositories.iter().filter_map(|settings| settings.secret.file());
     std::iter::once(file).chain(secrets.map(Path::to_owned)).collect()
 }

@@ -381,6 +381,27 @@ fn a_damaged_page_that_the_parent_knew_is_told_again() {
     }
 }
 
+/// A visibility map that is read, and is what the parent has, is as bad as it was.
+#[test]
+fn d2026_11_29_a_damaged_map_that_the_parent_knew_is_told_again() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let path = format!("{}_vm", table(&site, "t", "before"));
+    site.cluster.psql("vacuum t");
+    site.cluster.stop(Stop::Fast);
+    let file = site.cluster.data_dir().join(&path);
+    let mut bad = fs::read(&file).unwrap();
+    bad[5000] ^= 1;
+    overwrite(&file, &bad);
+    site.cluster.start();
+    let full = take(&site, Full);
+    assert_eq!((full.damage.len(), full.damage[0].path.as_str()), (1, path.as_str()));
+    for backup_type in [Incremental, Incremental, Differential] {
+        let child = take(&site, backup_type);
+        assert_eq!((&child.damage, child.summary.totals.invalid_pages), (&full.damage, 1));
+    }
+}
+
 /// Only what has been at rest for a minute is left unread, and `--no-skip` reads that too.
 #[test]
 fn f044_what_changed_within_a_minute_before_the_parent_is_read_again() {
