@@ -11,6 +11,7 @@ use super::error::{Error, Result};
 use super::layout::{Kind, Place};
 use super::manifest::{Manifest, ObjectRecord};
 use super::repository::Repository;
+use super::stored::Required;
 use super::text::{hex_array, u64_text};
 use crate::storage::{self, ObjectKey};
 
@@ -91,14 +92,19 @@ impl Repository {
                 return Err(base_error(&base.id, Error::corrupt(&key, "header", why)));
             }
         }
-        self.require_reused(place, manifest)
+        self.require_reused(place, manifest, Required::Named)
     }
 
-    /// Whether the store lists all objects of attempts that a backup uses, with the sizes that they had.
+    /// Whether the store lists the required objects of attempts that a backup uses, with the sizes that they had.
     ///
     /// # Errors
     /// [`Error::Corrupt`] about the first that is missing or of another size.
-    pub(super) fn require_reused(&self, place: &Place, manifest: &Manifest) -> Result<()> {
+    pub(super) fn require_reused(
+        &self,
+        place: &Place,
+        manifest: &Manifest,
+        required: Required,
+    ) -> Result<()> {
         let mut listed = std::collections::BTreeMap::new();
         for base in manifest.bases.iter().filter(|base| base.attempt) {
             if !manifest.reused.iter().any(|reused| reused.base == base.index) {
@@ -109,7 +115,7 @@ impl Repository {
                 listed.extend(metas.into_iter().map(|meta| (meta.key, meta.size)));
             }
         }
-        for reused in &manifest.reused {
+        for reused in manifest.reused.iter().filter(|reused| required.has(&reused.object.name)) {
             let id = manifest.bases.get(reused.base as usize).map(|base| &base.id);
             let key = id.and_then(|id| place.of_backup(id, &reused.object.name));
             let Some(key) = key else {

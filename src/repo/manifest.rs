@@ -13,6 +13,7 @@ use super::layout::{Kind, Place};
 use super::records::HashScheme;
 use super::repository::{Repository, parse_line};
 use super::sealed::{SealedReader, SealedSummary};
+use super::stored::Required;
 use super::text::{hex_array, path_bytes, path_text, time_text, u64_text};
 use crate::base::{Ctx, Timestamp};
 use crate::crypt::KeyId;
@@ -345,7 +346,7 @@ impl Repository {
         manifest.reused.sort_by(|a, b| a.order().cmp(&b.order()));
         let id = manifest.summary.id.clone();
         let key = place.manifest(&id);
-        self.compare_with_store(place, manifest, true)?;
+        self.compare_with_store(place, manifest, Required::NothingElse)?;
         self.require_bases(place, manifest)?;
         manifest.summary.totals.stored = manifest.objects.iter().map(|object| object.size).sum();
         manifest.summary.counts = manifest.counts();

@@ -8,6 +8,23 @@ use super::manifest::Manifest;
 use super::repository::Repository;
 use crate::storage;
 
+/// What of a backup's objects has to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Required {
+    /// What the manifest names, and nothing that it does not.
+    NothingElse,
+    /// What the manifest names.
+    Named,
+    /// Of that, what a restore cannot do without.
+    Content,
+}
+
+impl Required {
+    pub(super) fn has(self, name: &str) -> bool {
+        self != Self::Content || !name.starts_with("hash/")
+    }
+}
+
 impl Repository {
     /// Whether the store lists all objects of a backup with the sizes that they had, and those of interrupted
     /// backups that it uses. Reads nothing: objects in cold storage are there.
@@ -15,20 +32,28 @@ impl Repository {
     /// # Errors
     /// [`Error::Corrupt`] about the first that is missing or of another size.
     pub fn require_objects(&self, place: &Place, manifest: &Manifest) -> Result<()> {
-        self.compare_with_store(place, manifest, false)?;
-        self.require_reused(place, manifest)
+        self.compare_with_store(place, manifest, Required::Named)?;
+        self.require_reused(place, manifest, Required::Named)
     }
 
-    /// As [`Repository::require_objects`]; where `is_all` an object that the manifest does not name is wrong too.
+    /// As [`Repository::require_objects`], of what a restore cannot do without: all but the hashes.
+    ///
+    /// # Errors
+    /// As [`Repository::require_objects`].
+    pub fn require_content(&self, place: &Place, manifest: &Manifest) -> Result<()> {
+        self.compare_with_store(place, manifest, Required::Content)?;
+        self.require_reused(place, manifest, Required::Content)
+    }
+
     pub(super) fn compare_with_store(
         &self,
         place: &Place,
         manifest: &Manifest,
-        is_all: bool,
+        required: Required,
     ) -> Result<()> {
         let id = &manifest.summary.id;
         let mut expected = BTreeMap::new();
-        for object in &manifest.objects {
+        for object in manifest.objects.iter().filter(|object| required.has(&object.name)) {
             let key = place
                 .of_backup(id, &object.name)
                 .ok_or_else(|| Error::Limit(format!("{} names no object", object.name)))?;
@@ -49,7 +74,7 @@ impl Repository {
                     let why = format!("the store holds {} bytes, {size} were written", meta.size);
                     return Err(Error::corrupt(&meta.key, "size", why));
                 }
-                None if is_all => {
+                None if required == Required::NothingElse => {
                     let why = "the store holds an object that this backup did not write";
                     return Err(Error::corrupt(&meta.key, "name", why));
                 }

@@ -23,7 +23,7 @@ use super::unarchived::{self, Archived, OnlyHere};
 use crate::base::{ByteSize, Ctx};
 use crate::pg::ControlFile;
 use crate::pg::control_file::FILE_SIZE;
-use crate::repo::{Manifest, OpenedBackup, Place, Repository};
+use crate::repo::OpenedBackup;
 
 /// The old control file on its way out.
 const CONTROL_OLD: &[u8] = b"global/pg_control.pgkeep-old";
@@ -152,17 +152,9 @@ pub(super) fn prepare(
     warnings.extend(delta.only_here.check(&options.to, options.discard_wal)?);
     for manifest in opened.chain() {
         ctx.cancel.check()?;
-        require_content(&archived.repository, &archived.place, manifest)?;
+        archived.repository.require_content(&archived.place, manifest)?;
     }
     Ok((Some(archived), warnings))
-}
-
-/// Refuses a backup of which the store does not list everything that a restore reads: not the hashes.
-fn require_content(repository: &Repository, place: &Place, manifest: &Manifest) -> Result<()> {
-    let mut needed = manifest.clone();
-    needed.objects.retain(|object| !object.name.starts_with("hash/"));
-    needed.reused.retain(|reused| !reused.object.name.starts_with("hash/"));
-    Ok(repository.require_objects(place, &needed)?)
 }
 
 /// Looks again, under the lock and before anything is written: what was shown and confirmed is what will be done.
