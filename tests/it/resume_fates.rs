@@ -13,7 +13,7 @@ use pgkeep::storage::{
     FaultyStore, MemoryStore, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
 };
 
-use crate::resume_live::{Ahead, FILL, PACK, die, operations_of, taken};
+use crate::resume_live::{FILL, PACK, at_rest, die, operations_of, taken};
 use crate::support::Server;
 use crate::support::ahead::Shifted;
 use crate::support::library::LibraryCluster;
@@ -130,12 +130,7 @@ fn d2026_11_29_a_name_that_was_claimed_and_not_taken_keeps_no_backup_away() {
 #[test]
 fn d2026_11_29_a_parent_without_what_it_uses_of_an_attempt_is_refused() {
     let Some(server) = Server::main() else { return };
-    let mut live = LibraryCluster::start(&server);
-    live.cluster.psql(FILL);
-    live.cluster.psql("checkpoint");
-    live.ctx = Ahead::ctx();
-    let healthy = live.open(Arc::new(live.store.clone())).unwrap();
-    let all = operations_of(&live, BackupType::Full);
+    let (live, healthy, all) = at_rest(&server);
     die(&live, all * 8 / 10, BackupType::Full);
     let (reused, _) = taken(&live, &healthy, BackupType::Full);
     assert!(reused > 4 << 20, "{reused}");
@@ -165,18 +160,13 @@ fn d2026_11_29_a_parent_without_what_it_uses_of_an_attempt_is_refused() {
 #[test]
 fn d2026_11_29_damage_that_an_interrupted_backup_met_is_told_by_the_next() {
     let Some(server) = Server::main() else { return };
-    let mut live = LibraryCluster::start(&server);
-    live.cluster.psql(FILL);
-    live.cluster.psql("checkpoint");
-    live.ctx = Ahead::ctx();
+    let (live, healthy, all) = at_rest(&server);
     let oid = live.cluster.psql("select oid from pg_database where datname = 'template0'");
     let map = live.cluster.data_dir().join(format!("base/{oid}/pg_filenode.map"));
     let mut content = fs::read(&map).unwrap();
     content[20] ^= 1;
     fs::write(&map, &content).unwrap();
-    let healthy = live.open(Arc::new(live.store.clone())).unwrap();
-    let all = operations_of(&live, BackupType::Full);
-    die(&live, all * 9 / 10, BackupType::Full);
+    die(&live, all * 8 / 10, BackupType::Full);
     let finished = live.backup(&healthy, |options| options.pack_size = PACK).unwrap();
     assert!(finished.reused() > 4 << 20);
     assert_eq!((finished.damage.len(), finished.summary.totals.invalid_pages), (1, 1));
@@ -207,12 +197,7 @@ fn d2026_11_29_what_is_left_of_a_complete_backup_is_not_used() {
 #[test]
 fn d2026_11_29_a_backup_that_is_interrupted_again_and_again_comes_to_an_end() {
     let Some(server) = Server::main() else { return };
-    let mut live = LibraryCluster::start(&server);
-    live.cluster.psql(FILL);
-    live.cluster.psql("checkpoint");
-    live.ctx = Ahead::ctx();
-    let healthy = live.open(Arc::new(live.store.clone())).unwrap();
-    let all = operations_of(&live, BackupType::Full);
+    let (live, healthy, all) = at_rest(&server);
     let (mut budget, mut with_packs) = (all / 10, BTreeSet::new());
     while with_packs.len() < 6 {
         // Each reads the lists of those before it, and then stores a little more.
@@ -238,13 +223,8 @@ fn d2026_11_29_a_backup_that_is_interrupted_again_and_again_comes_to_an_end() {
 #[test]
 fn hashes_are_read_for_files_that_changed_only() {
     let Some(server) = Server::main() else { return };
-    let mut live = LibraryCluster::start(&server);
-    live.cluster.psql(FILL);
-    live.cluster.psql("vacuum analyze");
-    live.cluster.psql("checkpoint");
-    live.ctx = Ahead::ctx();
-    let healthy = live.open(Arc::new(live.store.clone())).unwrap();
-    let full = live.backup(&healthy, |options| options.pack_size = PACK).unwrap().summary;
+    let (live, healthy, _) = at_rest(&server);
+    let full = healthy.backups(&live.ctx, &live.place).unwrap().complete.pop().unwrap();
     let [_, _, hashes] = live.place.backup_prefixes(&full.id);
     let all = live.store.list(&hashes, None, 1000).unwrap().len();
     assert!(all > 20, "{all}");

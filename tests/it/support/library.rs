@@ -38,7 +38,7 @@ pub struct LibraryCluster<S = MemoryStore> {
 }
 
 impl LibraryCluster {
-    /// Starts a small cluster with segments of 1 MiB and checksums.
+    /// Starts a small cluster with segments of 1 MiB and checksums, in which only the test changes files.
     pub fn start(server: &Server) -> Self {
         Self::start_in(server, MemoryStore::new())
     }
@@ -54,6 +54,7 @@ impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
             .checksums()
             .wal_segment_mib(1)
             .archive_command(&command)
+            .setting("autovacuum", "off")
             .start();
         let ctx = Ctx::system(Arc::new(Silent));
         let (unlock, _) = Unlock::generate_key_file(ctx.entropy.as_ref());
