@@ -37,7 +37,7 @@ fn digest_of(site: &Site, server: &Server, backup: &Value, scratch: &Path) -> St
 }
 
 #[test]
-pub fn each_backup_of_a_chain_restores_to_what_was_there() {
+pub fn f047_each_backup_of_a_chain_restores_to_what_was_there() {
     let Some(server) = Server::main() else { return };
     let site = Site::small(&server);
     site.cluster.psql(TABLE);

@@ -94,12 +94,14 @@ fn f033_a_parent_of_a_diverged_primary_is_refused() {
     assert_eq!(copy.psql("select string_agg(n::text, ',' order by n) from t"), "1,3,4");
 }
 
-/// A parent that ends before the switch is on the new primary's way, though another host took it.
+/// A parent that ends before the switch is on the new primary's way, though another host took it. A table becomes
+/// shorter just before the switch, and grows again behind it.
 #[test]
-fn f029_f033_a_parent_before_the_switch_is_stood_on_by_the_new_primary() {
+fn f029_f033_f034_a_parent_before_the_switch_is_stood_on_by_the_new_primary() {
     let Some(server) = Server::main() else { return };
     let site = Site::small(&server);
     site.cluster.psql("create table t (n int); insert into t values (1)");
+    site.cluster.psql("create table tail as select n, 'old' t from generate_series(1, 20000) n");
     let full = site.backup_of("full");
     let standby = Follower::new(&server, &site, true);
     standby.cluster.start();
@@ -113,10 +115,16 @@ fn f029_f033_a_parent_before_the_switch_is_stood_on_by_the_new_primary() {
     standby
         .cluster
         .wait_until(&format!("pg_last_wal_replay_lsn() >= '{}'", text(&of_standby, "stop_lsn")));
+    let blocks = "select pg_relation_size('tail') / 8192";
+    let before = site.cluster.psql(blocks);
+    site.cluster.psql("delete from tail where n > 5000; vacuum tail");
+    assert_ne!(site.cluster.psql(blocks), before);
     site.cluster.stop(Stop::Fast);
     standby.cluster.promote();
     standby.cluster.wait_for_promotion();
     standby.cluster.psql("insert into t values (3)");
+    standby.cluster.psql("insert into tail select n, 'new' from generate_series(5001, 12000) n");
+    let tail = "select count(*), sum(n), sum(hashtext(t)) from tail";
     for (backup_type, parent) in [("incr", &of_standby), ("diff", &full)] {
         let taken = json(&backup(&standby.config, backup_type).assert_ok().stdout);
         assert_eq!((&taken["parent"], &taken["timeline"]), (&parent["id"], &2.into()));
@@ -125,6 +133,7 @@ fn f029_f033_a_parent_before_the_switch_is_stood_on_by_the_new_primary() {
         site.restore(&to, &["--backup", text(&taken, "id"), "--target-immediate"]);
         let copy = started(&server, &to);
         assert_eq!(copy.psql("select string_agg(n::text, ',' order by n) from t"), "1,2,3");
+        assert_eq!(copy.psql(tail), standby.cluster.psql(tail));
     }
 }
 

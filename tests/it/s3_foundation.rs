@@ -26,7 +26,7 @@ in_buckets! {
     archive_live::f017_a_fetch_killed_at_any_moment_leaves_the_whole_file_or_none,
     backup_live::f060_no_backup_without_its_wal,
     backup_live::f062_a_backup_ends_with_its_server_or_session,
-    chain_live::each_backup_of_a_chain_restores_to_what_was_there,
+    chain_live::f047_each_backup_of_a_chain_restores_to_what_was_there,
     majors::a_chain_is_taken_and_restored_on_every_major,
     majors::every_major_is_backed_up_under_load_and_idle_and_restored_to_any_time,
     plan_live::what_is_lost_is_counted_exactly_for_every_kind_of_target,
