@@ -30,7 +30,8 @@ impl From<restore::Error> for Failure {
                 let next = format!(
                     "If another cluster lives there, restore on another host, or to a target before \
                      the segment of WAL that holds {lsn}, or take a new full backup: --tablespace \
-                     maps what that has. If it is left over, move it aside."
+                     maps what that has. If it is left over, or this cluster's own of a later time, move \
+                     it aside."
                 );
                 (Exit::DirectoryInUse, Kind::Busy, Some(next))
             }

@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::aside::{leads_to, links_to, siblings};
 use super::error::{Error, Result};
 use super::replayed::Replayed;
 use crate::pg::Lsn;
@@ -23,12 +22,13 @@ pub struct NewTablespace {
     pub lsn: Lsn,
     /// Whether the location is there; otherwise it must be made before the server is started.
     pub exists: bool,
-    /// It holds this very cluster's files of it, which replay removes before it makes them anew.
-    pub is_own: bool,
 }
 
-/// What replay makes, where the backup's own tablespaces go to `tablespaces`. `own` is the cluster's directory where
-/// the restore goes over it as the cluster itself: what lies behind its own link is its own.
+/// What replay makes, where the backup's own tablespaces go to `tablespaces`.
+///
+/// Files of a server are in the way whoever's they are: replay takes a directory of its version as it is, and does
+/// not empty it (`create_tablespace_directories` in `src/backend/commands/tablespace.c`), so that blocks of another
+/// future would stay behind the tables' ends.
 ///
 /// # Errors
 /// [`Error::Tablespace`] where it would write into what is there.
@@ -36,7 +36,6 @@ pub(super) fn check(
     tablespaces: &[(u32, String, PathBuf)],
     replayed: &Replayed,
     is_copy: bool,
-    own: Option<&Path>,
 ) -> Result<Vec<NewTablespace>> {
     let refused = |oid, lsn, location: &Path, why: String| {
         Err(Error::Tablespace { oid, lsn, location: location.into(), why })
@@ -50,13 +49,9 @@ pub(super) fn check(
         if !location.is_absolute() || is_filled || is_known {
             continue;
         }
-        let is_own = !is_copy && own.is_some_and(|own| leads_there_alone(own, found.oid, location));
         let exists = match Location::of(location) {
             Ok(Location::Missing) => false,
             Ok(Location::Free) => true,
-            // Replay drops what is there of this version, and makes it anew (`create_tablespace_directories` in
-            // `src/backend/commands/tablespace.c`).
-            Ok(Location::Taken(_)) if is_own => true,
             Ok(Location::Taken(name)) => {
                 let why = format!("it holds {name}, the files of a server");
                 return refused(found.oid, found.lsn, location, why);
@@ -68,7 +63,6 @@ pub(super) fn check(
             location: location.into(),
             lsn: found.lsn,
             exists,
-            is_own,
         });
     }
     // `archive-get` stops a copy at such a segment wherever its target lies in it.
@@ -92,14 +86,6 @@ pub(super) fn check(
     }
 }
 
-/// Whether a data directory's own link of this tablespace leads to a location, and none of a directory beside it.
-fn leads_there_alone(data: &Path, oid: u32, location: &Path) -> bool {
-    let link = data.join(format!("pg_tblspc/{oid}"));
-    let is_ours = links_to(data, location).any(|leads_there| leads_there == link);
-    let is_other = |other: &PathBuf| !is_same(other, data);
-    is_ours && !siblings(data).filter(is_other).any(|other| leads_to(&other, location))
-}
-
 fn is_same(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     real(one) == real(other)
@@ -111,9 +97,6 @@ impl NewTablespace {
         let Self { oid, lsn, .. } = self;
         let location = self.location.display();
         let place = match self.exists {
-            _ if self.is_own => {
-                "where this cluster's own files of it are: replay removes them first"
-            }
             true => "which is there and empty of servers' files",
             false => "which is not there: make it first, or recovery stops there",
         };
@@ -141,44 +124,19 @@ mod tests {
         std::fs::create_dir_all(place("taken").join("PG_15_202209061")).unwrap();
         let tablespaces = [made("free"), made("missing"), made("missing")];
         let replayed = Replayed { tablespaces: tablespaces.into(), ..Replayed::default() };
-        let found = check(&[], &replayed, true, None).unwrap();
+        let found = check(&[], &replayed, true).unwrap();
         assert_eq!(found.iter().map(|each| each.exists).collect::<Vec<_>>(), [true, false]);
         let replayed = Replayed { tablespaces: vec![made("taken")], ..Replayed::default() };
-        assert!(matches!(
-            check(&[], &replayed, true, None),
-            Err(Error::Tablespace { oid: 16400, .. })
-        ));
+        assert!(matches!(check(&[], &replayed, true), Err(Error::Tablespace { oid: 16400, .. })));
+        // Not the cluster's own ones either: replay would go over what is in them.
+        check(&[], &replayed, false).unwrap_err();
         let own = [(16390, "/old".to_owned(), place("taken"))];
-        assert_eq!(check(&own, &replayed, true, None).unwrap(), [], "the restore fills it");
+        assert_eq!(check(&own, &replayed, true).unwrap(), [], "the restore fills it");
         let replayed = Replayed { not_replayed: vec![made("taken")], ..Replayed::default() };
-        check(&[], &replayed, true, None).unwrap_err();
-        assert_eq!(check(&[], &replayed, false, None).unwrap(), []);
+        check(&[], &replayed, true).unwrap_err();
+        assert_eq!(check(&[], &replayed, false).unwrap(), []);
         let replayed = Replayed { unread_tablespace: Some(Lsn(9)), ..Replayed::default() };
-        check(&[], &replayed, true, None).unwrap_err();
-        check(&[], &replayed, false, None).unwrap();
-    }
-
-    /// A restore over the cluster's own directory, to before one of its tablespaces was made, was refused for the
-    /// files of that tablespace, which are the cluster's own.
-    #[test]
-    fn d2026_11_29_its_own_tablespace_is_in_nobodys_way() {
-        let scratch = tempfile::tempdir().unwrap();
-        let place = |name: &str| scratch.path().join(name);
-        std::fs::create_dir_all(place("space").join("PG_15_202209061")).unwrap();
-        std::fs::create_dir_all(place("data/pg_tblspc")).unwrap();
-        let location = place("space").display().to_string();
-        let tablespaces = vec![FoundTablespace { oid: 16400, location, lsn: Lsn(7) }];
-        let replayed = Replayed { tablespaces, ..Replayed::default() };
-        let data = place("data");
-        let is_refused = |is_copy, own| check(&[], &replayed, is_copy, own).is_err();
-        assert!(is_refused(false, Some(&*data)), "no link leads there");
-        std::os::unix::fs::symlink(place("space"), data.join("pg_tblspc/16400")).unwrap();
-        let made = check(&[], &replayed, false, Some(&data)).unwrap();
-        assert!(made[0].exists && made[0].warning().contains("replay removes them first"));
-        assert!(is_refused(true, Some(&*data)), "archive-get would not hand it out to a copy");
-        assert!(is_refused(false, None));
-        std::fs::create_dir_all(place("copied/pg_tblspc")).unwrap();
-        std::os::unix::fs::symlink(place("space"), place("copied/pg_tblspc/16400")).unwrap();
-        assert!(is_refused(false, Some(&*data)), "another directory's too");
+        check(&[], &replayed, true).unwrap_err();
+        check(&[], &replayed, false).unwrap();
     }
 }

@@ -168,8 +168,7 @@ pub fn plan(
     warnings.extend(about_the_archive(&archive, &history, &way));
     let tablespaces = tablespaces(options, &opened)?;
     let is_copy = options.archiving == Archiving::Off;
-    let own = options.delta.then_some(&*options.to);
-    let new_tablespaces = new_tablespaces::check(&tablespaces, &replayed, is_copy, own)?;
+    let new_tablespaces = new_tablespaces::check(&tablespaces, &replayed, is_copy)?;
     warnings.extend(new_tablespaces.iter().map(NewTablespace::warning));
     let at_target = way.at_target();
     let target_time = options.target.time().or(way.at);
