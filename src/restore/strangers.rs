@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::adopt::MARKER;
@@ -12,7 +13,7 @@ use super::options::Options;
 use super::plan::Plan;
 use super::space::tablespace_of;
 use super::survey::{is_mark, is_own_file, shown};
-use super::tree::{MOUNTED, Root, Tree};
+use super::tree::{MOUNTED, READ_ONLY, Root, Tree};
 use super::walk::{Entry, Scope, Walk};
 use crate::base::Ctx;
 use crate::pg::{EntryKind, Layout, MajorVersion, Rule};
@@ -193,6 +194,7 @@ pub(super) fn take_stock(
     tablespaces: &[(u32, String, PathBuf)],
 ) -> Result<Inventory> {
     let layout = layout(opened)?;
+    let secrets = Secrets::of(options);
     let mut inventory = Inventory::default();
     let (mut usual, mut relations) = (Vec::new(), Vec::new());
     // Directories that go, by place: one line each, whatever is in them.
@@ -218,9 +220,17 @@ pub(super) fn take_stock(
                 let path = met.root.path_of(met.rest);
                 return Err(Error::Occupied { path, why: MOUNTED.into() });
             }
+            if met.root.is_read_only(met.rest)? {
+                let path = met.root.path_of(met.rest);
+                return Err(Error::Occupied { path, why: READ_ONLY.into() });
+            }
+            if entry.kind == EntryKind::File {
+                met.root.note_file(met.rest)?;
+            }
             inventory.mounts.push(shown(met.path));
         }
         if fits {
+            secrets.refuse_older(met)?;
             return Ok(true);
         }
         if is_own {
@@ -246,7 +256,7 @@ pub(super) fn take_stock(
                 "holds a data directory of its own, and is not in the backup: move it away first";
             return Err(Error::Occupied { path, why: why.into() });
         }
-        refuse_secret(options, &met.root.path_of(met.rest))?;
+        secrets.refuse_removal(&met.root.path_of(met.rest))?;
         if is_inside {
             return Ok(true);
         }
@@ -308,22 +318,58 @@ fn is_of_relations(path: &[u8]) -> bool {
     }
 }
 
-/// A configuration file, or what opens a repository, would go with the directory; also one that a link leads to.
-fn refuse_secret(options: &Options, path: &Path) -> Result<()> {
-    let folder = |path: &Path| path.parent().and_then(|folder| folder.canonicalize().ok());
-    let is_it = |own: &Path| {
-        own == path || own.file_name() == path.file_name() && folder(own) == folder(path)
-    };
-    let is_theirs =
-        |own: &&PathBuf| is_it(own) || own.canonicalize().is_ok_and(|behind| is_it(&behind));
-    match options.own_files.iter().find(is_theirs) {
-        None => Ok(()),
-        Some(own) => Err(Error::Refused {
-            what: format!(
-                "pgkeep itself needs {}, which is not in the backup: --delta would remove it. Move it elsewhere",
-                own.display()
-            ),
-        }),
+/// A secret or a configuration is no longer than this.
+const SECRET_BYTES_MAX: u64 = 1 << 20;
+
+/// The configuration and what opens the repositories: their paths, and those that links lead to.
+struct Secrets(Vec<PathBuf>);
+
+impl Secrets {
+    fn of(options: &Options) -> Self {
+        let behind = options.own_files.iter().filter_map(|own| own.canonicalize().ok());
+        Self(options.own_files.iter().cloned().chain(behind).collect())
+    }
+
+    fn at(&self, path: &Path) -> Option<&Path> {
+        let folder = |path: &Path| path.parent().and_then(|folder| folder.canonicalize().ok());
+        let is_it = |own: &&PathBuf| {
+            own.file_name() == path.file_name()
+                && (*own == path || folder(own).is_some_and(|own| Some(own) == folder(path)))
+        };
+        self.0.iter().find(is_it).map(PathBuf::as_path)
+    }
+
+    /// Refuses to remove one.
+    fn refuse_removal(&self, path: &Path) -> Result<()> {
+        let Some(own) = self.at(path) else { return Ok(()) };
+        let what = format!(
+            "pgkeep itself needs {}, which is not in the backup: --delta would remove it. Move it elsewhere",
+            own.display()
+        );
+        Err(Error::Refused { what })
+    }
+
+    /// Refuses to write an older one over it: what opens the repository now may be lost, and recovery needs it.
+    fn refuse_older(&self, met: &Meeting<'_>) -> Result<()> {
+        let path = met.root.path_of(met.rest);
+        let (Some(row), Some(own)) = (met.row, self.at(&path)) else { return Ok(()) };
+        if row.kind != RowKind::File {
+            return Ok(());
+        }
+        let mut content = Vec::new();
+        let file = met.root.open_there(met.rest)?;
+        file.take(SECRET_BYTES_MAX)
+            .read_to_end(&mut content)
+            .map_err(Error::file("read", &path))?;
+        if content.len() as u64 == row.size && row.crc == Some(crc32c::crc32c(&content)) {
+            return Ok(());
+        }
+        let what = format!(
+            "pgkeep itself needs {}, which has another content in the backup: --delta would write that over it. Move \
+             it out of the data directory, and say in the configuration where it is",
+            own.display()
+        );
+        Err(Error::Refused { what })
     }
 }
 
@@ -403,9 +449,10 @@ mod tests {
         for name in ["key", "link/key", "another-name", "link/another-name"] {
             let own = dir.path().join(name);
             let options = Options { own_files: vec![own], ..Options::of_a_test(dir.path()) };
-            let refused = refuse_secret(&options, &key).unwrap_err().to_string();
+            let secrets = Secrets::of(&options);
+            let refused = secrets.refuse_removal(&key).unwrap_err().to_string();
             assert!(refused.contains("Move it elsewhere"), "{refused}");
-            refuse_secret(&options, &dir.path().join("other")).unwrap();
+            secrets.refuse_removal(&dir.path().join("other")).unwrap();
         }
     }
 

@@ -99,6 +99,20 @@ impl Root {
         Ok(device)
     }
 
+    /// Whether what is mounted here cannot be written to.
+    pub(super) fn is_read_only(&self, path: &[u8]) -> Result<bool> {
+        let found = rustix::fs::fstatvfs(self.open_there(path)?);
+        let flags = found.map_err(self.failed("look at", path))?.f_flag;
+        Ok(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    }
+
+    /// Notes the file system that a mounted file is on.
+    pub(super) fn note_file(&self, path: &[u8]) -> Result<()> {
+        let file = OwnedFd::from(self.open_there(path)?);
+        let device = device_of(&file).map_err(self.failed("look at", path))?;
+        self.below.note(device, &file, &self.path_of(path))
+    }
+
     /// Forgets the directory that was entered last: it may be about to go.
     fn leave(&self) {
         let mut entered = self.entered.lock().expect("no holder of this lock panics");
@@ -298,6 +312,10 @@ impl Root {
         self.own_open(&there, path, Attributes { mode: found.mode() & 0o7777, uid, gid })
     }
 }
+
+/// Why something is not written to.
+pub(super) const READ_ONLY: &str =
+    "is mounted read-only, and is in the backup: mount it to be written to, or unmount it, first";
 
 /// Why something is not removed.
 pub(super) const MOUNTED: &str = "is a mount point, or a subvolume, and would have to be removed: unmount it, or move \
@@ -522,6 +540,33 @@ mod tests {
         let refused = remove_below(&here, device + 1, b"deep").unwrap_err();
         assert_eq!(refused, (Vec::new(), Errno::XDEV));
         assert!(at("stray/deep/precious").exists());
+    }
+
+    /// A file that is mounted read-only ended each restore over the directory, once the control file was gone; one
+    /// that is written to was not made durable.
+    #[test]
+    fn d2026_11_29_a_mounted_file_is_looked_at_and_made_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir_all(at("data/base")).unwrap();
+        fs::create_dir_all(at("other")).unwrap();
+        let Some(_other) = Mounted::new(&["-t", "tmpfs", "tmpfs"], &at("other")) else { return };
+        for file in ["other/settings", "data/settings", "data/base/1"] {
+            File::create(at(file)).unwrap();
+        }
+        let settings = at("other/settings").display().to_string();
+        let Some(_file) = Mounted::new(&["--bind", &settings], &at("data/settings")) else {
+            return;
+        };
+        let tree = Tree::open(Places::of(&at("data"), &[])).unwrap();
+        assert!(!tree.data.is_read_only(b"settings").unwrap());
+        tree.data.note_file(b"settings").unwrap();
+        assert_eq!(tree.below.paths(), [at("data/settings")]);
+        tree.sync().unwrap();
+        let options = ["-o", "remount,bind,ro"];
+        let Some(_read_only) = Mounted::new(&options, &at("data/settings")) else { return };
+        assert!(tree.data.is_read_only(b"settings").unwrap());
+        assert!(!tree.data.is_read_only(b"base/1").unwrap());
     }
 
     #[test]

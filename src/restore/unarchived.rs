@@ -13,10 +13,10 @@ use super::adopt::MARKER;
 use super::error::{Error, Result};
 use crate::base::Ctx;
 use crate::pg::wal::{
-    Ending, LONG_HEADER_BYTES, RM_XACT, Reader, SegmentHeader, Source, scan_segment,
+    Begins, Ending, LONG_HEADER_BYTES, RM_XACT, Reader, SegmentHeader, Source, Stop, scan_segment,
 };
 use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentNo, WalFileName};
-use crate::repo::{Kind, Place, Repository};
+use crate::repo::{self, Kind, Place, Repository};
 
 /// What is read of a file at a time.
 const CHUNK: usize = 1 << 20;
@@ -34,6 +34,43 @@ pub(super) struct Archived {
 impl Archived {
     pub(super) fn new(repository: &Repository, place: &Place, wal: &ArchivedWal) -> Self {
         Self { repository: repository.clone(), place: place.clone(), wal: wal.clone() }
+    }
+
+    /// Whether the archive has a segment as it is here, as far as records are written here: a standby receives into
+    /// one that its primary has archived already.
+    fn agrees(&self, wal: &Path, header: &SegmentHeader, segment: SegmentName) -> Result<bool> {
+        let name = WalFileName::Segment(segment);
+        match is_archived(&self.repository, &self.place, wal, name) {
+            Ok(true) => return Ok(true),
+            // A damaged object is no copy of what is here.
+            Err(Error::Repository(repo::Error::Corrupt { .. })) => return Ok(false),
+            other => other?,
+        };
+        let path = wal.join(segment.to_string());
+        let timeline = segment.timeline().get();
+        let mut pieces = Pieces::open(&path)?;
+        let written = match Reader::new(&mut pieces, header, timeline) {
+            Ok(mut reader) => {
+                while reader.read_next().is_some() {}
+                // A whole segment would have had the same digest.
+                let is_partial = matches!(reader.stop(), Some(Stop::Invalid(_)));
+                is_partial.then(|| reader.position().saturating_sub(header.address))
+            }
+            Err(_) => None,
+        };
+        pieces.finish(&path)?;
+        let Some(written) = written else { return Ok(false) };
+        let Some(key) = self.place.wal(&segment.to_string()) else { return Ok(false) };
+        let stored = match self.repository.get_wal(Kind::Wal, &key) {
+            Ok((_, content)) => content,
+            Err(repo::Error::Corrupt { .. }) => return Ok(false),
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let mut here = Vec::new();
+        let file = File::open(&path).map_err(Error::file("open", &path))?;
+        file.take(written).read_to_end(&mut here).map_err(Error::file("read", &path))?;
+        Ok(stored.starts_with(&here))
     }
 }
 
@@ -126,15 +163,20 @@ pub(super) fn look(ctx: &Ctx, archived: &Archived, data: &Path) -> Result<OnlyHe
             _ => {}
         }
     }
-    let mut later = None;
+    let (mut later, mut agreed) = (None, BTreeSet::new());
     for (segment, number) in segments.into_iter().rev() {
         ctx.cancel.check()?;
         let timeline = segment.timeline();
         let path = wal.join(segment.to_string());
         let Some(header) = header_in_place(&path, number, &archived.wal)? else { continue };
+        refuse_foreign(&path, &header, archived.place.system())?;
         let is_newest = later.replace(timeline) != Some(timeline);
         if archived.wal.has(timeline, number) {
-            continue;
+            // Where histories have forked under the same names, the newest of both shows it.
+            if agreed.contains(&timeline) || archived.agrees(&wal, &header, segment)? {
+                agreed.insert(timeline);
+                continue;
+            }
         }
         let state = match is_newest {
             true => state_of(&path, &header, segment)?,
@@ -165,6 +207,19 @@ fn header_in_place(
     Ok(header.filter(|header| Some(Lsn(header.address)) == begins))
 }
 
+/// WAL of another cluster says that the directory is not this one's.
+fn refuse_foreign(path: &Path, header: &SegmentHeader, system: u64) -> Result<()> {
+    if header.system_id == system {
+        return Ok(());
+    }
+    let why = format!(
+        "is WAL of another cluster, with system identifier {} instead of {system}: --delta writes over no other \
+         cluster. If the directory is this one's, move that file away",
+        header.system_id
+    );
+    Err(Error::Occupied { path: path.into(), why })
+}
+
 /// What is in the last segment of a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -187,7 +242,8 @@ fn state_of(path: &Path, header: &SegmentHeader, segment: SegmentName) -> Result
     let mut pieces = Pieces::open(path)?;
     let mut has_transactions = true;
     if let Ok(mut reader) = Reader::new(&mut pieces, header, timeline) {
-        has_transactions = false;
+        // What the segment before begins may be a commit: its rest is here alone.
+        has_transactions = matches!(header.begins, Begins::Continuation { .. });
         while let Some(record) = reader.read_next() {
             has_transactions |= record.header.resource_manager == RM_XACT;
         }

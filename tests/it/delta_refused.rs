@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pgkeep::base::Event;
 
 use crate::delta_live::{DIGEST, delta, digest_of, fill, own_all, site, try_delta};
+use crate::plan_proofs::fill_all_but;
 use crate::restore_crash::{CONTROL, Kind, MARK, Record, assert_starts, killed_after, scene};
 use crate::support::planned::objects;
 use crate::support::run::run;
@@ -51,6 +52,88 @@ fn d2026_11_29_what_a_dead_primary_wrote_last_is_refused_and_can_be_kept() {
     fs::copy(&kept, own.join("pg_wal").join(&last)).unwrap();
     own_all(&own.join("pg_wal").join(&last));
     assert_eq!(digest_of(&server, &own), digest);
+}
+
+/// A commit that begins in an archived segment and ends in the one behind it went with that: no transaction begins to
+/// end there.
+#[test]
+fn d2026_11_29_a_commit_across_the_end_of_what_is_archived_is_seen() {
+    let Some(server) = Server::main() else { return };
+    let (site, _copies) = site(&server);
+    site.backup();
+    site.cluster.archive_now();
+    let fill = fill_all_but(16);
+    site.cluster.psql(&format!("begin; insert into t values (-1, 'last'); {fill}; commit"));
+    let last = site.cluster.psql("select pg_walfile_name(pg_current_wal_lsn())");
+    site.cluster.wait_until(
+        "select last_archived_wal = pg_walfile_name(pg_current_wal_lsn() - 1048576) from pg_stat_archiver",
+    );
+    site.cluster.kill9();
+    let own = site.cluster.data_dir().to_path_buf();
+    fs::remove_file(own.join("postmaster.pid")).ok();
+    let ran = try_delta(&site, &own, &["--archive", "off"]).assert_code(15);
+    ran.assert_says(&format!("{last}, into which its server wrote last"));
+}
+
+/// A volume was copied, and a server went on from the copy without archiving, under names that the archive has of the
+/// original: only names were compared, and what it wrote went.
+#[test]
+fn d2026_11_29_another_history_under_archived_names_is_refused() {
+    let Some(server) = Server::main() else { return };
+    let (site, copies) = site(&server);
+    site.backup();
+    site.cluster.stop(Stop::Fast);
+    let copied = copies.join("copied");
+    let mut copy = site.cluster.command("cp");
+    run(copy.arg("-a").arg(site.cluster.data_dir()).arg(&copied)).assert_ok();
+    site.cluster.start();
+    fill(&site, 20_001, 30_000);
+    site.cluster.archive_now();
+    // It has nothing of its own yet: what it wrote last is how the archived segment begins.
+    let args = ["--archive", "off", "--dry-run"];
+    try_delta(&site, &copied, &args).assert_ok();
+
+    let replica = TestCluster::adopt(&server, &copied).setting("archive_mode", "off").start();
+    replica
+        .psql("create table only_there as select n, md5(n::text) from generate_series(1, 20000) n");
+    let last = replica.psql("select pg_walfile_name(pg_current_wal_lsn())");
+    replica.stop(Stop::Fast);
+    let has = |name: &String| objects(site.repo.path()).iter().any(|path| path.ends_with(name));
+    assert!(has(&last), "{last} is archived");
+    let control = fs::read(copied.join(CONTROL)).unwrap();
+    let ran = try_delta(&site, &copied, &args[..2]).assert_code(15);
+    ran.assert_says("the archive does not have").assert_says(&last);
+    assert_eq!(fs::read(copied.join(CONTROL)).unwrap(), control);
+    delta(&site, &copied, &["--archive", "off", "--discard-wal"]);
+    let digest = site.cluster.psql(DIGEST);
+    assert_eq!(digest_of(&server, &copied), digest);
+}
+
+/// What pgkeep itself needs was written over with what it was at the time of the backup.
+#[test]
+fn d2026_11_29_a_key_file_in_the_data_directory_is_not_set_back() {
+    let Some(server) = Server::main() else { return };
+    let (site, copies) = site(&server);
+    let inside = site.cluster.data_dir().join("own.key");
+    fs::write(&inside, "of then\n").unwrap();
+    own_all(&inside);
+    site.backup();
+    let to = copies.join("data");
+    delta(&site, &to, &["--target-immediate"]);
+    let mut text = fs::read_to_string(site.config.path()).unwrap();
+    let begin = text.find("key_file").unwrap();
+    let end = begin + text[begin..].find('\n').unwrap();
+    let key_file = text[begin..end].to_owned();
+    let key = key_file.split('"').nth(1).unwrap();
+    let kept = fs::read(key).unwrap();
+    let inside = to.join("own.key");
+    text.replace_range(begin..end, &format!("key_file = {:?}", inside.display().to_string()));
+    fs::write(site.config.path(), text).unwrap();
+    fs::write(&inside, &kept).unwrap();
+    let ran = try_delta(&site, &to, &["--target-immediate"]);
+    assert!(!ran.is_ok(), "{ran}");
+    ran.assert_says("which has another content in the backup");
+    assert_eq!(fs::read(&inside).unwrap(), kept);
 }
 
 /// A server that archives, stopped in order, leaves a segment with its last checkpoint: nothing is lost with it.

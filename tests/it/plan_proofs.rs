@@ -192,7 +192,7 @@ fn d20261124_a_damaged_last_segment_is_a_hole() {
 }
 
 /// SQL that leaves `left` bytes of the current segment of 1 MiB, and nothing between itself and what follows.
-fn fill(left: u32) -> String {
+pub(crate) fn fill_all_but(left: u32) -> String {
     let room = "1048576 - (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint % 1048576";
     let message = 24 + 5 + 24 + 2;
     format!(
@@ -218,12 +218,13 @@ fn d20261124_records_on_a_boundary_are_found() {
         planned.insert(1);
         cluster.archive_now();
         // Of the restore point's 98 bytes, and of the commit's 34 and more.
-        let end = cluster.psql(&format!("{}; select pg_create_restore_point('edge')", fill(48)));
+        let end =
+            cluster.psql(&format!("{}; select pg_create_restore_point('edge')", fill_all_but(48)));
         assert_eq!(offset(&end), 40 + 56, "{end}: it does not lie on the boundary");
         let point = ["--target-name", "edge"];
         cluster.archive_now();
         let commit = "begin; insert into t values (2); select pg_current_xact_id()";
-        let xid = cluster.psql(&format!("{commit}; {}; commit", fill(16)));
+        let xid = cluster.psql(&format!("{commit}; {}; commit", fill_all_but(16)));
         let xid = xid.trim();
         planned.insert(3);
         cluster.archive_now();
