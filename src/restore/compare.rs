@@ -48,8 +48,10 @@ pub(super) fn with_what_differs(
         let split = {
             let _turn = bench.turns.take();
             compared(&piece, &expected, bench.block_size, &mut scratch.there)
-                .map_err(piece.target.failed("read"))?
         };
+        if let Some(error) = split.unread {
+            piece.target.warn_unread(bench.ctx, error);
+        }
         piece.target.split(split.right.len() + split.wrong.len());
         for done in split.right {
             piece.target.kept(bench.ctx, done)?;
@@ -116,18 +118,15 @@ impl Expected<'_> {
 struct Split {
     right: Vec<Done>,
     wrong: Vec<Piece>,
+    /// Why something of it could not be read. It counts as wrong: a disk often takes what it cannot give back.
+    unread: Option<io::Error>,
 }
 
-fn compared(
-    piece: &Piece,
-    expected: &Expected<'_>,
-    block_size: u64,
-    there: &mut Vec<u8>,
-) -> io::Result<Split> {
-    let mut split = Split { right: Vec::new(), wrong: Vec::new() };
+fn compared(piece: &Piece, expected: &Expected<'_>, block_size: u64, there: &mut Vec<u8>) -> Split {
+    let mut split = Split { right: Vec::new(), wrong: Vec::new(), unread: None };
     if matches!(expected, Expected::Unknown) {
         split.wrong.push(piece.clone());
-        return Ok(split);
+        return split;
     }
     there.resize(CHUNK, 0);
     let size = usize::try_from(block_size).unwrap_or(CHUNK).clamp(1, CHUNK);
@@ -136,7 +135,11 @@ fn compared(
     while at < piece.length {
         let wanted = usize::try_from(piece.length - at).unwrap_or(CHUNK).min(CHUNK / size * size);
         let chunk = there.get_mut(..wanted).unwrap_or_default();
-        let count = read_there(&piece.target.file, piece.offset + at, chunk)?;
+        let count =
+            read_there(&piece.target.file, piece.offset + at, chunk).unwrap_or_else(|error| {
+                split.unread.get_or_insert(error);
+                0
+            });
         for block in chunk.chunks(size) {
             let length = block.len() as u64;
             // What the file is too short for is not there.
@@ -150,7 +153,7 @@ fn compared(
         }
         at += wanted as u64;
     }
-    Ok(split)
+    split
 }
 
 impl Split {
@@ -228,7 +231,7 @@ mod tests {
     type Parts = (Vec<(u64, u64)>, Vec<(u64, u64)>);
 
     fn parts(piece: &Piece, expected: &Expected<'_>) -> Parts {
-        let split = compared(piece, expected, BLOCK as u64, &mut Vec::new()).unwrap();
+        let split = compared(piece, expected, BLOCK as u64, &mut Vec::new());
         let right = split.right.iter().map(|done| (done.offset, done.length)).collect();
         let wrong = split.wrong.iter().map(|piece| (piece.offset, piece.length)).collect();
         (right, wrong)
@@ -244,7 +247,7 @@ mod tests {
         let block = BLOCK as u64;
         let whole = piece(source, &content);
         assert_eq!(parts(&whole, &expected), (vec![(0, block * 11 / 2)], vec![]));
-        let split = compared(&whole, &expected, block, &mut Vec::new()).unwrap();
+        let split = compared(&whole, &expected, block, &mut Vec::new());
         assert_eq!(split.right.first().unwrap().crc, crc32c::crc32c(&content));
         let mut flipped = content.clone();
         for position in [0, BLOCK - 1, BLOCK * 3, content.len() - 1] {
@@ -255,7 +258,7 @@ mod tests {
         let wrong = vec![(0, block), (block * 3, block), (block * 5, block / 2)];
         assert_eq!(found, (right, wrong));
         // A block is fetched from its own place in the pack.
-        let split = compared(&piece(source, &flipped), &expected, block, &mut Vec::new()).unwrap();
+        let split = compared(&piece(source, &flipped), &expected, block, &mut Vec::new());
         let from = PieceSource::Pack(None, 3, (8 + 3) * block);
         assert_eq!(split.wrong.get(1).unwrap().source, from);
         for length in [0, 1, BLOCK * 2, BLOCK * 2 + 1, content.len() - 1] {
@@ -265,6 +268,20 @@ mod tests {
             assert_eq!(wrong, [(whole, block * 11 / 2 - whole)], "{length}");
         }
         assert_eq!(parts(&whole, &Expected::Unknown), (vec![], vec![(0, block * 11 / 2)]));
+    }
+
+    /// A bad sector, the very reason to restore, ended each restore over the directory.
+    #[test]
+    fn d2026_11_29_what_cannot_be_read_is_written_anew() {
+        let content: Vec<u8> = (0..=250).cycle().take(BLOCK * 11 / 2).collect();
+        let mut piece = piece(Source::Zeros, &content);
+        let unreadable = tempfile::NamedTempFile::new().unwrap();
+        let target = Arc::get_mut(&mut piece.target).unwrap();
+        target.file = File::options().write(true).open(unreadable.path()).unwrap();
+        let split = compared(&piece, &Expected::Zeros, BLOCK as u64, &mut Vec::new());
+        assert_eq!((split.right.len(), split.wrong.len()), (0, 1));
+        assert_eq!(split.wrong[0].length, content.len() as u64);
+        assert!(split.unread.is_some());
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(super) struct Target {
     pub(super) file: File,
     pub(super) is_there: bool,
     is_changed: AtomicBool,
+    /// It was said that some of it cannot be read.
+    is_unread: AtomicBool,
     progress: Mutex<Progress>,
     tally: Arc<Tally>,
 }
@@ -207,6 +209,7 @@ impl Batcher {
             file: open.file,
             is_there: open.is_there,
             is_changed: AtomicBool::new(open.is_changed),
+            is_unread: AtomicBool::new(false),
             progress: Mutex::new(Progress { done: Vec::new(), pieces: cuts.len() }),
             tally: Arc::clone(&self.tally),
         });
@@ -263,6 +266,14 @@ impl Target {
     pub(super) fn failed(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
         let path = PathBuf::from(String::from_utf8_lossy(&self.path).into_owned());
         Error::file(action, path)
+    }
+
+    /// Says once that something of what is there cannot be read.
+    pub(super) fn warn_unread(&self, ctx: &Ctx, error: std::io::Error) {
+        if !self.is_unread.swap(true, Ordering::Relaxed) {
+            let error = self.failed("read")(error);
+            ctx.warn(format!("{error}: what cannot be read there is written anew"));
+        }
     }
 
     /// Says that one piece has become this many.
@@ -520,6 +531,7 @@ mod tests {
             file: tempfile::tempfile().unwrap(),
             is_there: false,
             is_changed: AtomicBool::new(true),
+            is_unread: AtomicBool::new(false),
             progress: Mutex::new(Progress { done: Vec::new(), pieces: pieces.len() }),
             tally: Arc::default(),
         };
