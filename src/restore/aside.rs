@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -176,9 +177,28 @@ fn relink(link: &Path, target: &Path) -> Result<()> {
     durable::rename(&temporary, link).map_err(Error::file("rename", link))
 }
 
+/// How often, and after what pauses, is looked whether a server's processes have ended once its lock file is gone.
+const ENDING_LOOKS: u32 = 100;
+const ENDING_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why a directory must be taken for one that a server works on: it is the working directory of a
 /// server's process, or a tablespace of it. Processes of other PID namespaces are not seen.
+///
+/// A server that stops removes its lock file first, and `pg_ctl stop` waits for no more: what is left of it is
+/// waited for.
 pub(super) fn server_on(directory: &Path) -> Result<Option<String>> {
+    for _ in 0..ENDING_LOOKS {
+        let found = found_server_on(directory)?;
+        let is_ending = directory.join("postmaster.pid").symlink_metadata().is_err();
+        if found.is_none() || !is_ending {
+            return Ok(found);
+        }
+        std::thread::sleep(ENDING_PAUSE);
+    }
+    found_server_on(directory)
+}
+
+fn found_server_on(directory: &Path) -> Result<Option<String>> {
     let real = directory.canonicalize().map_err(Error::file("follow", directory))?;
     let owner = fs::metadata(&real).map_err(Error::file("stat", &real))?.uid();
     if let Some(pid) = postmaster(&real) {

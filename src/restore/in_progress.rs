@@ -232,7 +232,8 @@ impl Content {
             Err(error) => return Err(Error::file("list", path)(error)),
         };
         if path.join("postmaster.pid").symlink_metadata().is_ok() {
-            let why = "belongs to a server that runs, or did not stop in order";
+            let why = "belongs to a server that runs, or did not stop in order. Where none runs on it, on any host \
+                       and in any container, remove its postmaster.pid";
             return Ok(Self::Else(why.into()));
         }
         let others = entries.try_fold(0, |others, entry| {
