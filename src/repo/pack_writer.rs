@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::backup_id::BackupId;
 use super::contents::{self, ContentSource, Stretch, push_stretch};
@@ -27,6 +28,10 @@ use crate::storage::ObjectWriter;
 
 /// A pack is closed when it has stored this much.
 const STORED_TARGET: u64 = 1 << 30;
+
+/// A pack is closed when it has been open for so long: what a day-long differential has stored is durable by then, for
+/// the next one if it is interrupted, and no upload is as old as those that are removed as left over.
+const OPEN_MAX: Duration = Duration::from_hours(1);
 
 /// A pack is closed when its raw stream is this long, so that its hashes stay small.
 const RAW_MAX: u64 = 8 << 30;
@@ -74,6 +79,8 @@ impl PackPlan {
 
 struct OpenPack {
     number: u32,
+    /// When it was opened, by the clock that never jumps.
+    opened: Duration,
     writer: SealedWriter<Box<dyn ObjectWriter>>,
     lengths: Vec<u32>,
     hashes: Vec<u8>,
@@ -271,13 +278,19 @@ impl<'a> PackWriter<'a> {
         u32::try_from(byte / self.plan.block_size as u64).map_err(|_| too_many_blocks())
     }
 
-    /// Ends a content and returns the layers that cover the blocks it accepted.
+    /// Ends a content and returns the layers that cover the blocks it accepted. A pack that has been open for an
+    /// hour is closed.
     ///
     /// # Errors
-    /// None in practice.
+    /// As the store's.
     pub fn end_content(&mut self) -> Result<Vec<Layer>> {
         self.tell();
         self.content = None;
+        let now = self.ctx.clock.monotonic();
+        if self.pack.as_ref().is_some_and(|pack| now.saturating_sub(pack.opened) >= OPEN_MAX) {
+            self.seal_window()?;
+            self.close()?;
+        }
         Ok(std::mem::take(&mut self.layers))
     }
 
@@ -302,7 +315,8 @@ impl<'a> PackWriter<'a> {
         let key = self.plan.place.pack(&self.plan.id, number);
         let writer = self.repository.stream(self.ctx, Kind::Pack, &key)?;
         let (lengths, hashes, contents) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(OpenPack { number, writer, lengths, hashes, contents })
+        let opened = self.ctx.clock.monotonic();
+        Ok(OpenPack { number, opened, writer, lengths, hashes, contents })
     }
 
     /// Stores the full window; closes the pack when it is large enough. Only whole frames are sealed

@@ -2,6 +2,7 @@
 //! the lines of the meta object.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -41,6 +42,8 @@ struct Model {
     writers: usize,
     stored_target: u64,
     step: usize,
+    /// What passes before each file.
+    pause: Duration,
 }
 
 impl Model {
@@ -96,6 +99,7 @@ impl Model {
             (0..self.writers).map(|_| PackWriter::new(repository, ctx, &plan)).collect();
         let mut rows = Vec::new();
         for (i, file) in self.files.iter().enumerate() {
+            ctx.clock.sleep(self.pause);
             rows.push(self.fill(&mut writers[i % self.writers], i as u64, file));
         }
         let zeros: u64 = writers.iter().map(PackWriter::zeros).sum();
@@ -318,15 +322,42 @@ fn any_model() -> impl Strategy<Value = Model> {
     let files = prop::collection::btree_map(path, any_content(), 0..14);
     let block_size = prop::sample::select(vec![1024u32, 8192, 8192, 32768]);
     let target = prop::sample::select(vec![1u64, 100_000, 1_500_000, 1 << 30]);
-    (files, block_size, 1usize..4, target, 1usize..200).prop_map(
-        |(files, block_size, writers, stored_target, step)| Model {
+    let pause = prop::sample::select(vec![0, 0, 0, 25, 70]).prop_map(Duration::from_mins);
+    (files, block_size, 1usize..4, target, 1usize..200, pause).prop_map(
+        |(files, block_size, writers, stored_target, step, pause)| Model {
             files: files.into_iter().map(|(path, content)| File { path, content }).collect(),
             block_size,
             writers,
             stored_target,
             step,
+            pause,
         },
     )
+}
+
+/// A differential of a hundred terabytes had one pack open for more than a day: the upload was removed as left over,
+/// and what was interrupted began from nothing.
+#[test]
+fn d2026_11_29_no_pack_is_open_for_much_longer_than_an_hour() {
+    let packs = |minutes| {
+        let files = (0..9).map(|i| File { path: vec![b'a' + i], content: vec![i + 1; 8192] });
+        let model = Model {
+            files: files.collect(),
+            block_size: 8192,
+            writers: 1,
+            stored_target: 1 << 30,
+            step: 1,
+            pause: Duration::from_mins(minutes),
+        };
+        let ctx = ctx();
+        let (repository, _) = fresh(&ctx, CipherChoice::None);
+        model.store(&repository, &ctx);
+        check(&model);
+        let [data, _, _] = place().backup_prefixes(&id());
+        repository.store().list(&data, None, 100).unwrap().len()
+    };
+    // 59 minutes between one file and the next: the second one is younger than an hour, the third is not.
+    assert_eq!([packs(0), packs(1), packs(59), packs(60)], [1, 1, 3, 5]);
 }
 
 proptest! {
@@ -350,7 +381,14 @@ fn packs_rotate_in_the_middle_of_a_file() {
         File { path: b"large".to_vec(), content: noise(5 << 20) },
         File { path: b"next".to_vec(), content: noise(100) },
     ];
-    let model = Model { files, block_size: 8192, writers: 1, stored_target: 1, step: 64 };
+    let model = Model {
+        files,
+        block_size: 8192,
+        writers: 1,
+        stored_target: 1,
+        step: 64,
+        pause: Duration::ZERO,
+    };
     check(&model);
     let ctx = ctx();
     let (repository, _) = fresh(&ctx, CipherChoice::Aes256Cbc);
@@ -363,7 +401,14 @@ fn packs_rotate_in_the_middle_of_a_file() {
 fn long_runs_of_zeros_are_stored_nowhere() {
     let content = [noise(8192), vec![0; 3 << 20], noise(100)].concat();
     let files = vec![File { path: b"sparse".to_vec(), content }];
-    let model = Model { files, block_size: 8192, writers: 1, stored_target: 1 << 30, step: 128 };
+    let model = Model {
+        files,
+        block_size: 8192,
+        writers: 1,
+        stored_target: 1 << 30,
+        step: 128,
+        pause: Duration::ZERO,
+    };
     check(&model);
     let ctx = ctx();
     let (repository, _) = fresh(&ctx, CipherChoice::Aes256Cbc);
@@ -383,7 +428,14 @@ fn a_frame_of_a_pack_is_found_beyond_the_first_page_of_lengths() {
         frame[..8].copy_from_slice(&(i as u64).to_le_bytes());
     }
     let files = vec![File { path: b"large".to_vec(), content }];
-    let model = Model { files, block_size: 8192, writers: 1, stored_target: 1 << 30, step: 128 };
+    let model = Model {
+        files,
+        block_size: 8192,
+        writers: 1,
+        stored_target: 1 << 30,
+        step: 128,
+        pause: Duration::ZERO,
+    };
     let ctx = ctx();
     let (repository, _) = fresh(&ctx, CipherChoice::Aes256Cbc);
     let row = model.store(&repository, &ctx).remove(0);
@@ -419,7 +471,14 @@ fn a_frame_of_a_pack_is_found_beyond_the_first_page_of_lengths() {
 #[test]
 fn objects_of_another_attempt_are_refused_by_salt() {
     let files = vec![File { path: b"a".to_vec(), content: noise(50_000) }];
-    let model = Model { files, block_size: 8192, writers: 1, stored_target: 1, step: 9 };
+    let model = Model {
+        files,
+        block_size: 8192,
+        writers: 1,
+        stored_target: 1,
+        step: 9,
+        pause: Duration::ZERO,
+    };
     for cipher in [CipherChoice::Aes256Cbc, CipherChoice::None] {
         let ctx = ctx();
         let (repository, store) = fresh(&ctx, cipher);
