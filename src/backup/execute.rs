@@ -171,6 +171,7 @@ fn reserve(
         hash,
         directory: options.data_directory.display().to_string(),
         directory_identity: directory_identity(&options.data_directory),
+        standby: facts.in_recovery,
         attempts: stands.attempts().iter().map(|attempt| attempt.id().clone()).collect(),
     };
     for later in 0..ID_TRIES {

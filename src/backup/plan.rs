@@ -73,7 +73,7 @@ pub fn plan(
     let backups = repository.backups(ctx, place)?;
     let stored = (repository, place, &backups);
     let parent = parent(ctx, options, stored, &facts, &mut warnings)?;
-    let stands = Stands::find(ctx, options, stored, facts.block_size, parent)?;
+    let stands = Stands::find(ctx, options, stored, &facts, parent)?;
     let parent = &stands.parent;
     let backup_type = if parent.is_some() { options.backup_type } else { BackupType::Full };
     let (mut files, mut bytes, mut tablespaces) = (0, 0, Vec::new());

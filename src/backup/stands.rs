@@ -13,14 +13,16 @@ use super::parent::Parent;
 use super::read::directory_identity;
 use crate::base::Ctx;
 use crate::codec::crc32c_join;
+use crate::pgconn::ServerFacts;
 use crate::repo::{
     self, Attempt, AttemptContents, BackupType, Backups, Base, Begin, Content, HashReader,
     HashScheme, Layer, Place, Repository, Reused, Row, RowKind, Source,
 };
 
 /// Dead attempts that are used at most, the newest ones. Each has what the ones before it lacked, so a backup that
-/// is interrupted again and again needs all of them to come to an end; each costs the reading of its lists.
-const ATTEMPTS_MAX: usize = 64;
+/// is interrupted again and again needs all of them to come to an end; each costs the reading of its lists, and 8 MiB
+/// for its hashes at most.
+const ATTEMPTS_MAX: usize = 16;
 
 /// What a backup stands on.
 #[derive(Debug, Clone)]
@@ -36,14 +38,14 @@ impl Stands {
         ctx: &Ctx,
         options: &Options,
         (repository, place, backups): (&Repository, &Place, &Backups),
-        block_size: u32,
+        facts: &ServerFacts,
         parent: Option<Arc<Parent>>,
     ) -> Result<Self> {
         let mut stands = Self { parent, attempts: Vec::new() };
         if !options.resumes {
             return Ok(stands);
         }
-        let here = Here::of(options);
+        let here = Here::of(options, facts.in_recovery);
         let used = used_attempts(repository, place, backups)?;
         let died = backups.unfinished.iter().chain(&backups.abandoned);
         // One that is in use already would tie two backups together that nobody thinks of as one.
@@ -67,7 +69,7 @@ impl Stands {
             if !is_same || stands.attempts.len() == ATTEMPTS_MAX {
                 continue;
             }
-            let opened = repository.open_attempt(ctx, place, &begin.id, block_size);
+            let opened = repository.open_attempt(ctx, place, &begin.id, facts.block_size);
             stands.attempts.extend(gift(ctx, &begin.id, opened)?.flatten().map(Arc::new));
         }
         Ok(stands)
@@ -234,21 +236,27 @@ struct Here {
     is_known: bool,
     directory: String,
     identity: Option<String>,
+    is_standby: bool,
 }
 
 impl Here {
-    fn of(options: &Options) -> Self {
+    fn of(options: &Options, is_standby: bool) -> Self {
         Self {
             host: options.host.to_string(),
             is_known: options.host.has_identity(),
             directory: options.data_directory.display().to_string(),
             identity: directory_identity(&options.data_directory),
+            is_standby,
         }
     }
 
     /// Whether an attempt read the same directory. The first pods of two sites have one name, and one path: where
-    /// neither directory nor host can be told, it is another.
+    /// neither directory nor host can be told, it is another; and so it is where the server has another role, for a
+    /// volume that was copied block by block has the identity of its origin.
     fn is_where(&self, begin: &Begin) -> bool {
+        if begin.standby != self.is_standby {
+            return false;
+        }
         match (&self.identity, &begin.directory_identity) {
             (Some(own), Some(theirs)) => own == theirs,
             _ => self.is_known && begin.host == self.host && begin.directory == self.directory,
@@ -406,6 +414,7 @@ mod tests {
             hash: HashScheme { algorithm: String::new(), key: [0; 32] },
             directory: "/data".into(),
             directory_identity: identity.map(str::to_owned),
+            standby: false,
             attempts: Vec::new(),
         };
         let here = |is_known, identity: Option<&str>| Here {
@@ -413,7 +422,10 @@ mod tests {
             is_known,
             directory: "/data".into(),
             identity: identity.map(str::to_owned),
+            is_standby: false,
         };
+        let of_standby = Begin { standby: true, ..begin("backup-28391", Some("a")) };
+        assert!(!here(false, Some("a")).is_where(&of_standby), "a standby on a copied volume");
         // The directory decides, whatever the host is called, and whatever it says of itself.
         assert!(here(false, Some("a")).is_where(&begin("backup-28391", Some("a"))));
         assert!(!here(true, Some("a")).is_where(&begin("postgres-0", Some("b"))));

@@ -24,6 +24,9 @@ use crate::storage::{self, ObjectKey};
 /// Packs whose hashes are kept.
 const HASHES_KEPT: usize = 16;
 
+/// Meta objects that are read side by side, of all attempts: as many as they had workers.
+const OPEN_AT_ONCE: usize = 32;
+
 /// A dead attempt whose packs may be used.
 #[derive(Debug)]
 pub struct Attempt {
@@ -231,7 +234,8 @@ impl AttemptContents<'_> {
             self.begun += 1;
             let key = self.attempt.place.meta(&self.attempt.begin.id, pack.number);
             let opened = self.attempt.repository.read(Kind::Meta, &key);
-            let opened = opened.and_then(|reader| ContentReader::new(&key, reader));
+            let opened =
+                opened.and_then(|reader| ContentReader::new(&key, reader.one_of(OPEN_AT_ONCE)));
             if let Some((reader, next)) = advanced(opened)? {
                 self.open.push((reader, next));
             }

@@ -96,6 +96,9 @@ pub struct Begin {
     /// What tells that directory from every other, on whatever host it is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory_identity: Option<String>,
+    /// Its server is a standby: one that was made of a copy of the primary's volume has the directory's identity too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     /// Dead attempts whose packs it may use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<BackupId>,

@@ -210,6 +210,7 @@ pub(super) fn begin(id: &BackupId) -> Begin {
         hash: hash(),
         directory: String::new(),
         directory_identity: None,
+        standby: false,
         attempts: Vec::new(),
     }
 }
