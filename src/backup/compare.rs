@@ -9,8 +9,8 @@
 //! before the file's times did. Recovery writes every page anew that WAL has whole, and with it the times. It has
 //! no whole pages with `full_page_writes = off`; and of the visibility map it clears bits that are set, by the
 //! record of a change to the table (`visibilitymap_clear`): where the disk has the page without them already,
-//! nothing is written. So maps are read, and without whole pages everything is, unless the file system itself
-//! never writes over anything.
+//! nothing is written. Offsets of multixacts are written only where they differ, too (`RecordNewMultiXact`). So
+//! these are read, and without whole pages everything is, unless the file system itself never writes over anything.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -54,8 +54,9 @@ pub(super) struct Skips {
     pub(super) pages_are_whole: bool,
 }
 
-/// File systems that write elsewhere and then switch over, data and times together.
-const SWITCHING: [&str; 2] = ["zfs:", "btrfs:"];
+/// The file system that writes elsewhere and then switches over, data and times together. Btrfs does where nobody
+/// has told it otherwise, as for databases one does (`nodatacow`, `chattr +C`).
+const SWITCHING: &str = "zfs:";
 
 /// What is known of an entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,6 +75,9 @@ impl<'a> Comparison<'a> {
     pub(super) fn new(stands: &'a Stands, skips: Skips, block_size: u64) -> Result<Self> {
         let mut rows = stands.parent.as_deref().map(Parent::rows).transpose()?;
         let next = rows.as_mut().map_or(Ok(None), ParentRows::next_row)?;
+        // Of a file that is not read nobody would know what of it is invalid.
+        let is_told = stands.parent.as_deref().is_none_or(Parent::lists_all_damage);
+        let skips = Skips { wanted: skips.wanted && is_told, ..skips };
         Ok(Self {
             stands,
             rows,
@@ -99,7 +103,7 @@ impl<'a> Comparison<'a> {
             let is_file = self.skips.wanted && row.kind == RowKind::File;
             let started = self.stands.parent.as_ref().map(|parent| parent.started());
             if is_file && self.is_untouched(entry, &row, started)? {
-                let before = if is_map(&row.path) { Before::Seems } else { Before::Is };
+                let before = if is_always_read(&row.path) { Before::Seems } else { Before::Is };
                 return Ok(before(row));
             }
             return self.look(entry, Some(row));
@@ -117,7 +121,7 @@ impl<'a> Comparison<'a> {
             let started = self.stands.attempt(salvaged.base).map(|attempt| attempt.begin().started);
             if self.skips.wanted
                 && salvaged.is_whole
-                && !is_map(&entry.path)
+                && !is_always_read(&entry.path)
                 && self.is_untouched(entry, &salvaged.row, started)?
             {
                 return Ok(Before::Stored(salvaged.row));
@@ -180,17 +184,17 @@ impl<'a> Comparison<'a> {
             },
         };
         let Some(file_system) = file_system else { return Ok(false) };
-        let is_switching = SWITCHING.iter().any(|name| file_system.starts_with(name));
-        if !(self.skips.pages_are_whole || is_switching) {
+        if !(self.skips.pages_are_whole || file_system.starts_with(SWITCHING)) {
             return Ok(false);
         }
         Ok(is_untouched(&entry.metadata, file_system, row, started))
     }
 }
 
-/// Whether a file is a visibility map.
-fn is_map(path: &[u8]) -> bool {
-    RelationFile::parse(path).is_some_and(|file| file.fork == Fork::VisibilityMap)
+/// Whether recovery may leave a page of a file as the disk has it, though a record changes it.
+fn is_always_read(path: &[u8]) -> bool {
+    path.starts_with(b"pg_multixact/offsets/")
+        || RelationFile::parse(path).is_some_and(|file| file.fork == Fork::VisibilityMap)
 }
 
 /// Whether nothing has changed a file since a backup that began at `started` read it.

@@ -230,7 +230,7 @@ impl Parent {
         id: &BackupId,
     ) -> Result<Arc<Self>> {
         let unusable = |error: repo::Error| match error {
-            error if error.is_of_content() => {
+            error if error.is_of_content() || error.is_cold() => {
                 Error::Parent { what: format!("{id} cannot be the parent: {error}") }
             }
             error => error.into(),
@@ -263,6 +263,12 @@ impl Parent {
         self.summary().started
     }
 
+    /// Whether it lists all pages that it knew to be invalid: the list has an end.
+    pub(super) fn lists_all_damage(&self) -> bool {
+        let listed: usize = self.damage.values().map(Vec::len).sum();
+        self.summary().totals.invalid_pages <= listed as u64
+    }
+
     /// Pages of a file that it knew to be invalid.
     pub(super) fn damage_of(&self, path: &str) -> &[Damage] {
         self.damage.get(path).map_or(&[], Vec::as_slice)
@@ -285,6 +291,10 @@ impl Parent {
             error if error.is_of_content() => {
                 let id = &self.summary().id;
                 Error::Parent { what: format!("{id}, the parent, is damaged: {error}") }
+            }
+            error if error.is_cold() => {
+                let id = &self.summary().id;
+                Error::Parent { what: format!("{id}, the parent, cannot be read: {error}") }
             }
             error => error.into(),
         }

@@ -227,6 +227,16 @@ impl Error {
         }
     }
 
+    /// Whether an object lies in cold storage, and has to be thawed first.
+    #[must_use]
+    pub fn is_cold(&self) -> bool {
+        match self {
+            Self::Storage(storage::Error::Cold { .. }) => true,
+            Self::Base { source, .. } => source.is_cold(),
+            _ => false,
+        }
+    }
+
     /// Whether the same may succeed a moment later: the store is away, or was slow to answer.
     #[must_use]
     pub fn may_pass(&self) -> bool {

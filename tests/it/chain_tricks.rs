@@ -381,6 +381,28 @@ fn a_damaged_page_that_the_parent_knew_is_told_again() {
     }
 }
 
+/// A list of damage has an end: of files that nobody had touched, what was behind it was forgotten.
+#[test]
+fn d2026_11_29_where_the_list_of_damage_is_cut_nothing_is_left_unread() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let rows = "select n, repeat('x', 600) t from generate_series(1, 10500) n";
+    site.cluster.psql(&format!("create table t with (fillfactor = 10) as {rows}"));
+    let path = site.path_of("t");
+    site.cluster.stop(Stop::Fast);
+    let file = site.cluster.data_dir().join(&path);
+    let mut content = fs::read(&file).unwrap();
+    content.chunks_mut(PAGE).for_each(|page| page[PAGE - 100] ^= 1);
+    let pages = (content.len() / PAGE) as u64;
+    assert!(pages > 10_000, "{pages}");
+    overwrite(&file, &content);
+    site.cluster.start();
+    let full = take(&site, Full).summary.totals;
+    assert_eq!(full.invalid_pages, pages);
+    let next = take(&site, Incremental).summary.totals;
+    assert_eq!((next.invalid_pages, next.unread_files), (pages, 0));
+}
+
 /// A visibility map that is read, and is what the parent has, is as bad as it was.
 #[test]
 fn d2026_11_29_a_damaged_map_that_the_parent_knew_is_told_again() {

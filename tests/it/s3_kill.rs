@@ -1,17 +1,18 @@
 //! Processes that are killed while parts of an object are on their way to a bucket.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgkeep::base::{Ctx, Silent};
-use pgkeep::storage::{S3Options, S3Store, sweep_unfinished};
+use pgkeep::storage::{ObjectKey, S3Options, S3Store, sweep_unfinished};
 use rustix::process::Signal;
 
 use crate::s3_live::{LARGE_TABLE, digest_of_large};
 use crate::s3_store;
 use crate::support::bucket_site::BucketSite;
 use crate::support::run::{DEADLINE, start, wait_until};
-use crate::support::site::started;
+use crate::support::site::{json, started};
 use crate::support::{Cipher, Fault, Server, Stop, TestCluster, TestS3};
 
 /// What the command line's store lists and removes.
@@ -113,4 +114,39 @@ fn a_killed_backup_is_used_in_a_bucket_and_a_delta_goes_over_a_copy() {
     site.restore("copy", &["--delta", "--discard-wal", "--archive", "off"]).assert_ok();
     let copy = started(&server, copy.data_dir());
     assert_eq!(digest_of_large(&copy), digest_of_large(cluster));
+}
+
+/// Packs are the only cold objects: neither a differential nor its parent's look at the chain reads one. What is not
+/// meant to be cold, and was moved by a rule of somebody's, is told, and no reason to have no backup.
+#[test]
+fn a_parent_in_cold_storage_is_no_obstacle() {
+    let Some(server) = Server::main() else { return };
+    let launch = TestCluster::create(&server).checksums();
+    let site = BucketSite::from_launch(&server, launch, TestS3::start(), Cipher::Aes).archiving();
+    let (cluster, config, s3) = (&site.cluster, &site.config, &site.s3);
+    let store = store(s3);
+    let freeze = |family: &str| {
+        let mut keys = s3.keys();
+        keys.retain(|key| key.contains(family));
+        assert!(!keys.is_empty(), "nothing of {family}");
+        for key in keys {
+            let key = ObjectKey::new(key.strip_prefix("pgkeep/").unwrap()).unwrap();
+            store.set_class(&key, "GLACIER").unwrap();
+        }
+    };
+    let backup = |backup_type: &str| config.run(["backup", "--json", "--type", backup_type]);
+    cluster.psql("insert into t select generate_series(1, 10000)");
+    let full = json(&backup("full").assert_ok().stdout);
+    freeze("/data/");
+    cluster.psql("update t set n = -n where n % 500 = 0");
+    let diff = json(&backup("diff").assert_ok().stdout);
+    assert_eq!(diff["parent"], full["id"]);
+    freeze("/files/");
+    let refused = backup("diff").assert_code(1);
+    refused.assert_says("Take a full: `pgkeep backup --type full`").assert_says("cold");
+    let text = fs::read_to_string(config.path()).unwrap();
+    let text = text.replacen("[cluster.main]", "[cluster.main]\nauto_full = true", 1);
+    fs::write(config.path(), text).unwrap();
+    let taken = backup("diff").assert_ok().assert_says("a full is taken instead (auto_full)");
+    assert_eq!(json(&taken.stdout)["type"], "full");
 }
