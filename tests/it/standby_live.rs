@@ -237,7 +237,7 @@ pub(crate) fn f008_records_across_segments_survive_crashes_of_the_server() {
         let mut running = site.cluster.command("psql");
         running.args(["-XAtq", "-d", &site.cluster.conninfo(), "-c"]);
         running.arg(
-            "insert into t select -n, repeat(md5(n::text), 20000) from generate_series(1, 90) n",
+            "insert into t select -n, repeat(md5(n::text), 20000) from generate_series(1, 900) n",
         );
         let before = site.cluster.psql("select pg_current_wal_insert_lsn()");
         let running = start(&mut running);
