@@ -243,6 +243,14 @@ impl S3Settings {
         self.draft.endpoint.as_deref()
     }
 
+    /// The files of credentials and certificates that it names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let draft = &self.draft;
+        let secrets = [&draft.access_key, &draft.secret_key, &draft.session_token];
+        let of_secrets = secrets.into_iter().flatten().filter_map(SecretSource::file);
+        of_secrets.map(Path::to_owned).chain(draft.ca_file.clone()).collect()
+    }
+
     /// The file that keeps what archive-push reads first. One for each place and way to it, of this account.
     #[must_use]
     pub fn opening_cache(&self) -> Option<PathBuf> {

@@ -84,8 +84,12 @@ pub fn repository_folders(resolved: &Resolved) -> Vec<PathBuf> {
 #[must_use]
 pub fn own_files(resolved: &Resolved, config: Option<&Path>) -> Vec<PathBuf> {
     let file = config_path(config);
-    let secrets = resolved.repositories.iter().filter_map(|settings| settings.secret.file());
-    std::iter::once(file).chain(secrets.map(Path::to_owned)).collect()
+    let of = |settings: &config::RepositorySettings| {
+        let secret = settings.secret.file().map(Path::to_owned);
+        let of_bucket = settings.s3.iter().flat_map(config::S3Settings::files);
+        secret.into_iter().chain(of_bucket).collect::<Vec<_>>()
+    };
+    std::iter::once(file).chain(resolved.repositories.iter().flat_map(of)).collect()
 }
 
 /// What the cluster's server says about its last moments, if it can be asked without waiting long.
