@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::adopt::MARKER;
@@ -15,8 +16,9 @@ use crate::base::Ctx;
 use crate::pg::wal::{
     Begins, Ending, LONG_HEADER_BYTES, RM_XACT, Reader, SegmentHeader, Source, Stop, scan_segment,
 };
-use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentNo, WalFileName};
-use crate::repo::{self, Kind, Place, Repository};
+use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
+use crate::repo::{self, Kind, Place, Repository, WAL_READ_PIECE};
+use crate::storage::ObjectKey;
 
 /// What is read of a file at a time.
 const CHUNK: usize = 1 << 20;
@@ -36,42 +38,112 @@ impl Archived {
         Self { repository: repository.clone(), place: place.clone(), wal: wal.clone() }
     }
 
-    /// Whether the archive has a segment as it is here, as far as records are written here: a standby receives into
-    /// one that its primary has archived already.
-    fn agrees(&self, wal: &Path, header: &SegmentHeader, segment: SegmentName) -> Result<bool> {
+    /// What the archive says of a segment that it has by name, or of which a later timeline has the beginning.
+    fn says(
+        &self,
+        wal: &Path,
+        header: &SegmentHeader,
+        (segment, number): (SegmentName, SegmentNo),
+    ) -> Result<Said> {
+        let timeline = segment.timeline();
+        let has_it = self.wal.has(timeline, number);
+        // A timeline that begins within a segment has what comes before under its own name.
+        let left_in_it = |switch: Lsn| {
+            let begin = number.begin(self.wal.segment_size());
+            let into = begin.and_then(|begin| switch.0.checked_sub(begin.0));
+            into.is_some_and(|into| into <= u64::from(self.wal.segment_size().bytes()))
+        };
+        let heirs = self.wal.timelines().into_iter().filter(|heir| {
+            let history = self.wal.history(*heir).filter(|_| self.wal.has(*heir, number));
+            history.and_then(|history| history.switch_point(timeline)).is_some_and(left_in_it)
+        });
+        let heirs: Vec<TimelineId> = heirs.collect();
+        if !has_it && heirs.is_empty() {
+            return Ok(Said::Unknown);
+        }
+        if has_it && self.has_whole(wal, segment)? {
+            return Ok(Said::Same);
+        }
+        let path = wal.join(segment.to_string());
+        let Some(written) = written(&path, header, timeline)? else { return Ok(Said::Other) };
+        if written == 0 && has_it {
+            return Ok(Said::Nothing);
+        }
+        for source in has_it.then_some(timeline).into_iter().chain(heirs) {
+            let Some(key) = self.place.wal(&self.wal.name(source, number)) else { continue };
+            match self.begins_like(&key, &path, written) {
+                Ok(true) if written > 0 => return Ok(Said::Same),
+                Ok(_) | Err(Error::Repository(repo::Error::Corrupt { .. })) => {}
+                Err(Error::Repository(error)) if error.is_not_found() => {}
+                other => drop(other?),
+            }
+        }
+        Ok(if has_it { Said::Other } else { Said::Unknown })
+    }
+
+    /// Whether the archive has all of a segment as it is here.
+    fn has_whole(&self, wal: &Path, segment: SegmentName) -> Result<bool> {
         let name = WalFileName::Segment(segment);
         match is_archived(&self.repository, &self.place, wal, name) {
-            Ok(true) => return Ok(true),
             // A damaged object is no copy of what is here.
-            Err(Error::Repository(repo::Error::Corrupt { .. })) => return Ok(false),
-            other => other?,
-        };
-        let path = wal.join(segment.to_string());
-        let timeline = segment.timeline().get();
-        let mut pieces = Pieces::open(&path)?;
-        let written = match Reader::new(&mut pieces, header, timeline) {
-            Ok(mut reader) => {
-                while reader.read_next().is_some() {}
-                // A whole segment would have had the same digest.
-                let is_partial = matches!(reader.stop(), Some(Stop::Invalid(_)));
-                is_partial.then(|| reader.position().saturating_sub(header.address))
-            }
-            Err(_) => None,
-        };
-        pieces.finish(&path)?;
-        let Some(written) = written else { return Ok(false) };
-        let Some(key) = self.place.wal(&segment.to_string()) else { return Ok(false) };
-        let stored = match self.repository.get_wal(Kind::Wal, &key) {
-            Ok((_, content)) => content,
-            Err(repo::Error::Corrupt { .. }) => return Ok(false),
-            Err(error) if error.is_not_found() => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
-        let mut here = Vec::new();
-        let file = File::open(&path).map_err(Error::file("open", &path))?;
-        file.take(written).read_to_end(&mut here).map_err(Error::file("read", &path))?;
-        Ok(stored.starts_with(&here))
+            Err(Error::Repository(repo::Error::Corrupt { .. })) => Ok(false),
+            other => other,
+        }
     }
+
+    /// Whether an archived segment begins as a file does.
+    fn begins_like(&self, key: &ObjectKey, path: &Path, written: u64) -> Result<bool> {
+        let mut reader = self.repository.open_wal(Kind::Wal, key)?;
+        if reader.facts().size < written {
+            return Ok(false);
+        }
+        let file = File::open(path).map_err(Error::file("open", path))?;
+        let (mut stored, mut here) = (vec![0; WAL_READ_PIECE], vec![0; WAL_READ_PIECE]);
+        for piece in reader.pieces()? {
+            let (offset, length) = (piece.offset, piece.length);
+            let count =
+                usize::try_from(written.saturating_sub(offset)).unwrap_or(length).min(length);
+            if count == 0 {
+                break;
+            }
+            piece.open(&mut stored)?;
+            let here = here.get_mut(..count).unwrap_or_default();
+            file.read_exact_at(here, offset).map_err(Error::file("read", path))?;
+            if stored.get(..count) != Some(&*here) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What the archive says of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// It has all that is written here.
+    Same,
+    /// It has another content under that name.
+    Other,
+    /// It has the name, and nothing is written here that could be compared.
+    Nothing,
+    /// It does not have it.
+    Unknown,
+}
+
+/// How much of a segment its records take, where it is not written to its end: a standby receives into one that its
+/// primary has archived already, and may lack zeros behind a switch for good.
+fn written(path: &Path, header: &SegmentHeader, timeline: TimelineId) -> Result<Option<u64>> {
+    let mut pieces = Pieces::open(path)?;
+    let written = match Reader::new(&mut pieces, header, timeline.get()) {
+        Ok(mut reader) => {
+            while reader.read_next().is_some() {}
+            let is_partial = matches!(reader.stop(), Some(Stop::Invalid(_) | Stop::Switched));
+            is_partial.then(|| reader.position().saturating_sub(header.address))
+        }
+        Err(_) => None,
+    };
+    pieces.finish(path)?;
+    Ok(written)
 }
 
 /// What lies in `pg_wal` and not in the archive.
@@ -171,12 +243,21 @@ pub(super) fn look(ctx: &Ctx, archived: &Archived, data: &Path) -> Result<OnlyHe
         let Some(header) = header_in_place(&path, number, &archived.wal)? else { continue };
         refuse_foreign(&path, &header, archived.place.system())?;
         let is_newest = later.replace(timeline) != Some(timeline);
-        if archived.wal.has(timeline, number) {
-            // Where histories have forked under the same names, the newest of both shows it.
-            if agreed.contains(&timeline) || archived.agrees(&wal, &header, segment)? {
+        // Where histories have forked under the same names, the newest of both shows it.
+        let is_agreed = agreed.contains(&timeline);
+        if is_agreed && archived.wal.has(timeline, number) {
+            continue;
+        }
+        match archived.says(&wal, &header, (segment, number)) {
+            Ok(Said::Same) => {
                 agreed.insert(timeline);
                 continue;
             }
+            Ok(Said::Nothing) => continue,
+            Ok(Said::Other | Said::Unknown) => {}
+            // What cannot be read here is not lost with the directory, if the archive has that name.
+            Err(Error::File { .. }) if archived.wal.has(timeline, number) => continue,
+            Err(error) => return Err(error),
         }
         let state = match is_newest {
             true => state_of(&path, &header, segment)?,

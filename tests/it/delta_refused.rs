@@ -2,6 +2,7 @@
 //! nowhere else, a backup that is not all there, a directory that changes under the plan.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use pgkeep::base::Event;
 use crate::delta_live::{DIGEST, delta, digest_of, fill, own_all, site, try_delta};
 use crate::plan_proofs::fill_all_but;
 use crate::restore_crash::{CONTROL, Kind, MARK, Record, assert_starts, killed_after, scene};
+use crate::standby_live::Follower;
 use crate::support::planned::objects;
 use crate::support::run::run;
 use crate::support::site::Site;
@@ -52,6 +54,11 @@ fn d2026_11_29_what_a_dead_primary_wrote_last_is_refused_and_can_be_kept() {
     fs::copy(&kept, own.join("pg_wal").join(&last)).unwrap();
     own_all(&own.join("pg_wal").join(&last));
     assert_eq!(digest_of(&server, &own), digest);
+}
+
+/// Whether a segment is archived under its name.
+fn is_archived(site: &Site, name: &str) -> bool {
+    objects(site.repo.path()).iter().any(|path| path.ends_with(name))
 }
 
 /// A commit that begins in an archived segment and ends in the one behind it went with that: no transaction begins to
@@ -98,8 +105,7 @@ fn d2026_11_29_another_history_under_archived_names_is_refused() {
         .psql("create table only_there as select n, md5(n::text) from generate_series(1, 20000) n");
     let last = replica.psql("select pg_walfile_name(pg_current_wal_lsn())");
     replica.stop(Stop::Fast);
-    let has = |name: &String| objects(site.repo.path()).iter().any(|path| path.ends_with(name));
-    assert!(has(&last), "{last} is archived");
+    assert!(is_archived(&site, &last), "{last}");
     let control = fs::read(copied.join(CONTROL)).unwrap();
     let ran = try_delta(&site, &copied, &args[..2]).assert_code(15);
     ran.assert_says("the archive does not have").assert_says(&last);
@@ -107,6 +113,35 @@ fn d2026_11_29_another_history_under_archived_names_is_refused() {
     delta(&site, &copied, &["--archive", "off", "--discard-wal"]);
     let digest = site.cluster.psql(DIGEST);
     assert_eq!(digest_of(&server, &copied), digest);
+}
+
+/// After a failover that lost nothing, the old primary's last segment was refused for ever: nobody archives it under
+/// its own name, but the new timeline begins with all of it.
+#[test]
+fn d2026_11_29_an_old_primary_is_gone_over_when_the_new_one_has_all_of_it() {
+    let Some(server) = Server::main() else { return };
+    let (site, _copies) = site(&server);
+    site.backup();
+    let standby = Follower::new(&server, &site, true);
+    standby.cluster.start();
+    site.cluster.archive_now();
+    fill(&site, 20_001, 20_010);
+    let received = |lsn: &str| {
+        standby.cluster.wait_until(&format!("select pg_last_wal_replay_lsn() >= '{lsn}'"));
+    };
+    received(&site.cluster.psql("select pg_current_wal_flush_lsn()"));
+    let last = site.cluster.psql("select pg_walfile_name(pg_current_wal_lsn())");
+    site.cluster.kill9();
+    let own = site.cluster.data_dir().to_path_buf();
+    fs::remove_file(own.join("postmaster.pid")).ok();
+    let args = ["--archive", "off"];
+    try_delta(&site, &own, &args).assert_code(15).assert_says(&last);
+    standby.cluster.promote();
+    standby.cluster.wait_for_promotion();
+    let digest = standby.cluster.psql(DIGEST);
+    standby.cluster.archive_now();
+    delta(&site, &own, &args);
+    assert_eq!(digest_of(&server, &own), digest);
 }
 
 /// What pgkeep itself needs was written over with what it was at the time of the backup.
@@ -146,6 +181,13 @@ fn f065_a_server_that_archives_and_was_stopped_in_order_is_gone_over() {
     let digest = site.cluster.psql(DIGEST);
     site.cluster.stop(Stop::Fast);
     let own = site.cluster.data_dir().to_path_buf();
+    // A standby may have other bytes behind the switch for good: what follows is received into the next segment.
+    let entries = fs::read_dir(own.join("pg_wal")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let last = names.filter(|name| is_archived(&site, name)).max().unwrap();
+    let segment = fs::OpenOptions::new().write(true).open(own.join("pg_wal").join(last)).unwrap();
+    let length = segment.metadata().unwrap().len();
+    segment.write_all_at(&[0x5a; 4096], length - 4096).unwrap();
     let (plan, _) = delta(&site, &own, &["--archive", "off"]);
     assert!(!plan["warnings"].to_string().contains("pg_wal"), "{plan}");
     assert_eq!(digest_of(&server, &own), digest);
