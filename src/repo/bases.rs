@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::backup_id::BackupId;
 use super::error::{Error, Result};
 use super::layout::{Kind, Place};
-use super::manifest::{Manifest, ObjectRecord};
+use super::manifest::{Manifest, ObjectRecord, Required};
 use super::repository::Repository;
-use super::stored::Required;
 use super::text::{hex_array, u64_text};
 use crate::storage::{self, ObjectKey};
 

@@ -13,7 +13,6 @@ use super::layout::{Kind, Place};
 use super::records::HashScheme;
 use super::repository::{Repository, parse_line};
 use super::sealed::{SealedReader, SealedSummary};
-use super::stored::Required;
 use super::text::{hex_array, path_bytes, path_text, time_text, u64_text};
 use crate::base::{Ctx, Timestamp};
 use crate::crypt::KeyId;
@@ -291,6 +290,23 @@ struct IndexLine {
     #[serde(with = "u64_text")]
     offset: u64,
     length: u32,
+}
+
+/// What of a backup's objects has to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Required {
+    /// What the manifest names, and nothing that it does not.
+    NothingElse,
+    /// What the manifest names.
+    Named,
+    /// Of that, what a restore cannot do without.
+    Content,
+}
+
+impl Required {
+    pub(super) fn has(self, name: &str) -> bool {
+        self != Self::Content || !name.starts_with("hash/")
+    }
 }
 
 /// A whole manifest.

@@ -4,26 +4,9 @@ use std::collections::BTreeMap;
 
 use super::error::{Error, Result};
 use super::layout::Place;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Required};
 use super::repository::Repository;
 use crate::storage;
-
-/// What of a backup's objects has to be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Required {
-    /// What the manifest names, and nothing that it does not.
-    NothingElse,
-    /// What the manifest names.
-    Named,
-    /// Of that, what a restore cannot do without.
-    Content,
-}
-
-impl Required {
-    pub(super) fn has(self, name: &str) -> bool {
-        self != Self::Content || !name.starts_with("hash/")
-    }
-}
 
 impl Repository {
     /// Whether the store lists all objects of a backup with the sizes that they had, and those of interrupted

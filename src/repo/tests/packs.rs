@@ -47,6 +47,12 @@ struct Model {
 }
 
 impl Model {
+    /// Of one writer, in blocks of 8 KiB, and without a pause.
+    fn alone(files: Vec<File>, stored_target: u64, step: usize) -> Self {
+        let (block_size, writers, pause) = (8192, 1, Duration::ZERO);
+        Self { files, block_size, writers, stored_target, step, pause }
+    }
+
     /// Copies the files of one writer, in steps as a reader delivers them.
     fn fill(&self, writer: &mut PackWriter<'_>, number: u64, file: &File) -> Row {
         let block = self.block_size as usize;
@@ -341,14 +347,8 @@ fn any_model() -> impl Strategy<Value = Model> {
 fn d2026_11_29_no_pack_is_open_for_much_longer_than_an_hour() {
     let packs = |minutes| {
         let files = (0..9).map(|i| File { path: vec![b'a' + i], content: vec![i + 1; 8192] });
-        let model = Model {
-            files: files.collect(),
-            block_size: 8192,
-            writers: 1,
-            stored_target: 1 << 30,
-            step: 1,
-            pause: Duration::from_mins(minutes),
-        };
+        let pause = Duration::from_mins(minutes);
+        let model = Model { pause, ..Model::alone(files.collect(), 1 << 30, 1) };
         let ctx = ctx();
         let (repository, _) = fresh(&ctx, CipherChoice::None);
         model.store(&repository, &ctx);
@@ -381,14 +381,7 @@ fn packs_rotate_in_the_middle_of_a_file() {
         File { path: b"large".to_vec(), content: noise(5 << 20) },
         File { path: b"next".to_vec(), content: noise(100) },
     ];
-    let model = Model {
-        files,
-        block_size: 8192,
-        writers: 1,
-        stored_target: 1,
-        step: 64,
-        pause: Duration::ZERO,
-    };
+    let model = Model::alone(files, 1, 64);
     check(&model);
     let ctx = ctx();
     let (repository, _) = fresh(&ctx, CipherChoice::Aes256Cbc);
@@ -401,14 +394,7 @@ fn packs_rotate_in_the_middle_of_a_file() {
 fn long_runs_of_zeros_are_stored_nowhere() {
     let content = [noise(8192), vec![0; 3 << 20], noise(100)].concat();
     let files = vec![File { path: b"sparse".to_vec(), content }];
-    let model = Model {
-        files,
-        block_size: 8192,
-        writers: 1,
-        stored_target: 1 << 30,
-        step: 128,
-        pause: Duration::ZERO,
-    };
+    let model = Model::alone(files, 1 << 30, 128);
     check(&model);
     let ctx = ctx();
     let (repository, _) = fresh(&ctx, CipherChoice::Aes256Cbc);
@@ -428,14 +414,7 @@ fn a_frame_of_a_pack_is_found_beyond_the_first_page_of_lengths() {
         frame[..8].copy_from_slice(&(i as u64).to_le_bytes());
     }
     let files = vec![File { path: b"large".to_vec(), content }];
-    let model = Model {
-        files,
-        block_size: 8192,
-        writers: 1,
-        stored_target: 1 << 30,
-        step: 128,
-        pause: Duration::ZERO,
-    };
+    let model = Model::alone(files, 1 << 30, 128);
     let ctx = ctx();
     let (repository, _) = fresh(&ctx, CipherChoice::Aes256Cbc);
     let row = model.store(&repository, &ctx).remove(0);
@@ -471,14 +450,7 @@ fn a_frame_of_a_pack_is_found_beyond_the_first_page_of_lengths() {
 #[test]
 fn objects_of_another_attempt_are_refused_by_salt() {
     let files = vec![File { path: b"a".to_vec(), content: noise(50_000) }];
-    let model = Model {
-        files,
-        block_size: 8192,
-        writers: 1,
-        stored_target: 1,
-        step: 9,
-        pause: Duration::ZERO,
-    };
+    let model = Model::alone(files, 1, 9);
     for cipher in [CipherChoice::Aes256Cbc, CipherChoice::None] {
         let ctx = ctx();
         let (repository, store) = fresh(&ctx, cipher);
