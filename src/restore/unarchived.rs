@@ -66,14 +66,14 @@ impl Archived {
         }
         let path = wal.join(segment.to_string());
         let Some(written) = written(&path, header, timeline)? else { return Ok(Said::Other) };
-        if written == 0 && has_it {
-            return Ok(Said::Nothing);
+        if written == 0 {
+            return Ok(if has_it { Said::Nothing } else { Said::Unknown });
         }
         for source in has_it.then_some(timeline).into_iter().chain(heirs) {
             let Some(key) = self.place.wal(&self.wal.name(source, number)) else { continue };
             match self.begins_like(&key, &path, written) {
-                Ok(true) if written > 0 => return Ok(Said::Same),
-                Ok(_) | Err(Error::Repository(repo::Error::Corrupt { .. })) => {}
+                Ok(true) => return Ok(Said::Same),
+                Ok(false) | Err(Error::Repository(repo::Error::Corrupt { .. })) => {}
                 Err(Error::Repository(error)) if error.is_not_found() => {}
                 other => drop(other?),
             }
