@@ -1,10 +1,12 @@
-//! What a run costs: wall time, processor time of the program with all its children, processor time
-//! that its server spends meanwhile, and peak memory.
+//! What a run costs: wall time, processor time and bytes read of the program with all its children, the same of
+//! its server meanwhile, and peak memory.
 //!
 //! Processor time of the program is what the kernel adds to this process when it reaps the program
 //! (`cutime`, `cstime`: all descendants that were waited for). Of the server it is the difference of the
 //! same figures over the postmaster and its children, so that a WAL sender or an `archive_command` that
-//! has ended counts. Write-back by the kernel's own threads counts for nobody. Memory is the sum over
+//! has ended counts. Write-back by the kernel's own threads counts for nobody. Bytes read are what `read` and
+//! its like returned (`rchar` of /proc/PID/io, where reaped children count as well), from the page cache or the
+//! disk: a program's own pipes count, what a socket received does not, unless by `read`. Memory is the sum over
 //! the program's processes of each one's peak resident set, looked at every 10 ms.
 
 use std::collections::HashMap;
@@ -13,7 +15,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
+use rustix::process::{
+    Pid, WaitId, WaitIdOptions, WaitOptions, getpid, set_child_subreaper, waitid, waitpid,
+};
 
 use super::cluster::Cluster;
 
@@ -27,6 +31,9 @@ pub struct Cost {
     pub cpu: f64,
     pub server: f64,
     pub memory_mib: f64,
+    /// Bytes that the program read, and its server.
+    pub read: f64,
+    pub server_read: f64,
 }
 
 /// Runs a command to its end, which must be good.
@@ -34,21 +41,30 @@ pub fn measure(command: &mut Command, server: Option<&Cluster>) -> Cost {
     let said = tempfile::tempfile().unwrap();
     command.stdout(Stdio::from(said.try_clone().unwrap()));
     command.stderr(Stdio::from(said.try_clone().unwrap()));
-    let (cpu, before) = (children_cpu(), server.map_or(0.0, server_cpu));
+    let (cpu, before) = (children_cpu(), server.map_or((0.0, 0.0), server_total));
     let begin = Instant::now();
     let mut child = command.spawn().unwrap_or_else(|why| panic!("{command:?}: {why}"));
     let ended = AtomicBool::new(false);
     let root = child.id();
-    let (status, wall, memory_mib) = std::thread::scope(|scope| {
+    let (wall, memory_mib) = std::thread::scope(|scope| {
         let watch = scope.spawn(|| peak_memory(root, &ended));
-        let status = child.wait().unwrap();
+        await_end(root);
         let wall = begin.elapsed().as_secs_f64();
         ended.store(true, Ordering::Relaxed);
-        (status, wall, watch.join().unwrap())
+        (wall, watch.join().unwrap())
     });
+    let read = read_by(root);
+    let status = child.wait().unwrap();
     assert!(status.success(), "{command:?}: {status}\n{}", text(said));
-    let server = server.map_or(0.0, server_cpu) - before;
-    Cost { wall, cpu: children_cpu() - cpu, server, memory_mib }
+    let after = server.map_or((0.0, 0.0), server_total);
+    Cost {
+        wall,
+        cpu: children_cpu() - cpu,
+        server: after.0 - before.0,
+        memory_mib,
+        read,
+        server_read: after.1 - before.1,
+    }
 }
 
 /// As [`measure`] without a look at memory, for runs of a few milliseconds.
@@ -61,7 +77,13 @@ pub fn measure_short(command: &mut Command) -> Cost {
     let status = command.spawn().unwrap().wait().unwrap();
     let wall = begin.elapsed().as_secs_f64();
     assert!(status.success(), "{command:?}: {status}\n{}", text(said));
-    Cost { wall, cpu: children_cpu() - cpu, server: 0.0, memory_mib: 0.0 }
+    Cost { wall, cpu: children_cpu() - cpu, ..Cost::default() }
+}
+
+/// Returns when a child has ended, which is left to be reaped: until then /proc says what it has read.
+fn await_end(pid: u32) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
 }
 
 fn text(mut said: File) -> String {
@@ -145,10 +167,19 @@ fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-fn server_cpu(cluster: &Cluster) -> f64 {
+/// Bytes read by a process and by the children it has reaped.
+fn read_by(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("rchar:"));
+    count.map_or(f64::NAN, |count| count.trim().parse().unwrap())
+}
+
+/// Processor time of a server, and bytes it has read.
+fn server_total(cluster: &Cluster) -> (f64, f64) {
     let postmaster = cluster.postmaster();
-    let of = |pid: u32| cpu_of(&pid.to_string(), true);
-    of(postmaster) + children(postmaster).into_iter().map(of).sum::<f64>()
+    let processes = || std::iter::once(postmaster).chain(children(postmaster));
+    let read = processes().map(read_by).filter(|read| read.is_finite()).sum();
+    (processes().map(process_cpu).sum(), read)
 }
 
 fn peak_memory(root: u32, ended: &AtomicBool) -> f64 {

@@ -32,8 +32,13 @@ pub fn run(folder: &Folder, cluster: &Cluster<'_>, sides: &mut [Side<'_>], round
             let cost = measure(&mut (side.command)(), side.on_server.then_some(cluster));
             (side.finish)();
             println!(
-                "round {round}: wall {:6.2} s, cpu {:6.2} s, server {:5.2} s: {}",
-                cost.wall, cost.cpu, cost.server, side.name
+                "round {round}: wall {:6.2} s, cpu {:6.2} s, server {:5.2} s, read {:8.2} MB, server {:8.2} MB: {}",
+                cost.wall,
+                cost.cpu,
+                cost.server,
+                cost.read / 1e6,
+                cost.server_read / 1e6,
+                side.name
             );
             if round > 0 {
                 side.costs.push(cost);
@@ -48,7 +53,9 @@ pub fn print_table(what: &str, sides: &[Side<'_>]) {
     let middle =
         |side: &Side<'_>, of: fn(&Cost) -> f64| median(side.costs.iter().map(of).collect());
     println!("\n{what}: medians; in brackets pgkeep / this side, median of the rounds' ratios");
-    println!("    wall s          cpu s           server s   with server      memory MiB");
+    println!(
+        "    wall s          cpu s           server s   with server      memory MiB   read MB            with server"
+    );
     let own = &sides[0];
     for side in sides {
         let ratio = |of: fn(&Cost) -> f64| {
@@ -56,7 +63,8 @@ pub fn print_table(what: &str, sides: &[Side<'_>]) {
             median(pairs.map(|(own, other)| of(own) / of(other)).collect())
         };
         println!(
-            "    {:6.2} ({:4.2})   {:6.2} ({:4.2})   {:6.2}     {:6.2} ({:4.2})   {:6.0}   {}",
+            "    {:6.2} ({:4.2})   {:6.2} ({:4.2})   {:6.2}     {:6.2} ({:4.2})   {:6.0}       \
+             {:8.2} ({:5.3})   {:8.2} ({:5.3})   {}",
             middle(side, |cost| cost.wall),
             ratio(|cost| cost.wall),
             middle(side, |cost| cost.cpu),
@@ -65,6 +73,10 @@ pub fn print_table(what: &str, sides: &[Side<'_>]) {
             middle(side, |cost| cost.cpu + cost.server),
             ratio(|cost| cost.cpu + cost.server),
             middle(side, |cost| cost.memory_mib),
+            middle(side, |cost| cost.read / 1e6),
+            ratio(|cost| cost.read),
+            middle(side, |cost| (cost.read + cost.server_read) / 1e6),
+            ratio(|cost| cost.read + cost.server_read),
             side.name
         );
     }
