@@ -61,6 +61,12 @@ pub enum Error {
         /// What does not fit, and why that matters.
         what: String,
     },
+    /// The server's blocks or segments have other sizes than what is archived: neither goes beside the other.
+    #[error("{what}")]
+    Sizes {
+        /// Which, and which they were.
+        what: String,
+    },
     /// The backup on which this one was to stand does not fit, is missing or is damaged: a full needs none.
     #[error("{what}")]
     Parent {

@@ -234,14 +234,15 @@ pub(super) fn check_server(
     if (facts.block_size, facts.wal_segment_size)
         != (registration.block_size, registration.wal_segment_size)
     {
-        return refuse(format!(
+        let what = format!(
             "the server has blocks of {} and WAL segments of {} bytes, it was registered with {} \
              and {}",
             facts.block_size,
             facts.wal_segment_size,
             registration.block_size,
             registration.wal_segment_size
-        ));
+        );
+        return Err(Error::Sizes { what });
     }
     if !facts.in_recovery {
         check_archiving(facts)?;

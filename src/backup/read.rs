@@ -169,6 +169,36 @@ pub(super) fn stat_identity(file_system: &str, metadata: &std::fs::Metadata) -> 
 mod tests {
     use super::*;
 
+    /// Of statfs(2): on a network others write too, FUSE and overlays make inode numbers and times of their own.
+    #[test]
+    fn f044_only_file_systems_that_are_known_to_be_honest_are_believed() {
+        let known = [0xEF53, 0x5846_5342, 0x9123_683E, 0x2FC1_2FC1, 0xF2F5_2010, 0x0102_1994];
+        let names = known.map(honest);
+        let expected = ["ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs"].map(Some);
+        assert_eq!(names, expected);
+        let others = [
+            ("nfs", 0x6969),
+            ("fuse", 0x6573_5546),
+            ("overlayfs", 0x794C_7630),
+            ("cifs", 0xFF53_4D42),
+            ("smb2", 0xFE53_4D42),
+            ("9p", 0x0102_1997),
+            ("ceph", 0x00C3_6400),
+            ("gfs2", 0x0116_1970),
+            ("ocfs2", 0x7461_636F),
+            ("lustre", 0x0BD0_0BD0),
+            ("gpfs", 0x4750_4653),
+            ("vfat", 0x4D44),
+            ("exfat", 0x2011_BAB0),
+            ("nothing", 0),
+        ];
+        for (name, kind) in others {
+            assert_eq!(honest(kind), None, "{name}");
+        }
+        // The kernel's number has its sign on some machines.
+        assert_eq!(honest(-1), None);
+    }
+
     #[test]
     fn every_way_reads_the_same_bytes() {
         let dir = tempfile::tempdir().unwrap();

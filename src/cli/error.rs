@@ -438,6 +438,11 @@ impl From<backup::Error> for Failure {
                             instead, whenever that happens.";
                 (Exit::Failed, Kind::Environment, hint(next))
             }
+            backup::Error::Sizes { .. } => {
+                let next = "Another server? Else pg_resetwal --wal-segsize was run: `pgkeep init --new-epoch` begins \
+                            a new archive with these sizes; then take a full: `pgkeep backup --type full`.";
+                (Exit::Failed, Kind::Environment, hint(next))
+            }
             backup::Error::Refused { .. } => {
                 let next = "`pgkeep check` looks at server, data directory and repository.";
                 (Exit::Failed, Kind::Environment, hint(next))

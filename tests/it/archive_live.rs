@@ -475,6 +475,10 @@ pub(crate) fn f016_a_changed_segment_size_needs_a_new_epoch() {
     }
     site.config.run(["init"]).assert_code(1).assert_says("--new-epoch");
     site.config.run(["check"]).assert_code(14).assert_says("--new-epoch");
+    let refused = site.config.run(["backup", "--type", "diff"]).assert_code(1);
+    refused
+        .assert_says("registered with 8192 and 1048576")
+        .assert_says("`pgkeep backup --type full`");
     site.config.run(["init", "--new-epoch"]).assert_ok().assert_says("epoch 2 begins");
     let again = site.config.run(["init", "--new-epoch"]).assert_ok();
     assert!(again.stdout.contains("epoch 2 has begun"), "{again}");
