@@ -20,14 +20,7 @@ const DAMAGE_SHOWN: usize = 20;
 pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     let resolved = run.resolved()?;
     let settings = resolved.repository()?;
-    let flags = BackupFlags {
-        backup_type: args.backup_type.into(),
-        jobs: args.jobs.map(usize::from),
-        max_rate: args.max_rate.map(|rate| rate.0),
-        skips: !args.no_skip,
-        resumes: !args.no_resume,
-    };
-    let options = wiring::backup_options(&resolved, settings, flags)?;
+    let options = wiring::backup_options(&resolved, settings, flags(args))?;
     let system = wiring::system_of(&options.data_directory)?;
     let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
     let cluster = &resolved.cluster_name;
@@ -51,6 +44,16 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
         warn_of_damage(run, &finished);
     }
     Ok(if is_sound && finished.warnings.is_empty() { Exit::Ok } else { Exit::Warnings })
+}
+
+fn flags(args: &BackupArgs) -> BackupFlags {
+    BackupFlags {
+        backup_type: args.backup_type.into(),
+        jobs: args.jobs.map(usize::from),
+        max_rate: args.max_rate.map(|rate| rate.0),
+        skips: !args.no_skip,
+        resumes: !args.no_resume,
+    }
 }
 
 /// Takes the backup; a full, if that is wanted, where the parent turns out to be damaged while it is read.
@@ -170,4 +173,29 @@ fn warn_of_damage(run: &Invocation, finished: &Finished) {
          server's disk, and at older backups for these files",
         finished.summary.totals.invalid_pages
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    #[test]
+    fn each_flag_of_a_backup_says_what_it_says() {
+        let of = |words: &[&str]| {
+            let line = [&["pgkeep", "backup"], words].concat();
+            let Command::Backup(args) = Cli::try_parse_from(line).unwrap().command else {
+                panic!("{words:?}")
+            };
+            let flags = flags(&args);
+            (flags.backup_type, flags.skips, flags.resumes)
+        };
+        assert_eq!(of(&[]), (BackupType::Full, true, true));
+        assert_eq!(of(&["--no-skip"]), (BackupType::Full, false, true));
+        assert_eq!(of(&["--no-resume"]), (BackupType::Full, true, false));
+        assert_eq!(of(&["--type", "diff", "--no-skip"]), (BackupType::Differential, false, true));
+        assert_eq!(of(&["--type", "incr"]), (BackupType::Incremental, true, true));
+    }
 }

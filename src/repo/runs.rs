@@ -165,6 +165,10 @@ mod tests {
 
     /// Of blocks `x` (stored), `.` (zeros), and digits (they lie in that pack): the runs.
     fn runs(pattern: &str) -> Vec<(usize, char)> {
+        runs_of(pattern, Unit::Block)
+    }
+
+    fn runs_of(pattern: &str, unit: Unit) -> Vec<(usize, char)> {
         let content: Vec<u8> =
             pattern.bytes().flat_map(|byte| [if byte == b'.' { 0 } else { 1 }; 4]).collect();
         let mut blocks: Vec<Known> =
@@ -174,7 +178,7 @@ mod tests {
             digit.map(|pack| Source::Pack { base: Some(0), pack, raw: wanted.block })
         };
         let hasher = BlockHasher::new(&[0; 32]);
-        settle(&mut blocks, (&content, 4), &hasher, Unit::Block, &mut find);
+        settle(&mut blocks, (&content, 4), &hasher, unit, &mut find);
         let (mut found, mut first) = (Vec::new(), 0);
         while let Some(run) = next(&blocks, first) {
             let kind = match run.place {
@@ -225,5 +229,17 @@ mod tests {
         assert_eq!(runs("xxxxxxxx11x"), [(8, 'x'), (2, '1'), (1, 'x')]);
         assert_eq!(runs("xxxxxxxx1"), [(8, 'x'), (1, '1')]);
         assert_eq!(runs(&format!("{}11x", "x".repeat(16))), [(19, 'x')]);
+    }
+
+    #[test]
+    fn what_is_stored_together_is_stored_or_not() {
+        let all = |pattern: &str| runs_of(pattern, Unit::All);
+        assert_eq!(all("1112"), [(3, '1'), (1, '2')]);
+        assert_eq!(all("111x"), [(4, 'x')]);
+        assert_eq!(all("x1111111111111"), [(14, 'x')]);
+        // Long zeros cost nothing, wherever they are.
+        let zeros = ".".repeat(16);
+        assert_eq!(all(&format!("11{zeros}x2")), [(2, 'x'), (16, '.'), (2, 'x')]);
+        assert_eq!(all(&format!("11{zeros}22")), [(2, '1'), (16, '.'), (2, '2')]);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use pgkeep::base::ByteSize;
 use serde_json::Value;
 
 use crate::support::run::run;
@@ -130,6 +131,25 @@ fn a_full_is_suggested_when_little_of_the_last_one_is_used_and_taken_where_that_
     let info = json(&site.config.run(["info", "--json"]).assert_ok().stdout);
     let share = info["repositories"][0]["chain"][0]["used_percent"].as_u64().unwrap();
     assert!(share < 70, "{info}");
+    let told = site.config.run(["info"]).assert_ok().stdout;
+    let [full, small, large] = &info["repositories"][0]["backups"].as_array().unwrap()[..] else {
+        panic!("{info}")
+    };
+    assert!(
+        told.contains(&format!("uses {share} % of {}", full["id"].as_str().unwrap())),
+        "{told}"
+    );
+    // What each adds, and on what it stands.
+    let added = |backup: &Value| backup["own_bytes"].as_u64().unwrap();
+    assert!(added(small) * 10 < added(large) && added(large) < added(full), "{info}");
+    for backup in [small, large] {
+        let id = backup["id"].as_str().unwrap();
+        let line = told.lines().find(|line| line.contains(id)).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[1..3], ["diff", full["id"].as_str().unwrap()], "{told}");
+        let stored = ByteSize(backup["stored_bytes"].as_u64().unwrap()).to_string();
+        assert!(line.contains(&stored), "{stored}: {told}");
+    }
     run(&mut little).assert_ok().assert_says(due);
     let mut wanted = site.config.pgkeep(["backup", "--json", "--type", "diff"]);
     let wanted = wanted.env("PGKEEP_CLUSTER__MAIN__AUTO_FULL", "true");

@@ -296,8 +296,13 @@ fn f050_without_a_readable_manifest_the_next_older_full_is_stood_on() {
     let newer = site.backup_of("full");
     for is_gone in [false, true] {
         let _spoilt = Spoilt::new(object(&site, text(&newer, "id"), "backup"), is_gone);
-        let taken = site.backup_of("diff");
+        let ran = backup(&site.config, "diff").assert_ok();
+        let taken = json(&ran.stdout);
         assert_eq!((&taken["type"], &taken["parent"]), (&"diff".into(), &older["id"]));
+        // What is gone nobody can tell from what never was.
+        let words = "cannot be read, so that this one may stand on an older backup";
+        let told = format!("{} {words}", text(&newer, "id"));
+        assert_eq!(ran.stderr.contains(&told), !is_gone, "{ran}");
     }
     assert_eq!(site.backup_of("diff")["parent"], newer["id"]);
 }

@@ -25,14 +25,14 @@ const SEGMENT_BLOCKS: u32 = 131_072;
 
 use BackupType::{Differential, Full, Incremental};
 
-fn take(site: &Site, backup_type: BackupType) -> Finished {
+pub(crate) fn take(site: &Site, backup_type: BackupType) -> Finished {
     let taken = site.backup_ahead(backup_type, |_| {}).unwrap();
     assert_eq!(taken.summary.backup_type, backup_type, "nothing else was taken instead");
     taken
 }
 
 /// Restores a backup, and starts nothing in it: its files are what the backup holds.
-fn restored(site: &Site, taken: &Finished) -> (ScratchDir, PathBuf) {
+pub(crate) fn restored(site: &Site, taken: &Finished) -> (ScratchDir, PathBuf) {
     let scratch = ScratchDir::new("copy");
     let to = scratch.join("data");
     let id = taken.summary.id.to_string();
@@ -52,7 +52,7 @@ fn assert_held(site: &Site, taken: &Finished, paths: &[&str]) {
 }
 
 /// A table of always the same length, with content of its own, and its file.
-fn table(site: &Site, name: &str, word: &str) -> String {
+pub(crate) fn table(site: &Site, name: &str, word: &str) -> String {
     let rows = "generate_series(1, 2000) n";
     site.cluster
         .psql(&format!("create table {name} as select n, md5('{word}' || n) t from {rows}"));
@@ -60,17 +60,17 @@ fn table(site: &Site, name: &str, word: &str) -> String {
 }
 
 /// Gives a file the times of another, or any.
-fn set_modified(path: &Path, time: SystemTime) {
+pub(crate) fn set_modified(path: &Path, time: SystemTime) {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     file.set_times(FileTimes::new().set_modified(time)).unwrap();
 }
 
-fn modified(path: &Path) -> SystemTime {
+pub(crate) fn modified(path: &Path) -> SystemTime {
     fs::metadata(path).unwrap().modified().unwrap()
 }
 
 /// What an in-place write does, which keeps the inode.
-fn overwrite(path: &Path, content: &[u8]) {
+pub(crate) fn overwrite(path: &Path, content: &[u8]) {
     OpenOptions::new().write(true).open(path).unwrap().write_all_at(content, 0).unwrap();
 }
 

@@ -10,7 +10,7 @@ use crate::support::site::{Site, json};
 use crate::support::{ScratchDir, Server, Stop, TestCluster, tools};
 
 /// Moves a new cluster's configuration to a directory beside it.
-fn like_debian(base: &TestCluster, etc: &ScratchDir, socket: &Path) {
+pub(crate) fn like_debian(base: &TestCluster, etc: &ScratchDir, socket: &Path) {
     let data = base.data_dir();
     let conf = fs::read_to_string(data.join("postgresql.conf")).unwrap();
     etc.create_dir("main/conf.d");

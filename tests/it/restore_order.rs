@@ -7,6 +7,7 @@ use crate::restore_crash::{MARK, Scene, scene};
 use crate::support::Server;
 use crate::support::run::run;
 use crate::support::servers::skip;
+use crate::support::site::Site;
 
 /// A power cut, argued by the order of system calls: the mark is durable before anything else is
 /// written; after the last write everything is synced; then comes the control file, synced before it has
@@ -15,26 +16,7 @@ use crate::support::servers::skip;
 fn f064_everything_is_durable_before_the_control_file_has_its_name() {
     let Some(server) = Server::main() else { return };
     let (site, copies, scene) = scene(&server);
-    let log = copies.join("calls");
-    let mut command = site.cluster.command("strace");
-    command.args(["-f", "-y", "-qq", "-s", "1", "-o"]).arg(&log);
-    command.arg("-e").arg(
-        "trace=write,pwrite64,writev,fallocate,ftruncate,mkdir,mkdirat,symlink,symlinkat,unlink,\
-         unlinkat,syncfs,fsync,fdatasync,rename,renameat,renameat2",
-    );
-    let mapping = format!("{}={}", scene.old.display(), scene.new.display());
-    command.arg(site.cluster.scratch().pgkeep_binary()).arg("--config").arg(&scene.config);
-    command.args(["restore", "--yes", "--jobs", "2", "--tablespace"]).arg(mapping);
-    command.arg("--to").arg(&scene.data);
-    if !["/usr/bin/strace", "/usr/local/bin/strace"].iter().any(|path| Path::new(path).exists()) {
-        return skip("strace is not installed").unwrap_or_default();
-    }
-    let ran = run(&mut command);
-    if !ran.is_ok() && ran.stderr.contains("ptrace") {
-        return skip("ptrace is not permitted here").unwrap_or_default();
-    }
-    drop(ran.assert_ok());
-    let calls = Calls::read(&log, &scene);
+    let Some(calls) = traced(&site, &copies.join("calls"), &scene, &[]) else { return };
     let mark = scene.data.join(MARK).display().to_string();
     let mark_durable = calls.first(|call| call.is("fsync", &mark));
     let first_other = calls.first(|call| call.writes() && !call.text.contains(MARK));
@@ -58,6 +40,70 @@ fn f064_everything_is_durable_before_the_control_file_has_its_name() {
         calls.first(|call| call.name.starts_with("unlink") && call.text.contains(&mark)),
     ];
     assert!(synced < tail[0] && tail.is_sorted_by(|a, b| a < b), "{synced} {tail:?}");
+}
+
+/// The same of a restore that goes over what is there: nothing is written over, and nothing goes, before the old
+/// control file is gone for good.
+#[test]
+fn f064_f067_the_old_control_file_is_gone_for_good_before_anything_is_written_over() {
+    let Some(server) = Server::main() else { return };
+    let (site, copies, scene) = scene(&server);
+    let Some(_) = traced(&site, &copies.join("first"), &scene, &[]) else { return };
+    let at = |path: &str| scene.data.join(path);
+    fs::write(at("stray"), "x").unwrap();
+    fs::write(at("base/stray"), "x").unwrap();
+    let damaged = fs::canonicalize(at(&site.path_of("t"))).unwrap();
+    let mut content = fs::read(&damaged).unwrap();
+    content[5000] ^= 1;
+    fs::write(&damaged, content).unwrap();
+    let Some(calls) = traced(&site, &copies.join("calls"), &scene, &["--delta"]) else { return };
+    let is_control = |call: &&Call| call.text.contains("pg_control");
+    let marks = |call: &Call| call.text.contains(MARK);
+    let goes = |call: &Call| call.name.starts_with("unlink") || call.name.starts_with("rename");
+    let global = scene.data.join("global").display().to_string();
+    let unlinked = calls.first(|call| call.name.starts_with("unlink") && is_control(&call));
+    let after = &calls.0[unlinked..];
+    let all = || calls.0.iter().map(|call| &call.text).collect::<Vec<_>>();
+    let gone = after.iter().position(|call| call.is("fsync", &global));
+    let gone = unlinked + gone.unwrap_or_else(|| panic!("{unlinked}: {:#?}", all()));
+    // Written beside, and renamed.
+    let data = scene.data.display().to_string();
+    let marked = calls.first(|call| call.name == "fsync" && marks(call));
+    let marked =
+        marked + calls.0[marked..].iter().position(|call| call.is("fsync", &data)).unwrap();
+    assert!(marked < unlinked, "{:#?}", all());
+    let early = calls.0[..gone].iter().filter(|call| call.writes() || goes(call));
+    let early = early.filter(|call| !marks(call) && !is_control(call));
+    assert_eq!(early.map(|call| &call.text).collect::<Vec<_>>(), Vec::<&String>::new());
+    let written = calls.first(|call| call.is("pwrite64", &damaged.display().to_string()));
+    let stray = calls.first(|call| call.name.starts_with("unlink") && call.text.contains("stray"));
+    let synced = calls.last(|call| call.name == "syncfs");
+    let named = calls.last(|call| call.name.starts_with("rename") && is_control(&call));
+    assert!(gone < written && gone < stray && written < synced && stray < synced);
+    assert!(synced < named);
+}
+
+/// The system calls of a restore of that scene by the binary; none where nobody may look.
+fn traced(site: &Site, log: &Path, scene: &Scene, arguments: &[&str]) -> Option<Calls> {
+    let mut command = site.cluster.command("strace");
+    command.args(["-f", "-y", "-qq", "-s", "1", "-o"]).arg(log);
+    command.arg("-e").arg(
+        "trace=write,pwrite64,writev,fallocate,ftruncate,mkdir,mkdirat,symlink,symlinkat,unlink,\
+         unlinkat,syncfs,fsync,fdatasync,rename,renameat,renameat2",
+    );
+    let mapping = format!("{}={}", scene.old.display(), scene.new.display());
+    command.arg(site.cluster.scratch().pgkeep_binary()).arg("--config").arg(&scene.config);
+    command.args(["restore", "--yes", "--jobs", "2", "--tablespace"]).arg(mapping);
+    command.arg("--to").arg(&scene.data).args(arguments);
+    if !["/usr/bin/strace", "/usr/local/bin/strace"].iter().any(|path| Path::new(path).exists()) {
+        return skip("strace is not installed");
+    }
+    let ran = run(&mut command);
+    if !ran.is_ok() && ran.stderr.contains("ptrace") {
+        return skip("ptrace is not permitted here");
+    }
+    drop(ran.assert_ok());
+    Some(Calls::read(log, scene))
 }
 
 /// System calls that name something in the scene's places, in order.

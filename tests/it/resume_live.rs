@@ -156,6 +156,23 @@ fn what_an_interrupted_full_had_stored_is_not_stored_again() {
     taken(&live, &healthy, BackupType::Incremental);
 }
 
+/// What changed within the minute before an attempt began is read again, and used only where its content is the
+/// same.
+#[test]
+fn f044_what_changed_just_before_an_attempt_is_read_again() {
+    let Some(server) = Server::main() else { return };
+    let (_, _, all) = at_rest(&server);
+    let mut live = LibraryCluster::start(&server);
+    live.cluster.psql(FILL);
+    live.cluster.psql("checkpoint");
+    let healthy = live.open(Arc::new(live.store.clone())).unwrap();
+    die(&live, all * 8 / 10, BackupType::Full);
+    live.ctx = Ahead::ctx();
+    let (reused, unread) = taken(&live, &healthy, BackupType::Full);
+    assert!(reused > 2 << 20, "{reused}");
+    assert_eq!(unread, 0);
+}
+
 #[test]
 fn what_an_interrupted_differential_had_stored_is_used_by_the_next_one() {
     let Some(server) = Server::main() else { return };
@@ -166,13 +183,17 @@ fn what_an_interrupted_differential_had_stored_is_used_by_the_next_one() {
     live.cluster.psql("create table more as select n + 1 n, t || 'y' t from big");
     live.cluster.psql("update big set t = 'x' where n % 100 = 0");
     let all = operations_of(&live, BackupType::Differential);
-    for backup_type in [BackupType::Differential, BackupType::Incremental] {
-        live.cluster.psql("update big set t = t || 'z'");
-        die(&live, all * 5 / 10, backup_type);
-        let (reused, _) = taken(&live, &healthy, BackupType::Differential);
-        // An incremental stores only what its own parent has not.
-        let enough = if backup_type == BackupType::Differential { 2 << 20 } else { 0 };
-        assert!(reused >= enough, "{backup_type}: {reused}");
+    // A dead one is of use to whatever comes next, but for what that finds in its parent.
+    for (dies, next) in [
+        (BackupType::Differential, BackupType::Differential),
+        (BackupType::Incremental, BackupType::Incremental),
+        (BackupType::Incremental, BackupType::Differential),
+        (BackupType::Differential, BackupType::Incremental),
+    ] {
+        live.cluster.psql("update big set t = t || 'z'; checkpoint");
+        die(&live, all * 5 / 10, dies);
+        let (reused, _) = taken(&live, &healthy, next);
+        assert!(reused >= 1 << 20, "{dies}, {next}: {reused}");
     }
     // A full hashes anew, and uses none of them.
     die(&live, all * 3 / 10, BackupType::Differential);
