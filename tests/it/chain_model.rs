@@ -15,10 +15,12 @@ use crate::support::run::{DEADLINE, run, wait_until};
 use crate::support::site::Site;
 use crate::support::{Dice, Launch, ScratchDir, Server, Stop, TestCluster, account, tools, twins};
 
-/// Backups in a run, which take a minute or two.
-const ROUNDS: u64 = 6;
+/// Backups in a run, which take a minute or two; more where not every kind of step has come by then.
+const ROUNDS: u64 = 12;
 /// Steps between two backups at most.
 const STEPS_MAX: u64 = 9;
+
+const SPACES: [&str; 3] = ["one", "two", "pg_default"];
 
 /// What every database of the model has.
 const TABLES: [&str; 3] = ["small", "wide", "flip"];
@@ -70,6 +72,45 @@ const ON_DATABASES: [&str; 12] = [
     "reindex system {d}",
 ];
 
+/// What a step is.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Table(&'static str),
+    Database(&'static str),
+    /// A table goes to another tablespace.
+    MoveTable,
+    Prepare,
+    /// What is prepared is committed, or rolled back.
+    End(&'static str),
+    /// A database is made, by that strategy.
+    Create(&'static str),
+    Drop,
+    MoveDatabase,
+}
+
+impl Kind {
+    /// Each kind; what is rare among them more than once.
+    fn all() -> Vec<Self> {
+        let tables = ON_TABLES.map(Self::Table);
+        let databases = ON_DATABASES.map(Self::Database);
+        let others = [
+            Self::MoveTable,
+            Self::MoveTable,
+            Self::Prepare,
+            Self::Prepare,
+            Self::End("commit"),
+            Self::End("rollback"),
+            Self::Create("wal_log"),
+            Self::Create("file_copy"),
+            Self::Create("file_copy"),
+            Self::Drop,
+            Self::Drop,
+            Self::MoveDatabase,
+        ];
+        [&tables[..], &databases, &others].concat()
+    }
+}
+
 /// Everything that dice decide.
 struct Model<'a> {
     server: &'a Server,
@@ -79,6 +120,10 @@ struct Model<'a> {
     spaces: ScratchDir,
     /// What was done since the last backup, for a failure.
     steps: Vec<String>,
+    /// The kinds of steps that are left until all begin again, so that each comes, whatever the dice say.
+    deck: Vec<Kind>,
+    /// How often that was so.
+    dealt: u64,
     prepared: u64,
     created: u64,
 }
@@ -99,7 +144,8 @@ impl<'a> Model<'a> {
         site.cluster.psql(SCHEMA);
         site.cluster.psql("create database d0 template postgres");
         let (dice, steps) = (Dice::new(), Vec::new());
-        Self { server, site, dice, spaces, steps, prepared: 0, created: 0 }
+        let deck = Kind::all();
+        Self { server, site, dice, spaces, steps, deck, dealt: 0, prepared: 0, created: 0 }
     }
 
     fn databases(&self) -> Vec<String> {
@@ -125,78 +171,98 @@ impl<'a> Model<'a> {
             true => "postgres".to_owned(),
             false => self.dice.one_of(&databases).clone(),
         };
-        match self.dice.below(12) {
-            0..6 => {
+        match self.deal() {
+            Kind::Table(sql) => {
                 let table = *self.dice.one_of(&TABLES);
-                let sql = *self.dice.one_of(&ON_TABLES);
-                let sql = sql.replace("{t}", table);
-                self.sql(&database, &numbered(&sql, a, b));
+                self.sql(&database, &numbered(&sql.replace("{t}", table), a, b));
             }
-            6..9 => {
-                let sql = self.dice.one_of(&ON_DATABASES).replace("{d}", &database);
-                self.sql(&database, &numbered(&sql, a, b));
+            Kind::Database(sql) => {
+                self.sql(&database, &numbered(&sql.replace("{d}", &database), a, b));
             }
-            9 => {
-                let space = *self.dice.one_of(&["one", "two", "pg_default"]);
+            Kind::MoveTable => {
+                let space = *self.dice.one_of(&SPACES);
                 let table = *self.dice.one_of(&TABLES);
                 self.sql("postgres", &format!("alter table {table} set tablespace {space}"));
             }
-            10 => self.transaction(),
-            _ => self.database(&databases),
+            Kind::Prepare => self.prepare(),
+            Kind::End(how) => self.end(how),
+            Kind::Create(strategy) => self.create(strategy),
+            Kind::Drop => self.drop_database(),
+            Kind::MoveDatabase => {
+                // There is one always.
+                let name = self.dice.one_of(&databases);
+                let space = *self.dice.one_of(&SPACES);
+                let sql = format!("alter database {name} set tablespace {space}");
+                self.sql("postgres", &sql);
+            }
         }
     }
 
-    /// Databases come, go and move.
-    fn database(&mut self, databases: &[String]) {
-        if databases.len() < 2 || (databases.len() < 4 && self.dice.below(2) == 0) {
-            // By file copy nothing of the new files is in the WAL, and their pages' LSNs are old ones. An
-            // oid may come again.
-            let strategy = *self.dice.one_of(&["wal_log", "file_copy"]);
-            let oid = 50_000 + self.dice.below(4);
-            let taken = format!("select count(*) from pg_database where oid = {oid}");
-            if self.site.cluster.psql(&taken) != "0" {
-                return;
-            }
-            self.created += 1;
-            // One is always left.
-            let template = &databases[0];
-            let name = format!("d{}", self.created);
-            let made =
-                format!("create database {name} template {template} strategy {strategy} oid {oid}");
-            self.sql("postgres", &made);
-            return;
+    /// The next kind of step.
+    fn deal(&mut self) -> Kind {
+        let at = self.dice.below(self.deck.len() as u64);
+        let kind = self.deck.swap_remove(usize::try_from(at).unwrap());
+        if self.deck.is_empty() {
+            self.deck = Kind::all();
+            self.dealt += 1;
         }
-        let name = self.dice.one_of(databases).clone();
-        let sql = match self.dice.below(2) {
-            0 => format!("drop database {name}"),
-            _ => {
-                let space = *self.dice.one_of(&["one", "two", "pg_default"]);
-                format!("alter database {name} set tablespace {space}")
-            }
-        };
+        kind
+    }
+
+    /// By file copy nothing of the new files is in the WAL, and their pages' LSNs are old ones. An oid may come
+    /// again.
+    fn create(&mut self, strategy: &str) {
+        if self.databases().len() >= 4 {
+            self.drop_database();
+        }
+        let template = self.dice.one_of(&self.databases()).clone();
+        let taken = self.site.cluster.psql("select oid from pg_database");
+        let is_free = |oid: &u64| !taken.lines().any(|line| line == oid.to_string());
+        let free: Vec<u64> = (50_000..50_005).filter(is_free).collect();
+        let oid = *self.dice.one_of(&free);
+        self.created += 1;
+        let name = format!("d{}", self.created);
+        let made =
+            format!("create database {name} template {template} strategy {strategy} oid {oid}");
+        self.sql("postgres", &made);
+    }
+
+    /// One is always left.
+    fn drop_database(&mut self) {
+        let databases = self.databases();
+        if databases.len() < 2 {
+            return self.create("wal_log");
+        }
+        let name = self.dice.one_of(&databases).clone();
+        self.sql("postgres", &format!("drop database {name}"));
+    }
+
+    fn open_transactions(&self) -> Vec<String> {
+        let open = self.site.cluster.psql("select gid from pg_prepared_xacts order by gid");
+        open.lines().map(str::to_owned).collect()
+    }
+
+    /// Prepared transactions stay open over backups; some of them.
+    fn prepare(&mut self) {
+        if self.open_transactions().len() > 4 {
+            return self.end("commit");
+        }
+        self.prepared += 1;
+        let number = self.prepared;
+        let sql = format!(
+            "begin; insert into held select {number} from generate_series(1, 50); \
+             prepare transaction 'held{number}'"
+        );
         self.sql("postgres", &sql);
     }
 
-    /// Prepared transactions stay open over backups.
-    fn transaction(&mut self) {
-        let cluster = &self.site.cluster;
-        let open = cluster.psql("select gid from pg_prepared_xacts order by gid limit 1");
-        let sql = match (open.is_empty(), self.dice.below(3)) {
-            (false, 0) => format!("commit prepared '{open}'"),
-            (false, 1) => format!("rollback prepared '{open}'"),
-            _ => {
-                self.prepared += 1;
-                let name = format!("held{}", self.prepared);
-                let number = self.prepared;
-                format!(
-                    "begin; insert into held select {number} from generate_series(1, 50); \
-                     prepare transaction '{name}'"
-                )
-            }
-        };
-        self.sql("postgres", &sql);
-        let count = self.site.cluster.psql("select count(*) from pg_prepared_xacts");
-        if count == "0" {
+    fn end(&mut self, how: &str) {
+        if self.open_transactions().is_empty() {
+            self.prepare();
+        }
+        let open = self.open_transactions();
+        self.sql("postgres", &format!("{how} prepared '{}'", open[0]));
+        if open.len() == 1 {
             self.prepared = 0;
             // The names are free again, and `held` says who it was.
             self.sql("postgres", "truncate held");
@@ -405,8 +471,10 @@ fn play(launch: fn(&Server) -> Launch) {
     let chosen = std::env::var("PGKEEP_MODEL_ROUNDS").ok();
     let rounds = chosen.map_or(ROUNDS, |text| text.parse().unwrap());
     let mut model = Model::new(&server, launch(&server));
-    for number in 0..rounds {
+    let mut number = 0;
+    while number < rounds || model.dealt == 0 {
         model.round(number);
+        number += 1;
     }
 }
 
