@@ -173,7 +173,7 @@ pub const KEYS: &[Key] = &[
     key(Cluster, "max_rate", Rate, Some("unlimited"),
         "bytes per second that a backup reads at most"),
     key(Cluster, "auto_full", Boolean, Some("false"),
-        "whether a full is taken where a differential or incremental backup has no parent that fits, or is not worth it any more"),
+        "whether a full is taken where a differential or incremental backup has no parent that fits, or a differential is not worth it any more"),
     key(Cluster, "auto_full_below", Share, Some("70%"),
         "a full is due when the newest backup that stands on the last one uses less than this of it"),
     key(Repository, "url", Text, None,
