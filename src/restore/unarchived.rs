@@ -12,11 +12,13 @@ use std::path::Path;
 
 use super::adopt::MARKER;
 use super::error::{Error, Result};
+use super::survey::CONTROL_FILE;
 use crate::base::Ctx;
+use crate::pg::control_file::FILE_SIZE;
 use crate::pg::wal::{
     Begins, Ending, LONG_HEADER_BYTES, RM_XACT, Reader, SegmentHeader, Source, Stop, scan_segment,
 };
-use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
+use crate::pg::{ArchivedWal, ControlFile, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repo::{self, Kind, Place, Repository, WAL_READ_PIECE};
 use crate::storage::ObjectKey;
 
@@ -155,6 +157,9 @@ pub(super) struct OnlyHere {
     written_last: BTreeSet<SegmentName>,
     /// Segments of a timeline that a copy has begun: it is not meant to archive.
     of_copy: BTreeSet<SegmentName>,
+    /// Segments that a server has written up to its last checkpoint, and that are nowhere any more: it did not
+    /// archive, and has used them again. The first and the last.
+    used_again: Option<(String, String)>,
     /// The link that stands for `pg_wal` leads nowhere: nobody knows.
     is_away: bool,
 }
@@ -179,6 +184,22 @@ impl OnlyHere {
             (true, false) => return Err(refused),
             (true, true) => warnings.push(format!("{refused}: it goes (--discard-wal)")),
             (false, _) => {}
+        }
+        if let Some((first, last)) = &self.used_again {
+            let which = if first == last { first.clone() } else { format!("{first} to {last}") };
+            let why = format!(
+                "was written past the archive's end: {which} was not archived, and is not in its pg_wal any more, so \
+                 that what was committed there is in its files alone"
+            );
+            match is_discarded {
+                false => {
+                    return Err(Error::Occupied {
+                        path: data.into(),
+                        why: why + ". --discard-wal gives it up",
+                    });
+                }
+                true => warnings.push(format!("{} {why}: it goes (--discard-wal)", data.display())),
+            }
         }
         let link = data.join("pg_wal");
         let leads_to = fs::read_link(&link).unwrap_or_default();
@@ -235,42 +256,84 @@ pub(super) fn look(ctx: &Ctx, archived: &Archived, data: &Path) -> Result<OnlyHe
             _ => {}
         }
     }
-    let (mut later, mut agreed) = (None, BTreeSet::new());
+    let (mut later, mut agreed, mut in_place) = (None, BTreeSet::new(), BTreeSet::new());
     for (segment, number) in segments.into_iter().rev() {
         ctx.cancel.check()?;
         let timeline = segment.timeline();
         let path = wal.join(segment.to_string());
         let Some(header) = header_in_place(&path, number, &archived.wal)? else { continue };
         refuse_foreign(&path, &header, archived.place.system())?;
+        in_place.insert((timeline, number));
         let is_newest = later.replace(timeline) != Some(timeline);
         // Where histories have forked under the same names, the newest of both shows it.
         let is_agreed = agreed.contains(&timeline);
         if is_agreed && archived.wal.has(timeline, number) {
             continue;
         }
-        match archived.says(&wal, &header, (segment, number)) {
+        let is_forked = match archived.says(&wal, &header, (segment, number)) {
             Ok(Said::Same) => {
                 agreed.insert(timeline);
                 continue;
             }
             Ok(Said::Nothing) => continue,
-            Ok(Said::Other | Said::Unknown) => {}
+            Ok(said) => said == Said::Other,
             // What cannot be read here is not lost with the directory, if the archive has that name.
             Err(Error::File { .. }) if archived.wal.has(timeline, number) => continue,
             Err(error) => return Err(error),
-        }
+        };
         let state = match is_newest {
             true => state_of(&path, &header, segment)?,
             false => State::Whole,
         };
         match state {
-            State::Empty => {}
+            // Of another history under its name what came before is not archived, either.
+            State::Empty if !is_forked => {}
             _ if begun.contains(&timeline) => drop(only.of_copy.insert(segment)),
-            State::Whole => drop(only.files.insert(WalFileName::Segment(segment))),
+            State::Empty | State::Whole => drop(only.files.insert(WalFileName::Segment(segment))),
             State::Begun => drop(only.written_last.insert(segment)),
         }
     }
+    let counts = |timeline: &TimelineId| !only.is_away && !begun.contains(timeline);
+    let checkpoint = last_checkpoint(data)?.filter(|(timeline, _)| counts(timeline));
+    only.used_again =
+        checkpoint.and_then(|checkpoint| used_again(&archived.wal, checkpoint, &in_place));
     Ok(only)
+}
+
+/// Where a directory's last checkpoint is, by its control file: so far at least its server has written. Nothing where
+/// that cannot be read.
+fn last_checkpoint(data: &Path) -> Result<Option<(TimelineId, Lsn)>> {
+    let path = data.join(CONTROL_FILE);
+    let content = match fs::read(&path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        other => other.map_err(Error::file("read", &path))?,
+    };
+    let control = ControlFile::parse(content.get(..FILE_SIZE).unwrap_or(&content)).ok();
+    Ok(control.map(|control| (control.checkpoint.timeline, control.checkpoint.lsn)))
+}
+
+/// What lies behind the archive's end of a timeline and before the segment of a checkpoint, and is in neither place.
+/// That segment itself is in `pg_wal`: the server would not start without.
+fn used_again(
+    archived: &ArchivedWal,
+    (timeline, checkpoint): (TimelineId, Lsn),
+    in_place: &BTreeSet<(TimelineId, SegmentNo)>,
+) -> Option<(String, String)> {
+    let size = archived.segment_size();
+    let behind_last = || archived.last(timeline)?.next();
+    let behind_switch = || {
+        let switch = archived.history(timeline)?.begin(timeline)?;
+        (switch != Lsn::INVALID).then(|| SegmentNo::of(switch, size))
+    };
+    let first = behind_last().or_else(behind_switch)?;
+    let mut gone = (first.0..SegmentNo::of(checkpoint, size).0)
+        .map(SegmentNo)
+        .filter(|number| !in_place.contains(&(timeline, *number)));
+    let first = gone.next()?;
+    let last = gone.next_back().unwrap_or(first);
+    Some((archived.name(timeline, first), archived.name(timeline, last)))
 }
 
 /// The header of a segment that is what its name says; not one that waits to be used again, or was made for later.
