@@ -250,11 +250,8 @@ pub(super) fn take_stock(
         inventory.stranger_bytes += entry.size;
         let of_place = folders.entry(met.root.path_of(b"")).or_default();
         let is_inside = is_below(of_place, met.rest);
-        if is_inside && let Some(home) = home_of_a_cluster(met.rest) {
-            let path = met.root.path_of(home);
-            let why =
-                "holds a data directory of its own, and is not in the backup: move it away first";
-            return Err(Error::Occupied { path, why: why.into() });
+        if is_inside {
+            refuse_homes(met, entry.kind)?;
         }
         secrets.refuse_removal(&met.root.path_of(met.rest))?;
         if is_inside {
@@ -300,9 +297,35 @@ fn is_below(folders: &mut Vec<Vec<u8>>, path: &[u8]) -> bool {
     false
 }
 
+/// Refuses to remove a directory by what is met in it: somebody lives there.
+fn refuse_homes(met: &Meeting<'_>, kind: EntryKind) -> Result<()> {
+    let of_tablespace = || home_of_a_tablespace(met.rest).filter(|_| kind == EntryKind::Directory);
+    let (home, what) = match home_of_a_cluster(met.rest) {
+        Some(home) => (home, "a data directory of its own"),
+        None => match of_tablespace() {
+            Some(home) => (home, "files of a tablespace, whichever cluster's it is"),
+            None => return Ok(()),
+        },
+    };
+    let path = met.root.path_of(home);
+    let why = format!("holds {what}, and is not in the backup: move it away first");
+    Err(Error::Occupied { path, why })
+}
+
 /// The folder whose file says that it is a data directory.
 fn home_of_a_cluster(path: &[u8]) -> Option<&[u8]> {
     path.strip_suffix(b"/global/pg_control").or_else(|| path.strip_suffix(b"/postmaster.pid"))
+}
+
+/// The folder that a directory such as `PG_15_202209061` says is a tablespace's location. One of the cluster itself
+/// that lies in `pg_tblspc` is none (`allow_in_place_tablespaces`).
+fn home_of_a_tablespace(path: &[u8]) -> Option<&[u8]> {
+    let at = path.iter().rposition(|byte| *byte == b'/')?;
+    let (home, name) = (path.get(..at)?, path.get(at + 1..)?);
+    let parts: Vec<&[u8]> = name.strip_prefix(b"PG_")?.split(|byte| *byte == b'_').collect();
+    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let is_version = matches!(*parts, [major, catalog] if is_number(major) && is_number(catalog));
+    (is_version && link_oid(home).is_none()).then_some(home)
 }
 
 /// Whether a path is that of a relation's file, or of one that a server keeps beside them: of such a cluster may
@@ -408,6 +431,18 @@ pub(super) fn refuse(ctx: &Ctx, plan: &Plan, options: &Options, tree: &Tree) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn d2026_11_30_a_location_is_told_by_its_version_s_directory() {
+        let home = |path: &str| home_of_a_tablespace(path.as_bytes()).map(<[u8]>::to_vec);
+        assert_eq!(home("theirs/PG_15_202209061"), Some(b"theirs".to_vec()));
+        assert_eq!(home("a/b/PG_9_1/PG_16_202307071"), Some(b"a/b/PG_9_1".to_vec()));
+        let others =
+            ["PG_15_202209061", "a/PG_VERSION", "a/PG_15", "a/PG_15_", "a/PG_15_2_3", "a/PG_15_x"];
+        for other in others.into_iter().chain(["pg_tblspc/16384/PG_15_202209061"]) {
+            assert_eq!(home(other), None, "{other}");
+        }
+    }
 
     /// Twenty files of relations were shown, and a folder of somebody's notes among them was not.
     #[test]
