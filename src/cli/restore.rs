@@ -108,6 +108,7 @@ fn options(
         delta: args.delta,
         discard_wal: args.discard_wal,
         repository_folders: wiring::repository_folders(resolved),
+        data_directory: resolved.cluster.data_directory.clone(),
         own_files: wiring::own_files(resolved, run.global.config.as_deref()),
         jobs: args.jobs.map_or(resolved.cluster.jobs, usize::from),
         restore_command: RestoreCommand { program: program(run)?, epoch: args.epoch },

@@ -92,6 +92,26 @@ pub(super) fn check_owner(data: &Path, location: &Path, is_own: bool) -> Result<
     ))
 }
 
+/// Refuses what links of another of these data directories lead to as well: its cluster would lose it.
+///
+/// # Errors
+/// [`Error::Occupied`].
+pub(super) fn refuse_shared(
+    data: &Path,
+    others: impl Iterator<Item = PathBuf>,
+    location: &Path,
+) -> Result<()> {
+    // One that is not there any more has its own path still.
+    let own = data.canonicalize().unwrap_or_else(|_| data.to_owned());
+    for other in others.filter(|other| other.canonicalize().is_ok_and(|other| other != own)) {
+        if location.exists() && leads_to(&other, location) {
+            let why = format!("is where links of {} lead, too", other.display());
+            return Err(Error::Occupied { path: location.into(), why });
+        }
+    }
+    Ok(())
+}
+
 /// Links in a data directory's `pg_tblspc` that lead to a location.
 pub(super) fn links_to(data: &Path, location: &Path) -> impl Iterator<Item = PathBuf> {
     let location = location.canonicalize().ok();

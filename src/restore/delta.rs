@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::aside::{leads_to, links_to, server_on, siblings};
+use super::aside::{self, links_to, server_on, siblings};
 use super::control::CONTROL_PATH;
 use super::directory::place_of;
 use super::error::{Error, Result};
@@ -52,6 +52,9 @@ pub struct Delta {
     /// What of it is in the backup, and what is not.
     #[serde(flatten)]
     pub inventory: Inventory,
+    /// Where the cluster lives, as far as is known.
+    #[serde(skip)]
+    homes: Vec<PathBuf>,
     /// What of its WAL the archive does not have.
     #[serde(skip)]
     only_here: OnlyHere,
@@ -119,18 +122,19 @@ pub(super) fn survey(
     ctx: &Ctx,
     options: &Options,
     places: Places<'_>,
-    opened: &OpenedBackup,
+    (opened, homes): (&OpenedBackup, &[PathBuf]),
 ) -> Result<Option<Delta>> {
     if Content::of(places.data)? == Content::Nothing {
         return Ok(None);
     }
-    let There { over, wal, .. } = look(options, places, opened)?;
+    let There { over, wal, .. } = look(options, places, opened, homes)?;
     if in_progress::is_held(places.data) {
         return Err(in_progress::held(places.data));
     }
     let tree = Tree::open_what_is_there(Places { wal: wal.as_deref(), ..places })?;
     let inventory = take_stock(ctx, options, opened, &tree, places.tablespaces)?;
-    Ok(Some(Delta { over, wal, inventory, only_here: OnlyHere::default() }))
+    let homes = homes.to_vec();
+    Ok(Some(Delta { over, wal, inventory, homes, only_here: OnlyHere::default() }))
 }
 
 /// What must hold before what is there is ended, and changes nothing: that no WAL is lost with it, and that the
@@ -169,7 +173,7 @@ pub(super) fn look_again(
     (planned, archived): (&Delta, &Archived),
 ) -> Result<(bool, FileSystems)> {
     let places = plan.places();
-    let there = look(options, places, &plan.opened)?;
+    let there = look(options, places, &plan.opened, &planned.homes)?;
     let changed = |what: &str| {
         occupied(
             &plan.to,
@@ -201,7 +205,12 @@ fn occupied<T>(path: &Path, why: impl Into<String>) -> Result<T> {
 ///
 /// # Errors
 /// [`Error::Occupied`], [`Error::Refused`].
-pub(super) fn look(options: &Options, places: Places<'_>, opened: &OpenedBackup) -> Result<There> {
+pub(super) fn look(
+    options: &Options,
+    places: Places<'_>,
+    opened: &OpenedBackup,
+    homes: &[PathBuf],
+) -> Result<There> {
     let data = places.data;
     let mark = match Content::of(data)? {
         Content::Nothing => return occupied(data, "is empty now"),
@@ -213,10 +222,11 @@ pub(super) fn look(options: &Options, places: Places<'_>, opened: &OpenedBackup)
     };
     refuse_server(data)?;
     let over = recognised(data, mark.as_deref(), opened)?;
-    let source = Path::new(&opened.manifest().summary.server.data_directory);
+    // A copy that was made with its links has its source's tablespaces and WAL for its own.
+    let others = || siblings(data).chain(homes.iter().cloned());
     for (oid, _, location) in places.tablespaces {
         look_at_tablespace(places, *oid, location)?;
-        refuse_shared(data, source, location)?;
+        aside::refuse_shared(data, others(), location)?;
     }
     if let Some(configuration) = places.configuration {
         match Content::of(configuration)? {
@@ -228,7 +238,7 @@ pub(super) fn look(options: &Options, places: Places<'_>, opened: &OpenedBackup)
     let wal = wal_behind_link(places)?;
     if let Some(wal) = &wal {
         refuse_server(wal)?;
-        refuse_shared(data, source, wal)?;
+        aside::refuse_shared(data, others(), wal)?;
     }
     refuse_repositories(options, Places { wal: wal.as_deref(), ..places })?;
     Ok(There { over, wal, is_interrupted: mark.is_some() })
@@ -302,20 +312,6 @@ fn look_at_tablespace(places: Places<'_>, oid: u32, location: &Path) -> Result<(
         }
     }
     refuse_server(location)
-}
-
-/// Refuses what another data directory leads to as well: a copy that was made with its links has its source's
-/// tablespaces and WAL for its own. Those beside it, and the backup's source, are asked.
-fn refuse_shared(data: &Path, source: &Path, location: &Path) -> Result<()> {
-    let Ok(own) = data.canonicalize() else { return Ok(()) };
-    let others = siblings(data).chain([source.to_owned()]);
-    for other in others.filter(|other| other.canonicalize().is_ok_and(|other| other != own)) {
-        if location.exists() && leads_to(&other, location) {
-            let why = format!("is where links of {} lead, too", other.display());
-            return occupied(location, why);
-        }
-    }
-    Ok(())
 }
 
 /// Where a link leads that stands for `pg_wal`. One that leads nowhere, or to where the restore writes anyway, is

@@ -55,6 +55,7 @@ impl Options {
             delta: false,
             discard_wal: false,
             repository_folders: Vec::new(),
+            data_directory: None,
             own_files: Vec::new(),
             jobs: 1,
             restore_command: RestoreCommand { program: Vec::new(), epoch: None },
@@ -108,6 +109,9 @@ pub struct Options {
     /// Folders that hold repositories here: a restore that removes what is not in the backup must not find
     /// one where it writes.
     pub repository_folders: Vec<PathBuf>,
+    /// The cluster's own data directory on this host, as configured: what its links lead to is not written over for
+    /// another one.
+    pub data_directory: Option<PathBuf>,
     /// Configuration, keys and passphrases that pgkeep itself needs on this host: nor one of these.
     pub own_files: Vec<PathBuf>,
     /// How many workers write.

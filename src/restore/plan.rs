@@ -178,7 +178,8 @@ pub fn plan(
     let places = Places { configuration: apart, ..Places::of(&options.to, &tablespaces) };
     let timeline = history.timeline().get();
     let wanted = Wanted { choices: &choices, backup: &summary.id, timeline };
-    let mut ground = ground(ctx, options, places, wanted, &opened)?;
+    let homes = homes(options, &backups, &summary);
+    let mut ground = ground(ctx, options, places, wanted, (&opened, &homes))?;
     let look_in = || Archived::new(repository, place, archive.wal());
     let (archived, told) = delta::prepare(ctx, options, &opened, look_in, &mut ground)?;
     warnings.extend(told);
@@ -246,6 +247,16 @@ pub fn plan(
         opened,
         archived,
     })
+}
+
+/// Where the cluster lives, as far as is known: by the configuration, by its newest backup, and by the one that is
+/// restored over what is there. Links there may lead to what a restore would write over. One that it has left before
+/// that is in nobody's way.
+fn homes(options: &Options, backups: &Backups, chosen: &Summary) -> Vec<PathBuf> {
+    let chosen = options.delta.then_some(chosen);
+    let sources = backups.complete.last().into_iter().chain(chosen);
+    let sources = sources.map(|backup| backup.server.data_directory.clone().into());
+    options.data_directory.iter().cloned().chain(sources).collect()
 }
 
 /// What the source ran with when the backup was taken.

@@ -101,10 +101,10 @@ pub(super) fn ground(
     options: &Options,
     places: Places<'_>,
     wanted: Wanted<'_>,
-    opened: &OpenedBackup,
+    (opened, homes): (&OpenedBackup, &[PathBuf]),
 ) -> Result<Ground> {
     if options.delta
-        && let Some(delta) = delta::survey(ctx, options, places, opened)?
+        && let Some(delta) = delta::survey(ctx, options, places, (opened, homes))?
     {
         return Ok(Ground { delta: Some(delta), ..Ground::default() });
     }
@@ -119,7 +119,8 @@ pub(super) fn ground(
         Ok(ground) if ground.continues.is_some() => Ok(ground),
         Ok(_) | Err(Error::Occupied { .. }) if options.rename_old => {
             let summary = &opened.manifest().summary;
-            survey_to_move(places, Path::new(&summary.server.data_directory), ctx.clock.now())
+            let source = Path::new(&summary.server.data_directory);
+            survey_to_move(places, source, homes, ctx.clock.now())
         }
         found => found,
     }
@@ -240,7 +241,12 @@ pub(super) fn survey(
 ///
 /// # Errors
 /// [`Error::Occupied`] where something cannot be moved.
-fn survey_to_move(places: Places<'_>, source: &Path, now: Timestamp) -> Result<Ground> {
+fn survey_to_move(
+    places: Places<'_>,
+    source: &Path,
+    homes: &[PathBuf],
+    now: Timestamp,
+) -> Result<Ground> {
     let mut moved = Vec::new();
     let mut add = |place: &Path| {
         moved.push((place.to_owned(), aside::name_for(place, now)?));
@@ -254,6 +260,7 @@ fn survey_to_move(places: Places<'_>, source: &Path, now: Timestamp) -> Result<G
             continue;
         }
         let is_own = places.data == source && place == Path::new(original);
+        aside::refuse_shared(places.data, homes.iter().cloned(), place)?;
         aside::check_owner(places.data, place, is_own)?;
         add(place)?;
     }
@@ -420,7 +427,7 @@ mod tests {
         let moved = |location: &Path| {
             let tablespaces = [(16384, original.clone(), location.to_owned())];
             let places = Places::of(&data, &tablespaces);
-            survey_to_move(places, &data, Timestamp::UNIX_EPOCH)
+            survey_to_move(places, &data, &[], Timestamp::UNIX_EPOCH)
         };
         assert_eq!(moved(&one).unwrap().moved.len(), 2);
         let refused = moved(&new).unwrap_err().to_string();
@@ -449,12 +456,12 @@ mod tests {
         put(&etc.join(IN_PROGRESS), &mark(&data));
         put(&etc.join("postgresql.conf"), "");
         let places = Places { configuration: Some(&etc), ..Places::of(&data, &[]) };
-        let ground = survey_to_move(places, &data, Timestamp::UNIX_EPOCH).unwrap();
+        let ground = survey_to_move(places, &data, &[], Timestamp::UNIX_EPOCH).unwrap();
         let moved: Vec<&Path> = ground.moved.iter().map(|(from, _)| &**from).collect();
         assert_eq!(moved, [&data, &etc]);
         put(&etc.join(IN_PROGRESS), &mark(Path::new("/other")));
-        survey_to_move(places, &data, Timestamp::UNIX_EPOCH).unwrap_err();
+        survey_to_move(places, &data, &[], Timestamp::UNIX_EPOCH).unwrap_err();
         fs::remove_file(etc.join(IN_PROGRESS)).unwrap();
-        survey_to_move(places, &data, Timestamp::UNIX_EPOCH).unwrap_err();
+        survey_to_move(places, &data, &[], Timestamp::UNIX_EPOCH).unwrap_err();
     }
 }

@@ -37,6 +37,7 @@ mod delta_asked;
 mod delta_crash;
 mod delta_live;
 mod delta_refused;
+mod delta_shared;
 mod failover_live;
 mod format;
 mod live_harness;

@@ -110,6 +110,7 @@ impl Scene {
             delta: self.kind == Kind::Over,
             discard_wal: false,
             repository_folders: Vec::new(),
+            data_directory: None,
             own_files: Vec::new(),
             user: None,
             jobs: 1,

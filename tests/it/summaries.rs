@@ -403,6 +403,7 @@ impl LongWay {
             delta: false,
             discard_wal: false,
             repository_folders: Vec::new(),
+            data_directory: None,
             own_files: Vec::new(),
             user: None,
             jobs: 1,
