@@ -1,7 +1,14 @@
-//! The control file as it is restored.
+//! The control file as it is restored, and as it lies in a data directory.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use super::error::{Error, Result};
-use crate::pg::control_file::invalidate_checkpoint;
+use crate::pg::ControlFile;
+use crate::pg::control_file::{FILE_SIZE, invalidate_checkpoint};
 use crate::repo::{OpenedBackup, Row};
 
 pub(super) const CONTROL_PATH: &[u8] = b"global/pg_control";
@@ -26,4 +33,16 @@ pub(super) fn control_content(opened: &OpenedBackup, row: &Row) -> Result<Vec<u8
     invalidate_checkpoint(&mut content)
         .map_err(|source| Error::Postgres { what: "pg_control", source })?;
     Ok(content)
+}
+
+/// The control file of a data directory; nothing where there is none, or none that can be understood.
+pub(super) fn control_in(data: &Path) -> Result<Option<ControlFile>> {
+    let path = data.join(OsStr::from_bytes(CONTROL_PATH));
+    match fs::read(&path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(Error::file("read", &path)(error)),
+        Ok(content) => Ok(ControlFile::parse(content.get(..FILE_SIZE).unwrap_or(&content)).ok()),
+    }
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::aside::{self, links_to, server_on, siblings};
-use super::control::CONTROL_PATH;
+use super::control::{CONTROL_PATH, control_in};
 use super::directory::place_of;
 use super::error::{Error, Result};
 use super::in_progress::{self, Claim, Content, Mark};
@@ -21,8 +21,6 @@ use super::survey::{CONTROL_FILE, Ground, Places};
 use super::tree::Tree;
 use super::unarchived::{self, Archived, OnlyHere};
 use crate::base::{ByteSize, Ctx};
-use crate::pg::ControlFile;
-use crate::pg::control_file::FILE_SIZE;
 use crate::repo::OpenedBackup;
 
 /// The old control file on its way out.
@@ -264,19 +262,18 @@ fn recognised(data: &Path, mark: Option<&Mark>, opened: &OpenedBackup) -> Result
         |name: &str| data.join(name).symlink_metadata().is_ok_and(|found| found.is_dir());
     let control = data.join(CONTROL_FILE);
     let is_file = control.symlink_metadata().is_ok_and(|found| found.is_file());
-    if is_directory("global") && is_file {
-        let content = fs::read(&control).map_err(Error::file("read", &control))?;
-        let content = content.get(..FILE_SIZE).unwrap_or(&content);
-        if let Ok(control) = ControlFile::parse(content) {
-            if control.system_identifier != summary.system {
-                let why = format!(
-                    "holds another cluster: its system identifier is {}, the backup's is {}",
-                    control.system_identifier, summary.system
-                );
-                return occupied(data, why);
-            }
-            return Ok(Over::Cluster);
+    if is_directory("global")
+        && is_file
+        && let Some(control) = control_in(data)?
+    {
+        if control.system_identifier != summary.system {
+            let why = format!(
+                "holds another cluster: its system identifier is {}, the backup's is {}",
+                control.system_identifier, summary.system
+            );
+            return occupied(data, why);
         }
+        return Ok(Over::Cluster);
     }
     if mark.is_some() {
         return Ok(Over::Restore);

@@ -11,14 +11,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::adopt::MARKER;
+use super::control::control_in;
 use super::error::{Error, Result};
-use super::survey::CONTROL_FILE;
 use crate::base::Ctx;
-use crate::pg::control_file::FILE_SIZE;
+use crate::pg::control_file::Checkpoint;
 use crate::pg::wal::{
     Begins, Ending, LONG_HEADER_BYTES, RM_XACT, Reader, SegmentHeader, Source, Stop, scan_segment,
 };
-use crate::pg::{ArchivedWal, ControlFile, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
+use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repo::{self, Kind, Place, Repository, WAL_READ_PIECE};
 use crate::storage::ObjectKey;
 
@@ -294,41 +294,29 @@ pub(super) fn look(ctx: &Ctx, archived: &Archived, data: &Path) -> Result<OnlyHe
         }
     }
     let counts = |timeline: &TimelineId| !only.is_away && !begun.contains(timeline);
-    let checkpoint = last_checkpoint(data)?.filter(|(timeline, _)| counts(timeline));
+    // So far at least its server has written.
+    let checkpoint = control_in(data)?.map(|control| control.checkpoint);
+    let checkpoint = checkpoint.filter(|checkpoint| counts(&checkpoint.timeline));
     only.used_again =
-        checkpoint.and_then(|checkpoint| used_again(&archived.wal, checkpoint, &in_place));
+        checkpoint.and_then(|checkpoint| used_again(&archived.wal, &checkpoint, &in_place));
     Ok(only)
-}
-
-/// Where a directory's last checkpoint is, by its control file: so far at least its server has written. Nothing where
-/// that cannot be read.
-fn last_checkpoint(data: &Path) -> Result<Option<(TimelineId, Lsn)>> {
-    let path = data.join(CONTROL_FILE);
-    let content = match fs::read(&path) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        other => other.map_err(Error::file("read", &path))?,
-    };
-    let control = ControlFile::parse(content.get(..FILE_SIZE).unwrap_or(&content)).ok();
-    Ok(control.map(|control| (control.checkpoint.timeline, control.checkpoint.lsn)))
 }
 
 /// What lies behind the archive's end of a timeline and before the segment of a checkpoint, and is in neither place.
 /// That segment itself is in `pg_wal`: the server would not start without.
 fn used_again(
     archived: &ArchivedWal,
-    (timeline, checkpoint): (TimelineId, Lsn),
+    checkpoint: &Checkpoint,
     in_place: &BTreeSet<(TimelineId, SegmentNo)>,
 ) -> Option<(String, String)> {
-    let size = archived.segment_size();
+    let (timeline, size) = (checkpoint.timeline, archived.segment_size());
     let behind_last = || archived.last(timeline)?.next();
     let behind_switch = || {
         let switch = archived.history(timeline)?.begin(timeline)?;
         (switch != Lsn::INVALID).then(|| SegmentNo::of(switch, size))
     };
     let first = behind_last().or_else(behind_switch)?;
-    let mut gone = (first.0..SegmentNo::of(checkpoint, size).0)
+    let mut gone = (first.0..SegmentNo::of(checkpoint.lsn, size).0)
         .map(SegmentNo)
         .filter(|number| !in_place.contains(&(timeline, *number)));
     let first = gone.next()?;
