@@ -116,6 +116,7 @@ mod tests {
         let slot = |name: &str| ObjectMeta {
             key: ObjectKey::new(format!("key/{name}")).unwrap(),
             size: 1,
+            stored: None,
         };
         let slots = [slot("0000000000000001")];
         let passphrase = |text: &str| Unlock::Passphrase(Secret::new(text.to_owned()));

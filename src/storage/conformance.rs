@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Error, ObjectKey, ObjectStore, list_all};
+use crate::base::Timestamp;
 
 /// A named behaviour.
 pub type Behaviour = (&'static str, fn(&dyn ObjectStore));
@@ -21,6 +22,7 @@ pub type Behaviour = (&'static str, fn(&dyn ObjectStore));
 pub const BEHAVIOURS: &[Behaviour] = &[
     ("what was put is read back", round_trip),
     ("put replaces", put_replaces),
+    ("when it was stored is told", tells_when_stored),
     ("put if absent keeps the first", if_absent_keeps_first),
     (ONE_WINNER, if_absent_has_one_winner),
     ("absent is not found", absent_is_not_found),
@@ -100,6 +102,17 @@ pub fn round_trip(store: &dyn ObjectStore) {
     let sizes: Vec<_> = listed.iter().map(|m| (m.key.as_str(), m.size)).collect();
     let expected = [("rt/empty", 0), ("rt/more/big", 3_000_001), ("rt/none", 0), ("rt/one", 1)];
     assert_eq!(sizes, expected);
+}
+
+/// When an object was stored is told by head and list alike, to the second, and never goes back.
+pub fn tells_when_stored(store: &dyn ObjectStore) {
+    store.put(&key("stored/a"), b"first").unwrap();
+    let first = store.head(&key("stored/a")).unwrap().stored;
+    let listed = list_all(store, "stored/").unwrap();
+    let seconds = |time: Option<Timestamp>| time.map(|time| time.timestamp());
+    assert_eq!(listed.iter().map(|meta| seconds(meta.stored)).next(), Some(seconds(first)));
+    store.put(&key("stored/a"), b"second").unwrap();
+    assert!(store.head(&key("stored/a")).unwrap().stored >= first);
 }
 
 /// The second put's content stays, also when it is shorter.

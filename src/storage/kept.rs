@@ -190,7 +190,8 @@ impl<S: ObjectStore> ObjectStore for KeptStore<S> {
         let asked = format!("{prefix} {} {count_max}", after.unwrap_or_default());
         let found = self.kept().lists.get(&asked).and_then(|names| {
             let meta = |(name, size): &(String, u64)| {
-                Some(ObjectMeta { key: ObjectKey::new(name.as_str()).ok()?, size: *size })
+                let key = ObjectKey::new(name.as_str()).ok()?;
+                Some(ObjectMeta { key, size: *size, stored: None })
             };
             names.iter().map(meta).collect::<Option<Vec<_>>>()
         });

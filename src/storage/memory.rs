@@ -9,13 +9,21 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use crate::base::{Clock, Timestamp};
 
-type Objects = BTreeMap<String, Arc<Vec<u8>>>;
+type Objects = BTreeMap<String, Held>;
+
+#[derive(Debug, Clone)]
+struct Held {
+    body: Arc<Vec<u8>>,
+    stored: Option<Timestamp>,
+}
 
 /// A map from names to bytes under a lock.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     objects: Arc<RwLock<Objects>>,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl MemoryStore {
@@ -23,6 +31,16 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty store that knows when its objects were stored.
+    #[must_use]
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self { clock: Some(clock), ..Self::default() }
+    }
+
+    fn held(&self, body: Vec<u8>) -> Held {
+        Held { body: Arc::new(body), stored: self.clock.as_ref().map(|clock| clock.now()) }
     }
 
     // A panic elsewhere leaves the map whole (no call leaves it half-changed), so a poisoned lock
@@ -37,6 +55,10 @@ impl MemoryStore {
 
     /// The bytes themselves, so that readers hold no lock while they copy.
     fn bytes(&self, key: &ObjectKey) -> Result<Arc<Vec<u8>>> {
+        self.find(key).map(|held| held.body)
+    }
+
+    fn find(&self, key: &ObjectKey) -> Result<Held> {
         self.read().get(key.as_str()).cloned().ok_or_else(|| Error::NotFound { key: key.clone() })
     }
 }
@@ -58,12 +80,12 @@ fn check_place(objects: &Objects, operation: &'static str, key: &ObjectKey) -> R
     Err(Error::Io { operation, key: name.to_owned(), source: kind.into() })
 }
 
-fn insert_new(objects: &mut Objects, key: &ObjectKey, body: Vec<u8>) -> Result<()> {
+fn insert_new(objects: &mut Objects, key: &ObjectKey, held: Held) -> Result<()> {
     check_place(objects, "put", key)?;
     if objects.contains_key(key.as_str()) {
         return Err(Error::AlreadyExists { key: key.clone() });
     }
-    objects.insert(key.as_str().to_owned(), Arc::new(body));
+    objects.insert(key.as_str().to_owned(), held);
     Ok(())
 }
 
@@ -91,14 +113,16 @@ impl ObjectStore for MemoryStore {
     }
 
     fn put(&self, key: &ObjectKey, body: &[u8]) -> Result<()> {
+        let held = self.held(body.to_vec());
         let mut objects = self.write();
         check_place(&objects, "put", key)?;
-        objects.insert(key.as_str().to_owned(), Arc::new(body.to_vec()));
+        objects.insert(key.as_str().to_owned(), held);
         Ok(())
     }
 
     fn put_if_absent(&self, key: &ObjectKey, body: &[u8]) -> Result<()> {
-        insert_new(&mut self.write(), key, body.to_vec())
+        let held = self.held(body.to_vec());
+        insert_new(&mut self.write(), key, held)
     }
 
     fn put_stream(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
@@ -132,7 +156,9 @@ impl ObjectStore for MemoryStore {
     }
 
     fn head(&self, key: &ObjectKey) -> Result<ObjectMeta> {
-        Ok(ObjectMeta { key: key.clone(), size: self.bytes(key)?.len() as u64 })
+        let held = self.find(key)?;
+        let size = held.body.len() as u64;
+        Ok(ObjectMeta { key: key.clone(), size, stored: held.stored })
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>> {
@@ -146,14 +172,14 @@ impl ObjectStore for MemoryStore {
             .range::<str, _>((begin, Bound::Unbounded))
             .take_while(|(name, _)| name.starts_with(prefix))
             .take(count_max.max(1));
-        page.map(|(name, bytes)| {
+        page.map(|(name, held)| {
             let key = ObjectKey::new(name.as_str()).map_err(|invalid| Error::Io {
                 operation: "list",
                 key: name.clone(),
                 source: io::Error::other(invalid),
             })?;
-            let size = bytes.len() as u64;
-            Ok(ObjectMeta { key, size })
+            let size = held.body.len() as u64;
+            Ok(ObjectMeta { key, size, stored: held.stored })
         })
         .collect()
     }
@@ -182,7 +208,8 @@ impl ObjectWriter for MemoryWriter {
 
     fn finish(self: Box<Self>) -> Result<u64> {
         let size = self.body.len() as u64;
-        insert_new(&mut self.store.write(), &self.key, self.body)?;
+        let held = self.store.held(self.body);
+        insert_new(&mut self.store.write(), &self.key, held)?;
         Ok(size)
     }
 }

@@ -43,6 +43,8 @@ pub struct ObjectMeta {
     pub key: ObjectKey,
     /// Its length in bytes.
     pub size: u64,
+    /// When it was stored or last replaced, by the store's clock; nothing where that is not known.
+    pub stored: Option<Timestamp>,
 }
 
 /// An object that was begun and neither finished nor given up: what a killed process leaves.

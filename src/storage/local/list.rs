@@ -8,11 +8,17 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Dir, FileType};
+use rustix::fs::{Dir, FileType, Stat};
 use rustix::io::Errno;
 
 use super::root::{Root, open_child, stat_child};
+use crate::base::Timestamp;
 use crate::storage::{Error, ObjectKey, ObjectMeta, Result};
+
+/// When a file was written, by the clock of its file system: of a network's, the server's.
+pub(super) fn stored(stat: &Stat) -> Option<Timestamp> {
+    Timestamp::from_timestamp(stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or_default())
+}
 
 pub(super) fn list(
     root: &Root,
@@ -147,7 +153,7 @@ impl Walk<'_> {
             .map_err(|error| self.failure(&entry.path, io::Error::other(error)))?;
         let key = ObjectKey::new(entry.path)
             .map_err(|invalid| self.failure("", io::Error::other(invalid)))?;
-        self.found.push(ObjectMeta { key, size });
+        self.found.push(ObjectMeta { key, size, stored: stored(&stat) });
         Ok(())
     }
 }

@@ -187,8 +187,10 @@ impl ObjectStore for LocalStore {
     }
 
     fn head(&self, key: &ObjectKey) -> Result<ObjectMeta> {
-        let (_, size) = self.open_object("head", key)?;
-        Ok(ObjectMeta { key: key.clone(), size })
+        let (file, size) = self.open_object("head", key)?;
+        let stat = rustix::fs::fstat(&file)
+            .map_err(|errno| self.root.failure("head", key.as_str(), errno.into()))?;
+        Ok(ObjectMeta { key: key.clone(), size, stored: list::stored(&stat) })
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>> {

@@ -5,6 +5,7 @@ use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use super::connection::Connection;
 use super::failure::{Failure, Meaning};
 use super::operation::Operation;
+use crate::base::Timestamp;
 use crate::storage::{ObjectKey, ObjectMeta};
 
 /// What S3 gives at a time.
@@ -46,7 +47,8 @@ impl Connection {
                 let size = object.size().and_then(|size| u64::try_from(size).ok());
                 // What pgkeep did not put may have any name.
                 if let (Ok(key), Some(size)) = (ObjectKey::new(name), size) {
-                    found.push(ObjectMeta { key, size });
+                    let stored = object.last_modified().and_then(moment);
+                    found.push(ObjectMeta { key, size, stored });
                 }
             }
             if page.is_truncated != Some(true) {
@@ -116,6 +118,11 @@ impl Connection {
             Err(other) => other,
         }
     }
+}
+
+/// A moment as the SDK has it.
+pub(super) fn moment(time: &aws_sdk_s3::primitives::DateTime) -> Option<Timestamp> {
+    Timestamp::from_timestamp(time.secs(), time.subsec_nanos())
 }
 
 /// That nothing is missing from a page: a parser of XML takes a document that was cut for a shorter one.

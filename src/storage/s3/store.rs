@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::connection::Connection;
 use super::download::{Download, Downloaded, OFFSET_MAX};
 use super::failure::{Failure, Meaning};
+use super::list::moment;
 use super::multipart::S3Writer;
 use super::operation::Operation;
 use super::options::{Checksums, S3Options, ServerEncryption};
@@ -164,7 +165,8 @@ impl Connection {
             Ok(value) => {
                 let size = value.content_length().and_then(|length| u64::try_from(length).ok());
                 let size = size.ok_or_else(|| Failure::wrong_answer("an answer without a length"));
-                Ok(ObjectMeta { key: key.clone(), size: size? })
+                let stored = value.last_modified().and_then(moment);
+                Ok(ObjectMeta { key: key.clone(), size: size?, stored })
             }
             // An answer to HEAD has no body, so nothing says who did not find it.
             Err(failure) => Err(self.settle(key.as_str(), failure).await),
