@@ -377,10 +377,9 @@ impl ArchivedWal {
         let timeline = wanted.timeline;
         let mut missing = Vec::new();
         let mut next = wanted.first.0;
-        for range in self.timelines.get(&timeline).into_iter().flatten() {
-            if *range.end() < next {
-                continue;
-            }
+        let ranges = self.timelines.get(&timeline).map_or(&[][..], Vec::as_slice);
+        let at = ranges.partition_point(|range| *range.end() < next);
+        for range in ranges.get(at..).unwrap_or_default() {
             if *range.start() > wanted.last.0 {
                 break;
             }

@@ -1,0 +1,266 @@
+//! What stays, and why: a pure function of what was found, the rules and the time.
+//!
+//! The order is that of completion, never of names or timelines (FAILURES.md, 76). Everything is decided for
+//! keeping: what no reason keeps is removed, and where something cannot be told, it stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::TimeDelta;
+
+use super::calendar::{Cycle, representatives};
+use super::facts::{Candidate, PlaceFacts};
+use super::indexed::Indexed;
+use super::policy::Policy;
+use super::reason::{Reason, WalReason};
+use super::wal_spans::wal_spans;
+use crate::base::Timestamp;
+use crate::pg::{ArchivedWal, Stretch};
+use crate::repo::BackupId;
+
+/// Servers' clocks may be that far ahead of this one's.
+pub(super) const AHEAD_MAX: TimeDelta = TimeDelta::hours(1);
+
+/// What becomes of one history of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Every moment from then on stays restorable, as far as it is.
+    pub window_from: Timestamp,
+    /// Every complete backup with the reasons that keep it, oldest first; one without is removed.
+    pub backups: Vec<(BackupId, BTreeSet<Reason>)>,
+    /// WAL that stays, whether it is archived yet or not, and why.
+    pub wal_kept: Vec<(Stretch, WalReason)>,
+    /// Archived WAL that nothing keeps.
+    pub wal_removed: Vec<Stretch>,
+}
+
+impl Decision {
+    /// The backups that are removed, oldest first.
+    pub fn removed(&self) -> impl Iterator<Item = &BackupId> {
+        self.backups.iter().filter(|(_, reasons)| reasons.is_empty()).map(|(id, _)| id)
+    }
+
+    /// Why a backup stays.
+    #[must_use]
+    pub fn reasons(&self, id: &BackupId) -> Option<&BTreeSet<Reason>> {
+        self.backups.iter().find(|(other, _)| other == id).map(|(_, reasons)| reasons)
+    }
+}
+
+/// Decides for all histories of one cluster in one repository; the answers come in the order of the facts.
+#[must_use]
+pub fn decide(policy: &Policy, now: Timestamp, places: &[PlaceFacts]) -> Vec<Decision> {
+    let mut deciding = Deciding { policy, now, places, kept: vec![BTreeMap::new(); places.len()] };
+    let mut from = vec![now; places.len()];
+    for group in groups(places) {
+        let window_from = deciding.window_from(&group);
+        deciding.by_calendar(&group);
+        deciding.by_window(&group, window_from);
+        for place in group {
+            deciding.by_wish(place);
+            deciding.parents(place);
+            if let Some(slot) = from.get_mut(place) {
+                *slot = window_from;
+            }
+        }
+    }
+    let Deciding { kept, .. } = deciding;
+    let each = places.iter().zip(kept).zip(from);
+    each.map(|((facts, kept), window_from)| conclude(facts, kept, window_from, now)).collect()
+}
+
+fn conclude(
+    facts: &PlaceFacts,
+    mut kept: BTreeMap<BackupId, BTreeSet<Reason>>,
+    window_from: Timestamp,
+    now: Timestamp,
+) -> Decision {
+    let wal_kept = wal_spans(&Indexed::of(facts), &kept, window_from, now);
+    let size = facts.wal.segment_size();
+    let (mut ranges, mut all) = (ArchivedWal::new(size), ArchivedWal::new(size));
+    for (stretch, reason) in &wal_kept {
+        all.add_stretch(*stretch);
+        if !matches!(reason, WalReason::Backup(_)) {
+            ranges.add_stretch(*stretch);
+        }
+    }
+    let wal_removed = facts.wal.stretches().flat_map(|stretch| all.missing(stretch)).collect();
+    // What lies in a range is not told once more for each backup in it.
+    let is_told = |(stretch, reason): &(Stretch, WalReason)| {
+        !matches!(reason, WalReason::Backup(_)) || !ranges.missing(*stretch).is_empty()
+    };
+    let wal_kept: Vec<_> = wal_kept.into_iter().filter(is_told).collect();
+    let mut backups: Vec<&Candidate> = facts.backups.iter().collect();
+    backups.sort_by(|a, b| (a.finished, &a.id).cmp(&(b.finished, &b.id)));
+    let backups = backups.into_iter();
+    let backups =
+        backups.map(|backup| (backup.id.clone(), kept.remove(&backup.id).unwrap_or_default()));
+    Decision { window_from, backups: backups.collect(), wal_kept, wal_removed }
+}
+
+/// Which histories are one cluster's, one after the other: a major upgrade makes a new one. One that has a
+/// backup after a later one was registered is another server under the same name, and is counted alone.
+fn groups(places: &[PlaceFacts]) -> Vec<Vec<usize>> {
+    let (mut together, mut groups) = (Vec::new(), Vec::new());
+    for (index, place) in places.iter().enumerate() {
+        let goes_on = |other: &PlaceFacts| {
+            other.registered > place.registered
+                && place.backups.iter().any(|backup| backup.finished > other.registered)
+        };
+        match places.iter().any(goes_on) {
+            true => groups.push(vec![index]),
+            false => together.push(index),
+        }
+    }
+    groups.push(together);
+    groups
+}
+
+struct Deciding<'a> {
+    policy: &'a Policy,
+    now: Timestamp,
+    places: &'a [PlaceFacts],
+    kept: Vec<BTreeMap<BackupId, BTreeSet<Reason>>>,
+}
+
+impl<'a> Deciding<'a> {
+    fn keep(&mut self, place: usize, id: &BackupId, reason: Reason) {
+        if let Some(kept) = self.kept.get_mut(place) {
+            kept.entry(id.clone()).or_default().insert(reason);
+        }
+    }
+
+    fn is_future(&self, backup: &Candidate) -> bool {
+        backup.finished > self.now + AHEAD_MAX
+    }
+
+    /// The backups of a group whose times can be believed, newest first.
+    fn newest_first(&self, group: &[usize]) -> Vec<(usize, &'a Candidate)> {
+        let places = group.iter().filter_map(|index| Some((*index, self.places.get(*index)?)));
+        let all = places.flat_map(|(index, place)| place.backups.iter().map(move |b| (index, b)));
+        let mut all: Vec<_> = all.filter(|(_, backup)| !self.is_future(backup)).collect();
+        all.sort_by(|(_, a), (_, b)| (b.finished, &b.id).cmp(&(a.finished, &a.id)));
+        all
+    }
+
+    /// The window reaches back from the newest moment that there is: an archive that stands still, and a clock
+    /// that is wrong, expire nothing of it.
+    fn window_from(&self, group: &[usize]) -> Timestamp {
+        let newest = self.newest_first(group).first().map(|(_, backup)| backup.finished);
+        let ends = group.iter().filter_map(|index| self.places.get(*index));
+        let ends = ends.flat_map(|place| &place.ends).filter_map(|end| end.newest);
+        let newest = ends.filter(|end| *end <= self.now + AHEAD_MAX).chain(newest).max();
+        let newest = newest.unwrap_or(self.now).min(self.now);
+        let window = TimeDelta::from_std(self.policy.window).unwrap_or(TimeDelta::MAX);
+        newest.checked_sub_signed(window).unwrap_or(Timestamp::MIN_UTC)
+    }
+
+    fn by_calendar(&mut self, group: &[usize]) {
+        let all = self.newest_first(group);
+        let fulls =
+            all.iter().filter(|(_, backup)| backup.parent.is_none()).map(|(place, full)| {
+                let is_good = full.is_sound && self.places[*place].has_wal_of(full);
+                (*place, *full, is_good)
+            });
+        let fulls: Vec<(usize, &Candidate, bool)> = fulls.collect();
+        let times: Vec<_> = fulls.iter().map(|(_, full, good)| (full.finished, *good)).collect();
+        let Policy { daily, weekly, monthly, yearly, zone, .. } = *self.policy;
+        for (cycle, count) in Cycle::ALL.into_iter().zip([daily, weekly, monthly, yearly]) {
+            for (index, period) in representatives(&times, (cycle, count), zone) {
+                let (place, full, _) = fulls[index];
+                self.keep(place, &full.id, Reason::Period(period));
+            }
+        }
+        let good = fulls.iter().filter(|(_, _, is_good)| *is_good);
+        let good: Vec<_> = good.take(self.policy.min_full.max(1) as usize).collect();
+        for (place, full, _) in &good {
+            self.keep(*place, &full.id, Reason::LastFull);
+        }
+        if let Some((place, full, _)) = good.first() {
+            let root = full.id.root();
+            for (other, backup) in all.iter().filter(|(other, _)| other == place) {
+                if backup.id.root() == root && backup.parent.is_some() {
+                    self.keep(*other, &backup.id, Reason::LastChain);
+                }
+            }
+        }
+        let newest = all.iter().take(self.policy.last as usize);
+        newest.for_each(|(place, backup)| self.keep(*place, &backup.id, Reason::Newest));
+        // A full that is not good is better than nothing.
+        if let Some((place, full, false)) = fulls.first() {
+            self.keep(*place, &full.id, Reason::NewestFull);
+        }
+        for place in group {
+            let future = self.places[*place].backups.iter().filter(|b| self.is_future(b));
+            for backup in future.collect::<Vec<_>>() {
+                self.keep(*place, &backup.id, Reason::Future);
+            }
+        }
+    }
+
+    fn by_window(&mut self, group: &[usize], from: Timestamp) {
+        let now = self.now;
+        for place in group.iter().copied() {
+            let indexed = Indexed::of(&self.places[place]);
+            let facts = indexed.facts;
+            let mut roots = BTreeSet::new();
+            for backup in &facts.backups {
+                if backup.finished >= from && !self.is_future(backup) {
+                    roots.insert(backup.id.root());
+                    self.keep(place, &backup.id, Reason::Window);
+                }
+            }
+            for end in facts.ends.iter().filter(|end| indexed.is_live(end, from, now)) {
+                if let Some(start) = indexed.window_start(&end.history, from) {
+                    roots.insert(start.id.root());
+                    self.keep(place, &start.id, Reason::WindowStart);
+                }
+            }
+            for backup in &facts.backups {
+                let is_told = self.kept.get(place).and_then(|kept| kept.get(&backup.id));
+                let is_told = is_told.is_some_and(|reasons| {
+                    reasons.contains(&Reason::Window) || reasons.contains(&Reason::WindowStart)
+                });
+                if roots.contains(&backup.id.root()) && !is_told {
+                    self.keep(place, &backup.id, Reason::WindowChain);
+                }
+            }
+        }
+    }
+
+    /// What people and processes have asked for.
+    fn by_wish(&mut self, place: usize) {
+        let facts = &self.places[place];
+        for (id, pin) in &facts.pins {
+            if pin.until.is_none_or(|until| until > self.now) {
+                let (reason, until) = (pin.reason.clone(), pin.until);
+                self.keep(place, id, Reason::Pinned { reason, until });
+            }
+        }
+        for running in &facts.running {
+            if let Some(parent) = &running.parent {
+                self.keep(place, parent, Reason::Running(running.id.clone()));
+            }
+        }
+        for used in &facts.in_use {
+            self.keep(place, &used.id, Reason::InUse(used.by.clone()));
+        }
+    }
+
+    /// Down the chains, from each backup that stays.
+    fn parents(&mut self, place: usize) {
+        let facts = &self.places[place];
+        let parents: BTreeMap<&BackupId, &BackupId> =
+            facts.backups.iter().filter_map(|b| Some((&b.id, b.parent.as_ref()?))).collect();
+        let kept: Vec<BackupId> =
+            self.kept.get(place).map(|kept| kept.keys().cloned().collect()).unwrap_or_default();
+        for id in kept {
+            let mut child = &id;
+            // A chain that is a circle is nobody's, and must not be gone round for ever.
+            for _ in 0..=parents.len() {
+                let Some(parent) = parents.get(child) else { break };
+                self.keep(place, parent, Reason::ParentOf(child.clone()));
+                child = parent;
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Why something is kept, in words that `expire` and `info` share.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::calendar::Period;
+use crate::base::Timestamp;
+use crate::repo::BackupId;
+
+/// Why a backup stays. One reason is enough.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// It represents a day, week, month or year.
+    Period(Period),
+    /// It is one of the newest.
+    Newest,
+    /// It is one of the newest good fulls.
+    LastFull,
+    /// It is the newest full, and not a good one.
+    NewestFull,
+    /// It was finished within the window.
+    Window,
+    /// The oldest moments of the window are restored from it.
+    WindowStart,
+    /// Others of its chain lie in the window.
+    WindowChain,
+    /// It belongs to the last chain.
+    LastChain,
+    /// Somebody keeps it.
+    Pinned {
+        /// Why.
+        reason: String,
+        /// Until when.
+        until: Option<Timestamp>,
+    },
+    /// A kept backup stands on it.
+    ParentOf(BackupId),
+    /// A running backup stands on it.
+    Running(BackupId),
+    /// Somebody reads it.
+    InUse(String),
+    /// It says that it was finished in the future, so a clock is wrong, and no rule of time counts.
+    Future,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Period(period) => period.fmt(f),
+            Self::Newest => f.write_str("one of the newest"),
+            Self::NewestFull => f.write_str("newest full, with invalid pages or without its WAL"),
+            Self::LastFull => f.write_str("last good full"),
+            Self::Window => f.write_str("window"),
+            Self::WindowStart => f.write_str("start of the window"),
+            Self::WindowChain => f.write_str("its chain is in the window"),
+            Self::LastChain => f.write_str("last chain"),
+            Self::Pinned { reason, until: None } => write!(f, "pinned: {reason}"),
+            Self::Pinned { reason, until: Some(until) } => {
+                write!(f, "pinned until {}: {reason}", until.format("%Y-%m-%d %H:%M:%S UTC"))
+            }
+            Self::ParentOf(id) => write!(f, "parent of {id}"),
+            Self::Running(id) => write!(f, "parent of {id}, which is running"),
+            Self::InUse(by) => write!(f, "in use by {by}"),
+            Self::Future => f.write_str("finished in the future: a clock is wrong"),
+        }
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Why a range of WAL stays.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WalReason {
+    /// Moments of the window are restored with it, from this backup on.
+    Window(BackupId),
+    /// No backup is as old as the window yet.
+    YoungWindow,
+    /// What follows the last good full stays.
+    LastFull(BackupId),
+    /// A kept backup needs it to become consistent.
+    Backup(BackupId),
+    /// A running backup needs it.
+    Running(BackupId),
+    /// Somebody restores with it.
+    InUse(BackupId),
+    /// A backup whose manifest cannot be read may need it.
+    Unreadable(String),
+    /// The history of its timeline is not archived: whether it is needed cannot be told.
+    UnknownHistory,
+    /// There is no backup that says what is needed.
+    NoBackup,
+}
+
+impl fmt::Display for WalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window(id) => write!(f, "window, from {id} on"),
+            Self::YoungWindow => f.write_str("no backup is as old as the window yet"),
+            Self::LastFull(id) => write!(f, "behind the last good full, {id}"),
+            Self::Backup(id) => write!(f, "{id} needs it"),
+            Self::Running(id) => write!(f, "{id} is running"),
+            Self::InUse(id) => write!(f, "{id} is in use"),
+            Self::Unreadable(id) => write!(f, "{id} cannot be read, and may need it"),
+            Self::UnknownHistory => f.write_str("the history of its timeline is not archived"),
+            Self::NoBackup => f.write_str("there is no backup yet"),
+        }
+    }
+}
+
+impl Serialize for WalReason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

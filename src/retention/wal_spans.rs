@@ -1,0 +1,157 @@
+//! Which WAL stays: a set of ranges of numbers on timelines, each with a reason.
+//!
+//! Ranges of a way to an end are taken on all its timelines, also behind the point where a timeline was left: what
+//! was written there goes when the range has passed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::decide::AHEAD_MAX;
+use super::facts::{Candidate, NO_END, PlaceFacts};
+use super::indexed::Indexed;
+use super::reason::{Reason, WalReason};
+use crate::base::Timestamp;
+use crate::pg::{History, SegmentNo, Stretch, TimelineId};
+use crate::repo::BackupId;
+
+/// What stays of a place's WAL, archived or not.
+pub(super) fn wal_spans(
+    indexed: &Indexed<'_>,
+    kept: &BTreeMap<BackupId, BTreeSet<Reason>>,
+    window_from: Timestamp,
+    now: Timestamp,
+) -> Vec<(Stretch, WalReason)> {
+    let facts = indexed.facts;
+    let mut spans = Vec::new();
+    if facts.backups.is_empty() && facts.unreadable.is_empty() {
+        let all = indexed.everything_from(SegmentNo(0)).into_iter();
+        spans.extend(all.map(|stretch| (stretch, WalReason::NoBackup)));
+    }
+    window(indexed, kept, (window_from, now), &mut spans);
+    backups(facts, kept, &mut spans);
+    wishes(indexed, &mut spans);
+    for timeline in facts.wal.timelines() {
+        if facts.wal.history(timeline).is_none() {
+            let all = Stretch { timeline, first: SegmentNo(0), last: NO_END };
+            spans.push((all, WalReason::UnknownHistory));
+        }
+    }
+    spans
+}
+
+type Spans = Vec<(Stretch, WalReason)>;
+
+/// A range on every timeline of a history.
+fn along(history: &History, first: SegmentNo) -> Vec<Stretch> {
+    let ancestors = history.ancestors().iter().map(|ancestor| ancestor.timeline);
+    let timelines = ancestors.chain([history.timeline()]);
+    timelines.map(|timeline| Stretch { timeline, first, last: NO_END }).collect()
+}
+
+fn window(
+    indexed: &Indexed<'_>,
+    kept: &BTreeMap<BackupId, BTreeSet<Reason>>,
+    (from, now): (Timestamp, Timestamp),
+    spans: &mut Spans,
+) {
+    let facts = indexed.facts;
+    let size = facts.wal.segment_size();
+    for end in facts.ends.iter().filter(|end| indexed.is_live(end, from, now)) {
+        let history = &end.history;
+        let on_it: Vec<&Candidate> = facts
+            .backups
+            .iter()
+            .filter(|b| b.is_on(history) && b.finished <= now + AHEAD_MAX)
+            .collect();
+        let Some(start) = indexed.window_start(history, from) else {
+            // Of a way that no backup is on nothing can be restored but what its own server brings.
+            let young = match on_it.is_empty() {
+                true => vec![Stretch {
+                    timeline: history.timeline(),
+                    first: SegmentNo(0),
+                    last: NO_END,
+                }],
+                false => along(history, SegmentNo(0)),
+            };
+            spans.extend(young.into_iter().map(|stretch| (stretch, WalReason::YoungWindow)));
+            continue;
+        };
+        // Where clocks jumped, one that was finished within the window may begin before its start.
+        let in_window = on_it.iter().filter(|b| b.finished >= from && kept.contains_key(&b.id));
+        let first = in_window.map(|b| b.start).chain([start.start]).min().unwrap_or(start.start);
+        let reason = WalReason::Window(start.id.clone());
+        let stretches = along(history, SegmentNo::of(first, size)).into_iter();
+        spans.extend(stretches.map(|stretch| (stretch, reason.clone())));
+    }
+}
+
+/// From a backup's start on, along everything that descends from where it ended.
+fn behind(facts: &PlaceFacts, backup: &Candidate) -> Vec<Stretch> {
+    let (first, _) = backup.segments(facts.wal.segment_size());
+    let ways = facts.wal.timelines().into_iter().filter_map(|timeline| facts.wal.history(timeline));
+    let mut timelines: BTreeSet<TimelineId> = [backup.timeline, backup.timeline_stop].into();
+    for way in ways.filter(|way| backup.is_on(way)) {
+        timelines.extend(way.ancestors().iter().map(|ancestor| ancestor.timeline));
+        timelines.insert(way.timeline());
+    }
+    timelines.into_iter().map(|timeline| Stretch { timeline, first, last: NO_END }).collect()
+}
+
+fn backups(facts: &PlaceFacts, kept: &BTreeMap<BackupId, BTreeSet<Reason>>, spans: &mut Spans) {
+    let newest = facts
+        .backups
+        .iter()
+        .filter(|b| kept.get(&b.id).is_some_and(|reasons| reasons.contains(&Reason::LastFull)));
+    if let Some(last) = newest.max_by_key(|backup| (backup.finished, &backup.id)) {
+        let reason = WalReason::LastFull(last.id.clone());
+        spans.extend(behind(facts, last).into_iter().map(|stretch| (stretch, reason.clone())));
+    }
+    for backup in facts.backups.iter().filter(|backup| kept.contains_key(&backup.id)) {
+        let reason = WalReason::Backup(backup.id.clone());
+        let own = own_wal(facts, backup).into_iter();
+        spans.extend(own.map(|stretch| (stretch, reason.clone())));
+    }
+}
+
+/// What a backup needs to become consistent, on each timeline from its start's to its stop's: where one was left,
+/// the segment is there under one name or the other.
+fn own_wal(facts: &PlaceFacts, backup: &Candidate) -> Vec<Stretch> {
+    let (first, last) = backup.segments(facts.wal.segment_size());
+    if backup.timeline == backup.timeline_stop {
+        return vec![Stretch { timeline: backup.timeline, first, last }];
+    }
+    let Some(history) = facts.wal.history(backup.timeline_stop) else {
+        return facts.wal_of(backup);
+    };
+    let mut all = along(&history, first);
+    all.retain(|stretch| stretch.timeline >= backup.timeline);
+    all.iter_mut().for_each(|stretch| stretch.last = last);
+    all
+}
+
+fn wishes(indexed: &Indexed<'_>, spans: &mut Spans) {
+    let facts = indexed.facts;
+    let size = facts.wal.segment_size();
+    for running in &facts.running {
+        let first = SegmentNo::of(running.wal_from, size);
+        let is_its = |stretch: &Stretch| {
+            let way = facts.wal.history(stretch.timeline);
+            running.timeline.is_none_or(|own| {
+                own == stretch.timeline || way.is_none_or(|way| way.includes(own))
+            })
+        };
+        let all = indexed.everything_from(first).into_iter().filter(is_its);
+        let own = running.timeline.map(|timeline| Stretch { timeline, first, last: NO_END });
+        let reason = WalReason::Running(running.id.clone());
+        spans.extend(all.chain(own).map(|stretch| (stretch, reason.clone())));
+    }
+    for used in &facts.in_use {
+        let Some(backup) = indexed.find(&used.id) else { continue };
+        let reason = WalReason::InUse(used.id.clone());
+        spans.extend(behind(facts, backup).into_iter().map(|stretch| (stretch, reason.clone())));
+    }
+    for (name, from) in &facts.unreadable {
+        let reason = WalReason::Unreadable(name.clone());
+        let all = indexed.everything_from(SegmentNo::of(*from, size)).into_iter();
+        spans.extend(all.map(|stretch| (stretch, reason.clone())));
+    }
+}
