@@ -54,6 +54,7 @@ fn actions(
         | "CopyObject"
         | "CreateMultipartUpload"
         | "UploadPart"
+        | "UploadPartCopy"
         | "CompleteMultipartUpload" => "s3:PutObject",
         "AbortMultipartUpload" => "s3:AbortMultipartUpload",
         "ListObjects" | "ListObjectsV2" | "HeadBucket" => "s3:ListBucket",

@@ -144,17 +144,35 @@ fn key_of_token(token: &str) -> S3Result<String> {
     bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(invalid)
 }
 
-/// All at once: no test has more versions than fit in a page.
 pub async fn list_object_versions(
     service: &Service,
     request: S3Request<ListObjectVersionsInput>,
 ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
     let input = request.input;
     let prefix = input.prefix.clone().unwrap_or_default();
-    let (mut versions, mut delete_markers) = (Vec::new(), Vec::new());
+    let asked = input.max_keys.unwrap_or(KEYS_MAX).clamp(1, KEYS_MAX);
+    let key_marker = input.key_marker.clone().unwrap_or_default();
     let bucket = service.bucket();
-    for (key, version, is_latest) in bucket.versions().filter(|(key, ..)| key.starts_with(&prefix))
-    {
+    // Of the marker's own name those come that are behind the marker's version.
+    let mut is_passed = input.version_id_marker.is_none();
+    let mut behind = bucket.versions().filter(|(key, version, _)| {
+        if !key.starts_with(&prefix) || **key < key_marker {
+            return false;
+        }
+        if **key > key_marker || key_marker.is_empty() {
+            return true;
+        }
+        let is_behind = is_passed && input.version_id_marker.is_some();
+        is_passed |= input.version_id_marker.as_ref() == Some(&version.id);
+        is_behind
+    });
+    let page: Vec<_> = behind.by_ref().take(usize::try_from(asked).unwrap_or(1)).collect();
+    let is_truncated = behind.next().is_some();
+    let last = page.last().filter(|_| is_truncated);
+    let (next_key_marker, next_version_id_marker) =
+        last.map(|(key, version, _)| ((*key).clone(), version.id.clone())).unzip();
+    let (mut versions, mut delete_markers) = (Vec::new(), Vec::new());
+    for (key, version, is_latest) in page {
         let (key, version_id) = (Some(key.clone()), Some(version.id.clone()));
         let (is_latest, last_modified) = (Some(is_latest), Some(version.modified.into()));
         match &version.object {
@@ -180,7 +198,10 @@ pub async fn list_object_versions(
     Ok(S3Response::new(ListObjectVersionsOutput {
         name: Some(input.bucket),
         prefix: Some(prefix),
-        is_truncated: Some(false),
+        max_keys: Some(asked),
+        is_truncated: Some(is_truncated),
+        next_key_marker,
+        next_version_id_marker,
         versions: Some(versions),
         delete_markers: Some(delete_markers),
         ..Default::default()

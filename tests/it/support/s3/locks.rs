@@ -20,7 +20,7 @@ pub fn of_put(
             until: bucket.now() + time::Duration::days(i64::from(*days)),
         })),
         (Some(_), Some(_)) if !bucket.rules.has_object_lock => {
-            Err(s3_error!(InvalidRequest, "the bucket has no object lock configuration"))
+            Err(s3_error!(InvalidRequest, "Bucket is missing Object Lock Configuration"))
         }
         (Some(mode), Some(until)) => {
             let until = OffsetDateTime::from(until);
@@ -105,6 +105,6 @@ pub async fn get_object_lock_configuration(
 fn check_has_lock(bucket: &Bucket) -> S3Result<()> {
     match bucket.rules.has_object_lock {
         true => Ok(()),
-        false => Err(s3_error!(InvalidRequest, "the bucket has no object lock configuration")),
+        false => Err(s3_error!(InvalidRequest, "Bucket is missing Object Lock Configuration")),
     }
 }

@@ -24,6 +24,7 @@ mod bucket;
 mod builder;
 mod checksum;
 mod client;
+mod copies;
 mod counters;
 mod deletes;
 mod fault;

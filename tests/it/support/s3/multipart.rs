@@ -11,7 +11,7 @@ use super::service::Service;
 use super::uploads::{Upload, UploadedPart};
 use super::{locks, object};
 
-const PART_NUMBER_MAX: i32 = 10_000;
+pub const PART_NUMBER_MAX: i32 = 10_000;
 const PAGE_MAX: i32 = 1000;
 
 pub async fn create_multipart_upload(
@@ -59,11 +59,18 @@ pub async fn upload_part(
     let body = whole_body(input.body.take(), input.content_length).await?;
     let mut sums = sums_of!(input);
     checksum::add_trailers(&mut sums, request.trailing_headers.as_ref());
+    let has_digest = input.content_md5.is_some() || !checksum::declared(&sums).is_empty();
     let sums = checksum::verified(&body, sums, input.content_md5.as_deref())?;
 
     let mut bucket = service.bucket();
     let modified = bucket.now();
     let upload = bucket.uploads.find_mut(&input.upload_id, &input.key)?;
+    if upload.retention.is_some() && !has_digest {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Content-MD5 or x-amz-checksum- is required for parts with object lock parameters"
+        ));
+    }
     if let Some(algorithm) = &upload.algorithm
         && !upload.is_full_object
         && checksum::get(&sums, algorithm).is_none()

@@ -1,4 +1,4 @@
-//! Storing: puts, copies, tags.
+//! Storing: puts, tags.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::checksum::{self, set_sums, sums_of};
-use super::object::{Object, STANDARD, STORAGE_CLASSES, Thaw};
+use super::object::{Object, STANDARD, STORAGE_CLASSES};
 use super::service::Service;
 use super::{locks, refusals};
 
@@ -58,61 +58,6 @@ pub async fn put_object(
     set_sums!(output, &object.sums);
     output.version_id = bucket.put(&input.key, object);
     Ok(S3Response::new(output))
-}
-
-pub async fn copy_object(
-    service: &Service,
-    mut request: S3Request<CopyObjectInput>,
-) -> S3Result<S3Response<CopyObjectOutput>> {
-    let conditions = ["if-none-match", "if-match"].map(|name| {
-        let value = request.headers.get(name)?;
-        ETagCondition::parse_http_header(value.as_bytes()).ok()
-    });
-    let who = request.credentials.as_ref();
-    let input = &mut request.input;
-    let CopySource::Bucket { bucket: source_bucket, key: source_key, version_id } =
-        &input.copy_source
-    else {
-        return Err(s3_error!(NotImplemented, "copies come from buckets"));
-    };
-    service.check_bucket(source_bucket)?;
-    service.check_allowed(who, "s3:GetObject", source_key)?;
-
-    let mut bucket = service.bucket();
-    let (_, source) = bucket
-        .find(source_key, version_id.as_deref())
-        .map_err(|error| service.hide_absence(who, source_key, error))?;
-    if !source.is_readable(bucket.now()) {
-        return Err(refusals::not_active_tier());
-    }
-    let replaces = directive(input.metadata_directive.as_ref()) == MetadataDirective::REPLACE;
-    let same_key = **source_key == *input.key && version_id.is_none();
-    if same_key && !replaces && input.storage_class.is_none() {
-        return Err(s3_error!(InvalidRequest, "a copy to itself that changes nothing"));
-    }
-    let mut object = source.clone();
-    object.thaw = Thaw::Frozen;
-    object.storage_class = storage_class(input.storage_class.as_ref())?;
-    if replaces {
-        object.metadata = input.metadata.take().unwrap_or_default();
-        object.content_type = input.content_type.take();
-    }
-    let tagging = input.tagging_directive.as_ref().map(TaggingDirective::as_str);
-    if tagging == Some(TaggingDirective::REPLACE) {
-        object.tags = tags_of_header(input.tagging.as_deref());
-    }
-    let mode = input.object_lock_mode.as_ref().map(ObjectLockMode::as_str);
-    object.retention = locks::of_put(&bucket, mode, input.object_lock_retain_until_date.take())?;
-    bucket.check_write(&input.key, conditions[0].as_ref(), conditions[1].as_ref())?;
-    let mut result = CopyObjectResult {
-        e_tag: Some(object.dto_etag()),
-        last_modified: Some(bucket.now().into()),
-        ..Default::default()
-    };
-    set_sums!(result, &object.sums);
-    let version_id = bucket.put(&input.key, object);
-    let copy_object_result = Some(result);
-    Ok(S3Response::new(CopyObjectOutput { copy_object_result, version_id, ..Default::default() }))
 }
 
 pub async fn put_object_tagging(
@@ -168,8 +113,4 @@ pub fn tags_of_header(header: Option<&str>) -> Vec<(String, String)> {
     let pairs = header.unwrap_or("").split('&').filter(|pair| !pair.is_empty());
     let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.map(|(key, value)| (decoded(key), decoded(value))).collect()
-}
-
-fn directive(directive: Option<&MetadataDirective>) -> &str {
-    directive.map_or(MetadataDirective::COPY, MetadataDirective::as_str)
 }

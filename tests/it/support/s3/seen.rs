@@ -83,6 +83,7 @@ fn of_bucket(method: &str, query: &str) -> &'static str {
 
 fn of_object(method: &str, query: &str, headers: &HeaderMap) -> &'static str {
     let has = |name| query_value(query, name).is_some();
+    let is_copy = headers.contains_key("x-amz-copy-source");
     match method {
         "HEAD" => "HeadObject",
         "GET" if has("tagging") => "GetObjectTagging",
@@ -91,8 +92,9 @@ fn of_object(method: &str, query: &str, headers: &HeaderMap) -> &'static str {
         "GET" => "GetObject",
         "PUT" if has("tagging") => "PutObjectTagging",
         "PUT" if has("retention") => "PutObjectRetention",
+        "PUT" if has("partNumber") && is_copy => "UploadPartCopy",
         "PUT" if has("partNumber") => "UploadPart",
-        "PUT" if headers.contains_key("x-amz-copy-source") => "CopyObject",
+        "PUT" if is_copy => "CopyObject",
         "PUT" => "PutObject",
         "POST" if has("uploads") => "CreateMultipartUpload",
         "POST" if has("uploadId") => "CompleteMultipartUpload",

@@ -8,7 +8,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
 use super::accounts::{Accounts, Asked};
 use super::bucket::Bucket;
-use super::{deletes, gets, lists, locks, multipart, puts, thaw};
+use super::{copies, deletes, gets, lists, locks, multipart, puts, thaw};
 
 /// Given with a reply of the service, it becomes the reply's status, which the crate fixes.
 #[derive(Clone, Copy)]
@@ -79,7 +79,8 @@ macro_rules! operations {
 
 operations! {
     put_object(PutObjectInput) -> PutObjectOutput: puts;
-    copy_object(CopyObjectInput) -> CopyObjectOutput: puts;
+    copy_object(CopyObjectInput) -> CopyObjectOutput: copies;
+    upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput: copies;
     put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput: puts;
     get_object(GetObjectInput) -> GetObjectOutput: gets;
     head_object(HeadObjectInput) -> HeadObjectOutput: gets;
