@@ -117,6 +117,7 @@ mod tests {
             key: ObjectKey::new(format!("key/{name}")).unwrap(),
             size: 1,
             stored: None,
+            class: None,
         };
         let slots = [slot("0000000000000001")];
         let passphrase = |text: &str| Unlock::Passphrase(Secret::new(text.to_owned()));

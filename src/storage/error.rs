@@ -3,6 +3,7 @@
 //! A variant is what a caller branches on; everything else is [`Error::Io`] with its cause.
 
 use super::ObjectKey;
+use crate::base::Timestamp;
 
 /// What a service, or the way to it, said.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -111,6 +112,27 @@ pub enum Error {
         /// The object.
         key: ObjectKey,
     },
+    /// Nobody may remove the object yet.
+    #[error("{operation} {key}: the object is locked{}", until_text(*until))]
+    Locked {
+        /// What was tried.
+        operation: &'static str,
+        /// The object.
+        key: ObjectKey,
+        /// When the lock ends, where that was told.
+        until: Option<Timestamp>,
+    },
+    /// The object is not the one that was meant: it was replaced.
+    #[error("{operation} {key}: it is another object now ({source})")]
+    Changed {
+        /// What was tried.
+        operation: &'static str,
+        /// The object.
+        key: ObjectKey,
+        /// How that was seen.
+        #[source]
+        source: Cause,
+    },
     /// The service does not know what was asked of it.
     #[error("{operation} {key}: the service cannot do this ({source})")]
     Unsupported {
@@ -143,7 +165,17 @@ pub enum Error {
     },
 }
 
+fn until_text(until: Option<Timestamp>) -> String {
+    until.map(|until| until.format(" until %Y-%m-%d %H:%M:%S UTC").to_string()).unwrap_or_default()
+}
+
 impl Error {
+    /// A store that has none of these.
+    pub(super) fn lacking(operation: &'static str, key: &ObjectKey, what: &str) -> Self {
+        let source = format!("this store has no {what}").into();
+        Self::Unsupported { operation, key: key.to_string(), source }
+    }
+
     /// Whether the store proved that the object is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use super::{
+    Availability, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+};
 use crate::base::{Timestamp, durable, hex};
 
 /// For how long it is kept. Short: a server that archives less often than this does not need it.
@@ -191,7 +194,7 @@ impl<S: ObjectStore> ObjectStore for KeptStore<S> {
         let found = self.kept().lists.get(&asked).and_then(|names| {
             let meta = |(name, size): &(String, u64)| {
                 let key = ObjectKey::new(name.as_str()).ok()?;
-                Some(ObjectMeta { key, size: *size, stored: None })
+                Some(ObjectMeta { key, size: *size, stored: None, class: None })
             };
             names.iter().map(meta).collect::<Option<Vec<_>>>()
         });
@@ -221,6 +224,47 @@ impl<S: ObjectStore> ObjectStore for KeptStore<S> {
     fn discard(&self, unfinished: &Unfinished) -> Result<()> {
         self.inner.discard(unfinished)
     }
+
+    fn has_classes(&self) -> bool {
+        self.inner.has_classes()
+    }
+
+    fn has_locks(&self) -> bool {
+        self.inner.has_locks()
+    }
+
+    fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
+        self.inner.class(key)
+    }
+
+    fn set_class(
+        &self,
+        key: &ObjectKey,
+        class: &StorageClass,
+        expected: &ObjectMeta,
+    ) -> Result<()> {
+        self.inner.set_class(key, class, expected)
+    }
+
+    fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
+        self.inner.thaw(key, thaw)
+    }
+
+    fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
+        self.inner.lock(key, until)
+    }
+
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+        self.inner.locked_until(key)
+    }
+
+    fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        self.inner.versions(prefix, after)
+    }
+
+    fn delete_version(&self, key: &ObjectKey, id: &str) -> Result<()> {
+        self.inner.delete_version(key, id)
+    }
 }
 
 #[cfg(test)]
@@ -248,7 +292,7 @@ mod tests {
     fn is_transparent_where_nothing_lasts() {
         let (_scratch, path) = scratch();
         conformance::run_all(&|| {
-            Box::new(KeptStore::new(MemoryStore::new(), path.clone(), NOTHING, at(0)))
+            Box::new(KeptStore::new(conformance::memory(), path.clone(), NOTHING, at(0)))
         });
         assert!(!path.exists());
     }

@@ -4,7 +4,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use super::{
+    Availability, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+};
+use crate::base::Timestamp;
 
 /// How many calls of each kind, and how many bytes they carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +37,20 @@ pub struct Requests {
     pub delete_many: u64,
     /// Names in those batches.
     pub delete_many_keys: u64,
+    /// Questions for a storage class.
+    pub class: u64,
+    /// Moves to a storage class.
+    pub set_class: u64,
+    /// Thaws that were asked for.
+    pub thaw: u64,
+    /// Locks.
+    pub lock: u64,
+    /// Questions for a lock.
+    pub locked_until: u64,
+    /// Pages of versions.
+    pub versions: u64,
+    /// Removals of versions.
+    pub delete_version: u64,
     /// Bytes delivered by reads.
     pub bytes_read: u64,
     /// Bytes taken by puts and streams.
@@ -43,13 +61,16 @@ impl Requests {
     /// Calls that read, of every kind.
     #[must_use]
     pub fn reads(&self) -> u64 {
-        self.get + self.read_range + self.read_up_to + self.head + self.list
+        let of_bytes = self.get + self.read_range + self.read_up_to;
+        of_bytes + self.head + self.list + self.class + self.locked_until + self.versions
     }
 
     /// Calls that change, of every kind; a stream counts when it is finished.
     #[must_use]
     pub fn writes(&self) -> u64 {
-        self.put + self.put_if_absent + self.finish + self.delete + self.delete_many
+        let of_objects = self.put + self.put_if_absent + self.finish;
+        let of_removals = self.delete + self.delete_many + self.delete_version;
+        of_objects + of_removals + self.set_class + self.thaw + self.lock
     }
 }
 
@@ -182,6 +203,54 @@ impl<S: ObjectStore> ObjectStore for MeteredStore<S> {
         self.meter.count(|requests| requests.delete += 1);
         self.inner.discard(unfinished)
     }
+
+    fn has_classes(&self) -> bool {
+        self.inner.has_classes()
+    }
+
+    fn has_locks(&self) -> bool {
+        self.inner.has_locks()
+    }
+
+    fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
+        self.meter.count(|requests| requests.class += 1);
+        self.inner.class(key)
+    }
+
+    fn set_class(
+        &self,
+        key: &ObjectKey,
+        class: &StorageClass,
+        expected: &ObjectMeta,
+    ) -> Result<()> {
+        self.meter.count(|requests| requests.set_class += 1);
+        self.inner.set_class(key, class, expected)
+    }
+
+    fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
+        self.meter.count(|requests| requests.thaw += 1);
+        self.inner.thaw(key, thaw)
+    }
+
+    fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
+        self.meter.count(|requests| requests.lock += 1);
+        self.inner.lock(key, until)
+    }
+
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+        self.meter.count(|requests| requests.locked_until += 1);
+        self.inner.locked_until(key)
+    }
+
+    fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        self.meter.count(|requests| requests.versions += 1);
+        self.inner.versions(prefix, after)
+    }
+
+    fn delete_version(&self, key: &ObjectKey, id: &str) -> Result<()> {
+        self.meter.count(|requests| requests.delete_version += 1);
+        self.inner.delete_version(key, id)
+    }
 }
 
 struct MeteredWriter {
@@ -208,7 +277,7 @@ mod tests {
 
     #[test]
     fn is_transparent() {
-        conformance::run_all(&|| Box::new(MeteredStore::new(MemoryStore::new())));
+        conformance::run_all(&|| Box::new(MeteredStore::new(conformance::memory())));
     }
 
     #[test]
@@ -244,5 +313,33 @@ mod tests {
         assert_eq!((expected.reads(), expected.writes()), (4, 4));
         assert_eq!(store.reset(), expected);
         assert_eq!(store.clone().requests(), Requests::default());
+    }
+
+    #[test]
+    fn counts_what_only_buckets_have() {
+        let store = MeteredStore::new(conformance::memory());
+        let key = ObjectKey::new("a").unwrap();
+        store.put(&key, b"12345").unwrap();
+        let meta = store.head(&key).unwrap();
+        store.reset();
+        store.set_class(&key, &StorageClass::Glacier, &meta).unwrap();
+        store.class(&key).unwrap();
+        store.thaw(&key, Thaw { days: 1, speed: crate::storage::ThawSpeed::Bulk }).unwrap();
+        store.lock(&key, Timestamp::UNIX_EPOCH).unwrap();
+        store.locked_until(&key).unwrap();
+        let hidden = store.versions("", None).unwrap().versions.remove(0);
+        store.delete_version(&key, &hidden.id).unwrap();
+        let expected = Requests {
+            class: 1,
+            set_class: 1,
+            thaw: 1,
+            lock: 1,
+            locked_until: 1,
+            versions: 1,
+            delete_version: 1,
+            ..Requests::default()
+        };
+        assert_eq!(store.requests(), expected);
+        assert_eq!((expected.reads(), expected.writes()), (3, 4));
     }
 }

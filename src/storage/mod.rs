@@ -6,6 +6,7 @@
 //!
 //! This room knows nothing of backups, manifests or encryption.
 
+pub mod class;
 #[doc(hidden)]
 pub mod conformance;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod faulty;
 pub mod kept;
 pub mod key;
 pub mod local;
+pub mod lock;
 pub mod memory;
 pub mod meter;
 pub mod pace;
@@ -20,21 +22,25 @@ pub mod readonly;
 pub mod retry;
 pub mod s3;
 mod shared;
+pub mod version;
 
 use std::fmt::Debug;
 
 use crate::base::Timestamp;
 
+pub use class::{Availability, ObjectClass, StorageClass, Thaw, ThawSpeed, ThawTime};
 pub use error::{Cause, Error, Result};
 pub use faulty::FaultyStore;
 pub use kept::{KEPT_FOR, KeptStore, Lasting};
 pub use key::{InvalidKey, ObjectKey};
 pub use local::LocalStore;
+pub use lock::{LockMode, LockRule};
 pub use memory::MemoryStore;
 pub use meter::MeteredStore;
 pub use readonly::ReadOnlyStore;
 pub use retry::RetryPolicy;
 pub use s3::{S3Options, S3Store};
+pub use version::{Version, VersionMark, VersionPage};
 
 /// What a store says about one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +51,8 @@ pub struct ObjectMeta {
     pub size: u64,
     /// When it was stored or last replaced, by the store's clock; nothing where that is not known.
     pub stored: Option<Timestamp>,
+    /// Its storage class; nothing where the store has none, or the answer was kept.
+    pub class: Option<StorageClass>,
 }
 
 /// An object that was begun and neither finished nor given up: what a killed process leaves.
@@ -72,6 +80,10 @@ pub struct Unfinished {
 ///   never for a lost mount, a denied permission or an unreachable server.
 /// - **Read your writes.** A get, head or list that begins after a put returned shows the object.
 /// - **Names cannot escape** the root of the store: [`ObjectKey`] admits no such name.
+/// - **A class changes no byte.** An object that is moved to another storage class, or thawed, is the same
+///   object for every reader that may read it; whoever dies while moving it leaves it in one class or the other.
+/// - **A lock is kept.** What is locked is not removed by anybody before its lock ends: neither by a delete nor
+///   by a put. Where there are versions, both only hide it.
 ///
 /// Obligation of the callers: no name is both an object and, up to a slash, the beginning of
 /// another. Folders cannot hold such a pair; [`MemoryStore`] refuses it so that tests notice.
@@ -140,10 +152,11 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// Any but `NotFound`: a prefix that nothing matches is an empty list.
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>>;
 
-    /// Removes an object; one that is not there is success.
+    /// Removes an object; one that is not there is success. Where the store keeps versions, it is hidden, locked
+    /// or not.
     ///
     /// # Errors
-    /// Any but `NotFound`.
+    /// [`Error::Locked`]; any but `NotFound`.
     fn delete(&self, key: &ObjectKey) -> Result<()>;
 
     /// Removes many objects, in the given order as far as the store has an order. After an error
@@ -170,6 +183,91 @@ pub trait ObjectStore: Send + Sync + Debug {
     fn discard(&self, unfinished: &Unfinished) -> Result<()> {
         let _ = unfinished;
         Ok(())
+    }
+
+    /// Whether objects have storage classes here, of which some must be thawed before they are read. Behind a
+    /// protocol a server may still have none: it refuses, or [`ObjectStore::set_class`] finds out.
+    fn has_classes(&self) -> bool {
+        false
+    }
+
+    /// Whether objects can be locked here. Where they can, what is put is locked by the store's rule.
+    fn has_locks(&self) -> bool {
+        false
+    }
+
+    /// The storage class of an object, and whether it can be read.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
+        self.head(key).map(|_| ObjectClass::ONLINE)
+    }
+
+    /// Moves an object to a storage class; nothing is done where it is in it already. `expected` is what the
+    /// caller knows of it: one of another size is another object. How long that takes, its size says. What a
+    /// killed call leaves is the object in one of the two classes, and perhaps something [`Unfinished`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Cold`] for one that is to be thawed before; [`Error::Changed`];
+    /// [`Error::Unsupported`] where there are no classes, or not this one. With any other error the object may
+    /// or may not have been moved.
+    fn set_class(
+        &self,
+        key: &ObjectKey,
+        class: &StorageClass,
+        expected: &ObjectMeta,
+    ) -> Result<()> {
+        let _ = (class, expected);
+        Err(Error::lacking("move", key, "storage classes"))
+    }
+
+    /// Asks for a cold object to be made readable, and tells how far that is. To ask again does no harm: a thaw
+    /// under way goes on (faster, where that was asked for), a thawed copy stays as long as the one who asked
+    /// for longest wants it. An object that is not cold is online.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Unsupported`] for a speed that the class does not have.
+    fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
+        let _ = thaw;
+        self.class(key).map(|class| class.availability)
+    }
+
+    /// Locks an object until then at least: a lock that lasts longer stays.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Unsupported`] where there are no locks.
+    fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
+        let _ = until;
+        Err(Error::lacking("lock", key, "locks"))
+    }
+
+    /// Until when an object is locked; nothing where it never was. A moment that has passed locks nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+        self.head(key).map(|_| None)
+    }
+
+    /// Versions that are not the current object of their names, markers of deletions included, whose names begin
+    /// with `prefix`; `after` is where the page before it said to go on. None where the store keeps none.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::list`].
+    fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        let _ = (prefix, after);
+        Ok(VersionPage::default())
+    }
+
+    /// Removes a version for good; one that is not there is success. Without the marker that was the newest of
+    /// its name, the object is there again.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]; [`Error::Unsupported`] where the store keeps no versions.
+    fn delete_version(&self, key: &ObjectKey, id: &str) -> Result<()> {
+        let _ = id;
+        Err(Error::lacking("delete a version of", key, "versions"))
     }
 }
 
@@ -202,6 +300,22 @@ pub fn list_all(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<ObjectMeta>
         found.extend(page);
         if end {
             return Ok(found);
+        }
+    }
+}
+
+/// Every version that is not a current object and whose name begins with `prefix`.
+///
+/// # Errors
+/// As [`ObjectStore::versions`].
+pub fn list_versions(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<Version>> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.versions(prefix, after.as_ref())?;
+        found.extend(page.versions);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(found),
         }
     }
 }

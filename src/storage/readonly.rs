@@ -2,7 +2,11 @@
 //!
 //! It protects against our own mistakes, not against other writers of the same store.
 
-use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use super::{
+    Availability, Error, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+};
+use crate::base::Timestamp;
 
 /// A store whose mutating calls all fail with [`Error::ReadOnly`] and never reach the inner store.
 #[derive(Debug, Clone)]
@@ -81,18 +85,61 @@ impl<S: ObjectStore> ObjectStore for ReadOnlyStore<S> {
             Err(_) => Ok(()),
         }
     }
+
+    fn has_classes(&self) -> bool {
+        self.0.has_classes()
+    }
+
+    fn has_locks(&self) -> bool {
+        self.0.has_locks()
+    }
+
+    fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
+        self.0.class(key)
+    }
+
+    fn set_class(
+        &self,
+        key: &ObjectKey,
+        _class: &StorageClass,
+        _expected: &ObjectMeta,
+    ) -> Result<()> {
+        refused("move", key)
+    }
+
+    // It changes no object, and who reads may have to ask for it.
+    fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
+        self.0.thaw(key, thaw)
+    }
+
+    fn lock(&self, key: &ObjectKey, _until: Timestamp) -> Result<()> {
+        refused("lock", key)
+    }
+
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+        self.0.locked_until(key)
+    }
+
+    fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        self.0.versions(prefix, after)
+    }
+
+    fn delete_version(&self, key: &ObjectKey, _id: &str) -> Result<()> {
+        refused("delete a version of", key)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{MemoryStore, list_all};
+    use crate::storage::{conformance, list_all};
 
     #[test]
     fn refuses_every_change_and_passes_every_read() {
-        let inner = MemoryStore::new();
+        let inner = conformance::memory();
         let key = ObjectKey::new("a/b").unwrap();
         inner.put(&key, b"abc").unwrap();
+        let meta = inner.head(&key).unwrap();
         let store = ReadOnlyStore::new(inner.clone());
         let new = ObjectKey::new("a/c").unwrap();
         let refusals = [
@@ -101,6 +148,9 @@ mod tests {
             store.put_stream(&new).map(drop),
             store.delete(&key),
             store.delete_many(&[key.clone(), new.clone()]),
+            store.set_class(&key, &StorageClass::Glacier, &meta),
+            store.lock(&key, Timestamp::MAX_UTC),
+            store.delete_version(&key, "1"),
         ];
         for refusal in refusals {
             assert!(matches!(refusal, Err(Error::ReadOnly { .. })));
@@ -114,5 +164,12 @@ mod tests {
         assert_eq!(&byte, b"c");
         assert_eq!(store.head(&key).unwrap().size, 3);
         assert_eq!(store.location(), "memory");
+        assert!(store.has_classes() && store.has_locks());
+        assert_eq!(store.locked_until(&key).unwrap(), None);
+        assert_eq!(store.versions("", None).unwrap(), VersionPage::default());
+        inner.set_class(&key, &StorageClass::Glacier, &meta).unwrap();
+        assert_eq!(store.class(&key).unwrap().availability, Availability::Cold);
+        let thaw = Thaw { days: 1, speed: crate::storage::ThawSpeed::Bulk };
+        assert_eq!(store.thaw(&key, thaw).unwrap(), Availability::Thawing);
     }
 }

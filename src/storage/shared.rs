@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use super::{
+    Availability, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+};
+use crate::base::Timestamp;
 
 macro_rules! forward {
     ($pointer:ident) => {
@@ -60,9 +64,55 @@ macro_rules! forward {
             fn discard(&self, unfinished: &Unfinished) -> Result<()> {
                 (**self).discard(unfinished)
             }
+            fn has_classes(&self) -> bool {
+                (**self).has_classes()
+            }
+            fn has_locks(&self) -> bool {
+                (**self).has_locks()
+            }
+            fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
+                (**self).class(key)
+            }
+            fn set_class(
+                &self,
+                key: &ObjectKey,
+                class: &StorageClass,
+                expected: &ObjectMeta,
+            ) -> Result<()> {
+                (**self).set_class(key, class, expected)
+            }
+            fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
+                (**self).thaw(key, thaw)
+            }
+            fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
+                (**self).lock(key, until)
+            }
+            fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+                (**self).locked_until(key)
+            }
+            fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+                (**self).versions(prefix, after)
+            }
+            fn delete_version(&self, key: &ObjectKey, id: &str) -> Result<()> {
+                (**self).delete_version(key, id)
+            }
         }
     };
 }
 
 forward!(Arc);
 forward!(Box);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::conformance;
+
+    #[test]
+    fn a_pointer_is_transparent() {
+        conformance::run_all(&|| {
+            let shared: Arc<dyn ObjectStore> = Arc::new(conformance::memory());
+            Box::new(Box::new(shared))
+        });
+    }
+}

@@ -69,6 +69,7 @@ mod s3_second_opinion;
 mod s3_server;
 mod s3_server_faults;
 mod s3_store;
+mod s3_tiers;
 mod standby_live;
 mod summaries;
 mod support;

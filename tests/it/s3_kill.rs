@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgkeep::base::{Ctx, Silent};
-use pgkeep::storage::{ObjectKey, S3Options, S3Store, sweep_unfinished};
+use pgkeep::storage::{
+    ObjectKey, ObjectStore as _, S3Options, S3Store, StorageClass, sweep_unfinished,
+};
 use rustix::process::Signal;
 
 use crate::s3_live::{LARGE_TABLE, digest_of_large};
@@ -131,7 +133,8 @@ fn a_parent_in_cold_storage_is_no_obstacle() {
         assert!(!keys.is_empty(), "nothing of {family}");
         for key in keys {
             let key = ObjectKey::new(key.strip_prefix("pgkeep/").unwrap()).unwrap();
-            store.set_class(&key, "GLACIER").unwrap();
+            let found = store.head(&key).unwrap();
+            store.set_class(&key, &StorageClass::Glacier, &found).unwrap();
         }
     };
     let backup = |backup_type: &str| config.run(["backup", "--json", "--type", backup_type]);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pgkeep::base::{Ctx, Secret, Silent};
 use pgkeep::storage::s3::{AccessKeys, Credentials, S3Options};
-use pgkeep::storage::{Error, ObjectKey, ObjectStore, S3Store};
+use pgkeep::storage::{Error, ObjectKey, ObjectStore, S3Store, StorageClass};
 use serde_json::Value;
 
 use crate::support::run::{Ran, run};
@@ -255,12 +255,13 @@ fn a_writer_puts_new_objects_and_can_neither_replace_nor_delete_any() {
     stream.write(&vec![2; 300_000]).unwrap();
     let taken = stream.finish().unwrap_err();
     assert!(taken.is_already_exists(), "{taken}");
+    let pack = writer.head(&key("pack")).unwrap();
     for refused in [
         writer.put(&key("wal"), b"second"),
         writer.put(&key("free"), b"without a condition"),
         writer.delete(&key("wal")),
         writer.delete_many(&[key("wal"), key("pack")]),
-        writer.set_class(&key("pack"), "GLACIER"),
+        writer.set_class(&key("pack"), &StorageClass::Glacier, &pack),
         writer.copy(&key("wal"), &key("pack")),
         writer.unfinished().map(drop),
     ] {
@@ -272,7 +273,7 @@ fn a_writer_puts_new_objects_and_can_neither_replace_nor_delete_any() {
     assert_eq!(s3.keys(), ["pgkeep/pack", "pgkeep/wal"]);
 
     let expirer = store(&s3, "expirer");
-    expirer.set_class(&key("pack"), "GLACIER").unwrap();
+    expirer.set_class(&key("pack"), &StorageClass::Glacier, &pack).unwrap();
     expirer.delete(&key("wal")).unwrap();
     let reader = store(&s3, "reader");
     let error = reader.put_if_absent(&key("new"), b"x").unwrap_err();

@@ -4,10 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgkeep::base::{Ctx, Secret, Silent, Timestamp};
-use pgkeep::storage::s3::{
-    AccessKeys, Availability, Checksums, Credentials, LockMode, S3Options, ServerEncryption, Thaw,
-    ThawSpeed,
-};
+use pgkeep::storage::s3::{AccessKeys, Checksums, Credentials, S3Options, ServerEncryption};
 use pgkeep::storage::{
     Error, ObjectKey, ObjectStore, RetryPolicy, S3Store, conformance, list_all, sweep_unfinished,
 };
@@ -411,36 +408,19 @@ fn f092_what_a_killed_upload_left_is_found_and_removed_by_its_age() {
 }
 
 #[test]
-fn classes_thaws_tags_copies_and_locks() {
+fn tags_copies_and_facts_of_the_bucket() {
     let s3 = TestS3::builder().object_lock().start();
     let store = store(&s3);
     let pack = key("pack%2F/a.b");
     store.put(&pack, b"content").unwrap();
-    assert_eq!(store.class(&pack).unwrap().availability, Availability::Online);
-    store.set_class(&pack, "GLACIER").unwrap();
-    let class = store.class(&pack).unwrap();
-    assert_eq!((class.name.as_str(), class.availability), ("GLACIER", Availability::Cold));
-    assert!(matches!(store.get(&pack).unwrap_err(), Error::Cold { .. }));
-    let thaw = Thaw { days: 3, speed: ThawSpeed::Bulk };
-    assert_eq!(store.thaw(&pack, thaw).unwrap(), Availability::Thawing);
-    assert_eq!(store.thaw(&pack, thaw).unwrap(), Availability::Thawing);
-    assert_eq!(s3.finish_thaws(), 1);
-    let thawed = store.class(&pack).unwrap().availability;
-    assert!(matches!(thawed, Availability::ThawedUntil(Some(_))), "{thawed:?}");
-    assert_eq!(store.get(&pack).unwrap(), b"content");
-    store.copy(&pack, &key("copy")).unwrap();
-    assert_eq!(store.get(&key("copy")).unwrap(), b"content");
-    assert_eq!(store.thaw(&key("copy"), thaw).unwrap(), Availability::Online);
     let tags = [("pgkeep".to_owned(), "pack".to_owned())].into_iter().collect();
     store.set_tags(&pack, &tags).unwrap();
     assert_eq!(store.tags(&pack).unwrap(), tags);
-    assert_eq!(store.retained_until(&key("copy")).unwrap(), None);
-    let until: Timestamp = "2099-01-02T03:04:05Z".parse().unwrap();
-    store.retain(&key("copy"), LockMode::Governance, until).unwrap();
-    assert_eq!(store.retained_until(&key("copy")).unwrap(), Some(until));
+    store.copy(&pack, &key("copy")).unwrap();
+    assert_eq!(store.get(&key("copy")).unwrap(), b"content");
+    assert_eq!(store.tags(&key("copy")).unwrap(), tags);
     let facts = store.bucket_facts().unwrap();
     assert_eq!((facts.is_versioned, facts.has_locks), (Some(true), Some(true)));
-    assert!(store.class(&key("none")).unwrap_err().is_not_found());
     assert!(store.tags(&key("none")).unwrap_err().is_not_found());
     let plain = TestS3::start();
     let facts = self::store(&plain).bucket_facts().unwrap();

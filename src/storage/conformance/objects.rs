@@ -1,82 +1,10 @@
-//! What every store and every decorator must show, one function per behaviour.
-//!
-//! Public so that the unit tests of each store, the integration tests and tests against real
-//! servers call the same list. A behaviour panics with a sentence when the store breaks it; each
-//! works under names of its own and may share a store with the others.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "assertions of tests, which live in the library only so that every test can call them"
-)]
+//! Behaviours of every store: puts, reads, lists, removals.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::{Error, ObjectKey, ObjectStore, list_all};
+use super::{key, names, put_all};
 use crate::base::Timestamp;
-
-/// A named behaviour.
-pub type Behaviour = (&'static str, fn(&dyn ObjectStore));
-
-/// All of them.
-pub const BEHAVIOURS: &[Behaviour] = &[
-    ("what was put is read back", round_trip),
-    ("put replaces", put_replaces),
-    ("when it was stored is told", tells_when_stored),
-    ("put if absent keeps the first", if_absent_keeps_first),
-    (ONE_WINNER, if_absent_has_one_winner),
-    ("absent is not found", absent_is_not_found),
-    ("ranges are exact", ranges_are_exact),
-    ("read up to stops at the end", read_up_to_stops_at_end),
-    ("a stream appears when finished", stream_appears_when_finished),
-    ("a dropped stream leaves nothing", dropped_stream_leaves_nothing),
-    ("a stream does not replace", stream_does_not_replace),
-    ("lists are in byte order", lists_are_in_byte_order),
-    ("a prefix is text", prefix_is_text),
-    ("lists go on after a name", lists_go_on_after_a_name),
-    ("pages make the whole list", pages_make_the_whole_list),
-    ("no name reaches outside", no_prefix_reaches_outside),
-    ("delete twice is success", delete_is_idempotent),
-    ("delete many", delete_many_removes_all),
-    ("unusual names", unusual_names),
-    ("readers see old or new", readers_see_old_or_new),
-];
-
-/// The name of the one that only a server of which requests are atomic has.
-pub const ONE_WINNER: &str = "put if absent has one winner";
-
-/// Runs every behaviour against a fresh store.
-pub fn run_all(make_store: &dyn Fn() -> Box<dyn ObjectStore>) {
-    run_but(&[], make_store);
-}
-
-/// Runs every behaviour but those of these names, each against a fresh store.
-pub fn run_but(left_out: &[&str], make_store: &dyn Fn() -> Box<dyn ObjectStore>) {
-    for (name, behaviour) in BEHAVIOURS.iter().filter(|(name, _)| !left_out.contains(name)) {
-        let store = make_store();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| behaviour(&*store)));
-        if let Err(cause) = outcome {
-            // The cause was printed where it happened; what is missing there is the behaviour.
-            let text = cause.downcast_ref::<String>().cloned().unwrap_or_default();
-            panic!("{} does not conform: {name}: {text}", store.location());
-        }
-    }
-}
-
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new(name).unwrap()
-}
-
-fn names(store: &dyn ObjectStore, prefix: &str) -> Vec<String> {
-    let found = list_all(store, prefix).unwrap();
-    found.iter().map(|meta| meta.key.as_str().to_owned()).collect()
-}
-
-fn put_all(store: &dyn ObjectStore, all: &[&str]) {
-    for name in all {
-        store.put(&key(name), name.as_bytes()).unwrap();
-    }
-}
+use crate::storage::{Error, ObjectStore, list_all};
 
 /// Bytes without a short period, so that a shifted or repeated piece shows.
 fn pattern(length: usize) -> Vec<u8> {

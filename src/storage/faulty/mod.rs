@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use super::{
+    Availability, Error, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+};
+use crate::base::Timestamp;
 
 /// Whether the operation that fails took effect: the request was lost, or only its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,6 +300,47 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
 
     fn discard(&self, unfinished: &Unfinished) -> Result<()> {
         self.shared.run("discard", &unfinished.name, || self.inner.discard(unfinished))
+    }
+
+    fn has_classes(&self) -> bool {
+        self.inner.has_classes()
+    }
+
+    fn has_locks(&self) -> bool {
+        self.inner.has_locks()
+    }
+
+    fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
+        self.shared.run("class", key.as_str(), || self.inner.class(key))
+    }
+
+    fn set_class(
+        &self,
+        key: &ObjectKey,
+        class: &StorageClass,
+        expected: &ObjectMeta,
+    ) -> Result<()> {
+        self.shared.run("set_class", key.as_str(), || self.inner.set_class(key, class, expected))
+    }
+
+    fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
+        self.shared.run("thaw", key.as_str(), || self.inner.thaw(key, thaw))
+    }
+
+    fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
+        self.shared.run("lock", key.as_str(), || self.inner.lock(key, until))
+    }
+
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+        self.shared.run("locked_until", key.as_str(), || self.inner.locked_until(key))
+    }
+
+    fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        self.shared.run("versions", prefix, || self.inner.versions(prefix, after))
+    }
+
+    fn delete_version(&self, key: &ObjectKey, id: &str) -> Result<()> {
+        self.shared.run("delete_version", key.as_str(), || self.inner.delete_version(key, id))
     }
 }
 

@@ -25,7 +25,7 @@ fn names(store: &dyn ObjectStore) -> Vec<String> {
 
 #[test]
 fn is_transparent_without_faults() {
-    conformance::run_all(&|| Box::new(FaultyStore::new(MemoryStore::new())));
+    conformance::run_all(&|| Box::new(FaultyStore::new(conformance::memory())));
 }
 
 #[test]
@@ -128,4 +128,43 @@ fn delivers_wrong_bytes() {
     assert!(matches!(short, Error::Short { size: 60, .. }), "{short}");
     store.heal();
     assert_eq!(store.get(&damaged).unwrap(), [0; 100]);
+}
+
+/// Moves, thaws, locks and versions die like everything else, before or after their effect.
+#[test]
+fn what_only_buckets_have_fails_too() {
+    let story = |store: &dyn ObjectStore| {
+        store.put(&key("a"), b"1")?;
+        let meta = store.head(&key("a"))?;
+        store.set_class(&key("a"), &StorageClass::Glacier, &meta)?;
+        let thaw = Thaw { days: 1, speed: crate::storage::ThawSpeed::Bulk };
+        store.thaw(&key("a"), thaw)?;
+        store.class(&key("a"))?;
+        store.lock(&key("a"), Timestamp::UNIX_EPOCH)?;
+        store.locked_until(&key("a"))?;
+        let hidden = store.versions("a", None)?.versions;
+        hidden.iter().try_for_each(|version| store.delete_version(&version.key, &version.id))
+    };
+    let store = FaultyStore::new(conformance::memory());
+    story(&store).unwrap();
+    let log = store.log();
+    let names: Vec<_> = log.iter().map(|operation| operation.name).collect();
+    let only_buckets =
+        ["set_class", "thaw", "class", "lock", "locked_until", "versions", "delete_version"];
+    assert_eq!(names[2..], only_buckets);
+    assert!(log.iter().all(|operation| operation.key == "a"));
+    for number in 1..=store.operations() {
+        for effect in [Effect::None, Effect::Full] {
+            let store = FaultyStore::new(conformance::memory());
+            store.die_at(number, effect);
+            story(&store).unwrap_err();
+            let inner = store.inner();
+            let is_done = |at| number > at || number == at && effect == Effect::Full;
+            let class = inner.head(&key("a")).ok().and_then(|meta| meta.class);
+            let is_moved = class == Some(StorageClass::Glacier);
+            assert_eq!(is_moved, is_done(3), "{number} {effect:?}");
+            let hidden = inner.versions("a", None).unwrap().versions.len();
+            assert_eq!(hidden, usize::from(is_done(3) && !is_done(9)), "{number} {effect:?}");
+        }
+    }
 }

@@ -153,7 +153,7 @@ impl Walk<'_> {
             .map_err(|error| self.failure(&entry.path, io::Error::other(error)))?;
         let key = ObjectKey::new(entry.path)
             .map_err(|invalid| self.failure("", io::Error::other(invalid)))?;
-        self.found.push(ObjectMeta { key, size, stored: stored(&stat) });
+        self.found.push(ObjectMeta { key, size, stored: stored(&stat), class: None });
         Ok(())
     }
 }

@@ -1,29 +1,27 @@
-//! A store in memory, for tests and dry runs: every obligation of [`ObjectStore`] but a power cut.
+//! The store itself: a map under a lock, and what it was told to be like.
 //!
 //! Clones share their objects. Stricter than S3 in one thing: a name that is also the beginning of
 //! another up to a slash is refused, as a folder would refuse it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use super::objects::{Held, Objects};
 use crate::base::{Clock, Timestamp};
-
-type Objects = BTreeMap<String, Held>;
-
-#[derive(Debug, Clone)]
-struct Held {
-    body: Arc<Vec<u8>>,
-    stored: Option<Timestamp>,
-}
+use crate::storage::{
+    Availability, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
+    Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+};
 
 /// A map from names to bytes under a lock.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     objects: Arc<RwLock<Objects>>,
     clock: Option<Arc<dyn Clock>>,
+    has_classes: bool,
+    keeps_versions: bool,
+    lock: Option<LockRule>,
 }
 
 impl MemoryStore {
@@ -39,8 +37,41 @@ impl MemoryStore {
         Self { clock: Some(clock), ..Self::default() }
     }
 
-    fn held(&self, body: Vec<u8>) -> Held {
-        Held { body: Arc::new(body), stored: self.clock.as_ref().map(|clock| clock.now()) }
+    /// With storage classes. A thaw takes the longest time that its class and speed say, by the clock; without
+    /// one, time stands still.
+    #[must_use]
+    pub fn with_classes(self) -> Self {
+        Self { has_classes: true, ..self }
+    }
+
+    /// With locks, by this rule for what is put. Without versions, nothing locked can be removed or replaced.
+    #[must_use]
+    pub fn with_locks(self, rule: LockRule) -> Self {
+        Self { lock: Some(rule), ..self }
+    }
+
+    /// With versions: what is removed or replaced is only hidden.
+    #[must_use]
+    pub fn with_versions(self) -> Self {
+        Self { keeps_versions: true, ..self }
+    }
+
+    fn stored(&self) -> Option<Timestamp> {
+        self.clock.as_ref().map(|clock| clock.now())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.stored().unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    fn held(&self, key: &ObjectKey, body: Vec<u8>) -> Held {
+        let lock = self.lock.and_then(|rule| rule.until(key.as_str(), self.now()));
+        Held::new(body, self.stored(), lock)
+    }
+
+    fn meta(&self, key: ObjectKey, held: &Held) -> ObjectMeta {
+        let class = self.has_classes.then(|| held.class.clone());
+        ObjectMeta { key, size: held.body.len() as u64, stored: held.stored, class }
     }
 
     // A panic elsewhere leaves the map whole (no call leaves it half-changed), so a poisoned lock
@@ -55,38 +86,13 @@ impl MemoryStore {
 
     /// The bytes themselves, so that readers hold no lock while they copy.
     fn bytes(&self, key: &ObjectKey) -> Result<Arc<Vec<u8>>> {
-        self.find(key).map(|held| held.body)
+        let (objects, now) = (self.read(), self.now());
+        let held = objects.get(key)?;
+        match held.availability(now).is_readable(now) {
+            true => Ok(Arc::clone(&held.body)),
+            false => Err(Error::Cold { key: key.clone() }),
+        }
     }
-
-    fn find(&self, key: &ObjectKey) -> Result<Held> {
-        self.read().get(key.as_str()).cloned().ok_or_else(|| Error::NotFound { key: key.clone() })
-    }
-}
-
-/// Refuses a name that is a folder of other names, or lies below an object.
-fn check_place(objects: &Objects, operation: &'static str, key: &ObjectKey) -> Result<()> {
-    let name = key.as_str();
-    let below = format!("{name}/");
-    let is_folder = objects
-        .range::<str, _>((Bound::Included(below.as_str()), Bound::Unbounded))
-        .next()
-        .is_some_and(|(next, _)| next.starts_with(&below));
-    let lies_below_object =
-        name.match_indices('/').any(|(at, _)| objects.contains_key(&name[..at]));
-    if !is_folder && !lies_below_object {
-        return Ok(());
-    }
-    let kind = if is_folder { io::ErrorKind::IsADirectory } else { io::ErrorKind::NotADirectory };
-    Err(Error::Io { operation, key: name.to_owned(), source: kind.into() })
-}
-
-fn insert_new(objects: &mut Objects, key: &ObjectKey, held: Held) -> Result<()> {
-    check_place(objects, "put", key)?;
-    if objects.contains_key(key.as_str()) {
-        return Err(Error::AlreadyExists { key: key.clone() });
-    }
-    objects.insert(key.as_str().to_owned(), held);
-    Ok(())
 }
 
 /// An offset as an index; one beyond the address space lies beyond every object in it.
@@ -113,16 +119,13 @@ impl ObjectStore for MemoryStore {
     }
 
     fn put(&self, key: &ObjectKey, body: &[u8]) -> Result<()> {
-        let held = self.held(body.to_vec());
-        let mut objects = self.write();
-        check_place(&objects, "put", key)?;
-        objects.insert(key.as_str().to_owned(), held);
-        Ok(())
+        let held = self.held(key, body.to_vec());
+        self.write().replace(key, held, self.keeps_versions, self.now())
     }
 
     fn put_if_absent(&self, key: &ObjectKey, body: &[u8]) -> Result<()> {
-        let held = self.held(body.to_vec());
-        insert_new(&mut self.write(), key, held)
+        let held = self.held(key, body.to_vec());
+        self.write().insert_new(key, held)
     }
 
     fn put_stream(&self, key: &ObjectKey) -> Result<Box<dyn ObjectWriter>> {
@@ -156,9 +159,7 @@ impl ObjectStore for MemoryStore {
     }
 
     fn head(&self, key: &ObjectKey) -> Result<ObjectMeta> {
-        let held = self.find(key)?;
-        let size = held.body.len() as u64;
-        Ok(ObjectMeta { key: key.clone(), size, stored: held.stored })
+        Ok(self.meta(key.clone(), self.read().get(key)?))
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>> {
@@ -168,29 +169,78 @@ impl ObjectStore for MemoryStore {
         };
         // Names with a common beginning are neighbours, and all come at or after that beginning.
         let objects = self.read();
-        let page = objects
-            .range::<str, _>((begin, Bound::Unbounded))
-            .take_while(|(name, _)| name.starts_with(prefix))
-            .take(count_max.max(1));
-        page.map(|(name, held)| {
-            let key = ObjectKey::new(name.as_str()).map_err(|invalid| Error::Io {
-                operation: "list",
-                key: name.clone(),
-                source: io::Error::other(invalid),
-            })?;
-            let size = held.body.len() as u64;
-            Ok(ObjectMeta { key, size, stored: held.stored })
-        })
-        .collect()
+        let page = objects.range(begin).take_while(|(name, _)| name.starts_with(prefix));
+        page.take(count_max.max(1))
+            .map(|(name, held)| {
+                let key = ObjectKey::new(name.as_str()).map_err(|invalid| Error::Io {
+                    operation: "list",
+                    key: name.clone(),
+                    source: io::Error::other(invalid),
+                })?;
+                Ok(self.meta(key, held))
+            })
+            .collect()
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {
-        self.write().remove(key.as_str());
-        Ok(())
+        self.write().delete(key, self.keeps_versions, self.stored(), self.now())
     }
 
     fn delete_many(&self, keys: &[ObjectKey]) -> Result<()> {
         keys.iter().try_for_each(|key| self.delete(key))
+    }
+
+    fn has_classes(&self) -> bool {
+        self.has_classes
+    }
+
+    fn has_locks(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
+        let objects = self.read();
+        let held = objects.get(key)?;
+        Ok(ObjectClass { class: held.class.clone(), availability: held.availability(self.now()) })
+    }
+
+    fn set_class(
+        &self,
+        key: &ObjectKey,
+        class: &StorageClass,
+        expected: &ObjectMeta,
+    ) -> Result<()> {
+        if !self.has_classes {
+            return Err(Error::lacking("move", key, "storage classes"));
+        }
+        let moment = (self.stored(), self.now());
+        self.write().set_class(key, class, expected, self.keeps_versions, moment)
+    }
+
+    fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
+        self.write().thaw(key, thaw, self.now())
+    }
+
+    fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
+        match self.lock {
+            Some(_) => self.write().lock(key, until),
+            None => Err(Error::lacking("lock", key, "locks")),
+        }
+    }
+
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+        Ok(self.read().get(key)?.locked_until)
+    }
+
+    fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        Ok(self.read().versions(prefix, after))
+    }
+
+    fn delete_version(&self, key: &ObjectKey, id: &str) -> Result<()> {
+        match self.keeps_versions {
+            true => self.write().delete_version(key, id, self.now()),
+            false => Err(Error::lacking("delete a version of", key, "versions")),
+        }
     }
 }
 
@@ -208,40 +258,8 @@ impl ObjectWriter for MemoryWriter {
 
     fn finish(self: Box<Self>) -> Result<u64> {
         let size = self.body.len() as u64;
-        let held = self.store.held(self.body);
-        insert_new(&mut self.store.write(), &self.key, held)?;
+        let held = self.store.held(&self.key, self.body);
+        self.store.write().insert_new(&self.key, held)?;
         Ok(size)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::conformance;
-
-    #[test]
-    fn conforms() {
-        conformance::run_all(&|| Box::new(MemoryStore::new()));
-    }
-
-    #[test]
-    fn clones_share_their_objects() {
-        let store = MemoryStore::new();
-        let key = ObjectKey::new("a").unwrap();
-        store.clone().put(&key, b"x").unwrap();
-        assert_eq!(store.get(&key).unwrap(), b"x");
-    }
-
-    #[test]
-    fn a_name_is_not_an_object_and_a_folder() {
-        let store = MemoryStore::new();
-        store.put(&ObjectKey::new("a/b").unwrap(), b"").unwrap();
-        for conflict in ["a", "a/b/c", "a/b/c/d"] {
-            let key = ObjectKey::new(conflict).unwrap();
-            for outcome in [store.put(&key, b""), store.put_if_absent(&key, b"")] {
-                assert!(matches!(outcome, Err(Error::Io { .. })), "{conflict}");
-            }
-        }
-        store.put(&ObjectKey::new("a-b").unwrap(), b"").unwrap();
     }
 }

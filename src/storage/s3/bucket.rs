@@ -6,15 +6,6 @@ use super::operation::Operation;
 use super::store::S3Store;
 use crate::storage::{Error, Result};
 
-/// How an object is locked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockMode {
-    /// Who has a special right may remove it all the same.
-    Governance,
-    /// Nobody may.
-    Compliance,
-}
-
 /// What a bucket says of itself; nothing where the service does not know, or does not tell this account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BucketFacts {

@@ -15,7 +15,7 @@ use super::client;
 use super::failure::{Failure, Meaning};
 use super::operation::Operation;
 use super::options::S3Options;
-use crate::base::{Ctx, Entropy, entropy};
+use crate::base::{Ctx, Entropy, Timestamp, entropy};
 use crate::storage::pace::Pace;
 use crate::storage::{Error, ObjectKey, Result};
 
@@ -214,6 +214,10 @@ impl Connection {
         Some((self.ctx.clock.now() - theirs.to_utc()).num_seconds())
     }
 
+    pub(super) fn now(&self) -> Timestamp {
+        self.ctx.clock.now()
+    }
+
     pub(super) fn entropy(&self) -> &dyn Entropy {
         self.ctx.entropy.as_ref()
     }
@@ -226,8 +230,16 @@ impl Connection {
             let side = if ahead > 0 { "ahead of" } else { "behind" };
             return Error::Clock { location, seconds: ahead.unsigned_abs(), side };
         }
+        let (is_removal, is_copy) = (operation.is_removal(), operation == Operation::Copy);
+        let is_locked = is_removal && failure.is_of_lock();
         match (failure.meaning, object()) {
             (Meaning::NoSuchKey, Some(key)) => return Error::NotFound { key },
+            (Meaning::Forbidden, Some(key)) if is_locked => {
+                return Error::Locked { operation: name, key, until: None };
+            }
+            (Meaning::Precondition, Some(key)) if is_copy => {
+                return Error::Changed { operation: name, key, source: failure.source };
+            }
             (Meaning::Precondition, Some(key)) => return Error::AlreadyExists { key },
             (Meaning::Cold, Some(key)) => return Error::Cold { key },
             _ => {}

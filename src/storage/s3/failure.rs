@@ -60,6 +60,9 @@ pub(super) struct Failure {
 #[error("{0}")]
 pub(super) struct Said(pub(super) String);
 
+/// What S3 says where objects cannot be locked.
+pub(super) const NO_LOCKS: &str = "Bucket is missing Object Lock";
+
 /// How long the text of a failure may be: a server may answer with a page.
 const TEXT_MAX: usize = 500;
 
@@ -106,6 +109,9 @@ impl Failure {
             (Meaning::Permanent, None, Some(400), Some(_)) => Meaning::OtherRegion,
             _ => meaning,
         };
+        // "InvalidRequest" says that the request is wrong; this bucket takes none that is right.
+        let has_no_locks = message.as_deref().is_some_and(|text| text.contains(NO_LOCKS));
+        let meaning = if has_no_locks { Meaning::Unsupported } else { meaning };
         let text = match (code, message, status) {
             (Some(code), Some(message), _) => format!("{code}: {message}"),
             (Some(code), None, _) => code,
@@ -134,6 +140,12 @@ impl Failure {
         self.source.to_string().contains(words)
     }
 
+    /// Whether somebody's lock is why this was refused: the code is that of a missing right.
+    pub(super) fn is_of_lock(&self) -> bool {
+        self.meaning == Meaning::Forbidden
+            && self.source.to_string().to_ascii_lowercase().contains("object lock")
+    }
+
     pub(super) fn told(self, text: String) -> Self {
         Self { source: Box::new(Said(text)), ..self }
     }
@@ -160,7 +172,8 @@ fn of_answer(code: Option<&str>, status: u16) -> Meaning {
         Some("NoSuchUpload") => Meaning::NoSuchUpload,
         Some("PreconditionFailed") => Meaning::Precondition,
         Some("InvalidRange") => Meaning::InvalidRange,
-        Some("InvalidObjectState") => Meaning::Cold,
+        // The other one is said of the source of a copy.
+        Some("InvalidObjectState" | "ObjectNotInActiveTierError") => Meaning::Cold,
         Some("RequestTimeTooSkewed") => Meaning::Skew,
         Some(
             "PermanentRedirect"
@@ -176,7 +189,7 @@ fn of_answer(code: Option<&str>, status: u16) -> Meaning {
             | "AuthFailure",
         ) => Meaning::Credentials,
         Some("ExpiredToken" | "TokenRefreshRequired") => Meaning::Stale,
-        Some("NotImplemented" | "MethodNotAllowed") => Meaning::Unsupported,
+        Some("NotImplemented" | "MethodNotAllowed" | "InvalidStorageClass") => Meaning::Unsupported,
         // 409: what S3 asks to repeat. 400: the body did not come whole, or not in time.
         Some(
             "ConditionalRequestConflict"
@@ -304,6 +317,7 @@ mod tests {
         assert_eq!(of_answer(Some("AccessDenied"), 403), Meaning::Forbidden);
         assert_eq!(of_answer(Some("SignatureDoesNotMatch"), 403), Meaning::Credentials);
         assert_eq!(of_answer(Some("InvalidObjectState"), 403), Meaning::Cold);
+        assert_eq!(of_answer(Some("ObjectNotInActiveTierError"), 403), Meaning::Cold);
         assert_eq!(of_answer(Some("NotImplemented"), 501), Meaning::Unsupported);
         assert_eq!(of_answer(Some("PreconditionFailed"), 412), Meaning::Precondition);
         assert_eq!(of_answer(Some("BucketAlreadyExists"), 409), Meaning::Permanent);

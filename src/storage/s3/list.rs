@@ -6,7 +6,7 @@ use super::connection::Connection;
 use super::failure::{Failure, Meaning};
 use super::operation::Operation;
 use crate::base::Timestamp;
-use crate::storage::{ObjectKey, ObjectMeta};
+use crate::storage::{ObjectKey, ObjectMeta, StorageClass};
 
 /// What S3 gives at a time.
 const PAGE_MAX: usize = 1000;
@@ -48,7 +48,9 @@ impl Connection {
                 // What pgkeep did not put may have any name.
                 if let (Ok(key), Some(size)) = (ObjectKey::new(name), size) {
                     let stored = object.last_modified().and_then(moment);
-                    found.push(ObjectMeta { key, size, stored });
+                    let class =
+                        Some(class_named(object.storage_class().map(|class| class.as_str())));
+                    found.push(ObjectMeta { key, size, stored, class });
                 }
             }
             if page.is_truncated != Some(true) {
@@ -118,6 +120,11 @@ impl Connection {
             Err(other) => other,
         }
     }
+}
+
+/// The class of this name; what is not told is `STANDARD`.
+pub(super) fn class_named(name: Option<&str>) -> StorageClass {
+    name.map_or(StorageClass::Standard, StorageClass::parse)
 }
 
 /// A moment as the SDK has it.

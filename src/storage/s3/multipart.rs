@@ -15,13 +15,12 @@ use super::connection::{Attempts, Connection};
 use super::download::{Download, Downloaded};
 use super::failure::{Failure, Meaning};
 use super::operation::Operation;
-use super::options::Checksums;
 use crate::storage::{Error, ObjectKey, ObjectWriter, Result};
 
 /// What is kept of an object's beginning, to know it again. Sealed objects begin with a random salt.
 const HEAD: usize = 128;
 
-/// How long a dropped writer waits for its upload to be aborted.
+/// How long whoever gives up an upload waits for it to be aborted.
 const ABORT_WAIT: Duration = Duration::from_secs(10);
 
 type Part = std::result::Result<CompletedPart, Failure>;
@@ -151,12 +150,7 @@ impl Drop for S3Writer {
         connection.wait(async {
             // A part that arrives after the upload was aborted would stay.
             self.in_flight.shutdown().await;
-            // One attempt, also after the work was cancelled: `expire` finds what stays.
-            let request = connection.client().abort_multipart_upload();
-            let request = request.bucket(&connection.options.bucket).upload_id(upload);
-            let request = request.key(connection.name(self.key.as_str()));
-            let request = request.set_request_payer(connection.payer());
-            tokio::time::timeout(ABORT_WAIT, request.send()).await.ok();
+            connection.give_up(&self.key, upload).await;
         });
     }
 }
@@ -168,6 +162,14 @@ struct Whole<'a> {
 }
 
 impl Connection {
+    /// Aborts an upload of our own. One attempt, also after the work was cancelled: `expire` finds what stays.
+    pub(super) async fn give_up(&self, key: &ObjectKey, upload: String) {
+        let request = self.client().abort_multipart_upload();
+        let request = request.bucket(&self.options.bucket).upload_id(upload);
+        let request = request.key(self.name(key.as_str())).set_request_payer(self.payer());
+        tokio::time::timeout(ABORT_WAIT, request.send()).await.ok();
+    }
+
     /// Puts an object whose name is its own. Where the service knows no conditions the name is looked at.
     async fn put_new(&self, key: &ObjectKey, body: &Bytes) -> std::result::Result<(), Failure> {
         match self.put(key, body, true).await {
@@ -190,8 +192,8 @@ impl Connection {
         let name = self.name(key.as_str());
         let (encryption, kms_key) = self.encryption();
         // The parts' checksums count only where the upload said which they are.
-        let algorithm = (self.options.checksums == Checksums::WhenSupported)
-            .then_some(ChecksumAlgorithm::Crc32C);
+        let algorithm = self.sends_checksums().then_some(ChecksumAlgorithm::Crc32C);
+        let lock = self.lock_of_new(key);
         let attempt = async |_| {
             let request = self.client().create_multipart_upload().bucket(&self.options.bucket);
             let request = request
@@ -199,6 +201,8 @@ impl Connection {
                 .set_checksum_algorithm(algorithm.clone())
                 .set_server_side_encryption(encryption.clone())
                 .set_ssekms_key_id(kms_key.clone())
+                .set_object_lock_mode(lock.as_ref().map(|lock| lock.mode.clone()))
+                .set_object_lock_retain_until_date(lock.as_ref().map(|lock| lock.until))
                 .set_request_payer(self.payer());
             let begun = request.send().await.map_err(Failure::of)?;
             let id = begun.upload_id().filter(|id| !id.is_empty()).map(str::to_owned);

@@ -14,11 +14,14 @@ pub(super) enum Operation {
     AbortUpload,
     ListUploads,
     Copy,
+    CopyPart,
     Thaw,
     GetTags,
     SetTags,
     GetRetention,
     SetRetention,
+    ListVersions,
+    DeleteVersion,
     Location,
     HeadBucket,
     LockConfiguration,
@@ -40,11 +43,14 @@ impl Operation {
             Self::AbortUpload => "abort the upload of",
             Self::ListUploads => "list the uploads of",
             Self::Copy => "copy",
+            Self::CopyPart => "copy a part of",
             Self::Thaw => "thaw",
             Self::GetTags => "read the tags of",
             Self::SetTags => "tag",
             Self::GetRetention => "read the retention of",
-            Self::SetRetention => "retain",
+            Self::SetRetention => "lock",
+            Self::ListVersions => "list the versions of",
+            Self::DeleteVersion => "delete a version of",
             Self::Location => "ask for the region of",
             Self::HeadBucket => "look at",
             Self::LockConfiguration => "read the lock configuration of",
@@ -55,9 +61,12 @@ impl Operation {
     /// The action of a policy that allows it.
     pub(super) fn action(self) -> &'static str {
         match self {
-            Self::Put | Self::CreateUpload | Self::PutPart | Self::CompleteUpload | Self::Copy => {
-                "s3:PutObject"
-            }
+            Self::Put
+            | Self::CreateUpload
+            | Self::PutPart
+            | Self::CompleteUpload
+            | Self::Copy
+            | Self::CopyPart => "s3:PutObject",
             Self::Get | Self::Head => "s3:GetObject",
             Self::List | Self::HeadBucket => "s3:ListBucket",
             Self::Delete => "s3:DeleteObject",
@@ -68,6 +77,8 @@ impl Operation {
             Self::SetTags => "s3:PutObjectTagging",
             Self::GetRetention => "s3:GetObjectRetention",
             Self::SetRetention => "s3:PutObjectRetention",
+            Self::ListVersions => "s3:ListBucketVersions",
+            Self::DeleteVersion => "s3:DeleteObjectVersion",
             Self::Location => "s3:GetBucketLocation",
             Self::LockConfiguration => "s3:GetBucketObjectLockConfiguration",
             Self::Versioning => "s3:GetBucketVersioning",
@@ -76,7 +87,12 @@ impl Operation {
 
     /// Whether the service has much to do before it answers.
     pub(super) fn is_work(self) -> bool {
-        matches!(self, Self::CompleteUpload | Self::Copy)
+        matches!(self, Self::CompleteUpload | Self::Copy | Self::CopyPart)
+    }
+
+    /// Whether something is gone afterwards.
+    pub(super) fn is_removal(self) -> bool {
+        matches!(self, Self::Delete | Self::DeleteVersion)
     }
 
     /// Whether the right is one on the bucket, not on objects in it.
@@ -86,6 +102,7 @@ impl Operation {
             Self::List
                 | Self::HeadBucket
                 | Self::ListUploads
+                | Self::ListVersions
                 | Self::Location
                 | Self::LockConfiguration
                 | Self::Versioning

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::Secret;
-use crate::storage::Cause;
 use crate::storage::retry::RetryPolicy;
+use crate::storage::{Cause, LockRule};
 
 /// Where the bucket is, who asks, and how.
 #[derive(Debug, Clone)]
@@ -41,6 +41,13 @@ pub struct S3Options {
     /// How many parts of one object may be under way at a time; with the one being filled, so many
     /// times `part_bytes` is what one stream keeps in memory.
     pub parts_in_flight: usize,
+    /// An object of more bytes than this is copied in parts by the service, which copies at most 5 GiB at once: many
+    /// side by side are there sooner, and one that fails is not all of it.
+    pub copy_whole_max: u64,
+    /// Bytes of such a part: 5 MiB to 5 GiB. No bytes pass here, so `parts_in_flight` of them cost no memory.
+    pub copy_part_bytes: u64,
+    /// What is locked when it is put; the bucket must have Object Lock.
+    pub lock: Option<LockRule>,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
     /// How long nothing may move: until the first byte of an answer, and between any two pieces.
@@ -66,6 +73,9 @@ impl Default for S3Options {
             requests_max: 32,
             part_bytes: 8 << 20,
             parts_in_flight: 3,
+            copy_whole_max: 1 << 30,
+            copy_part_bytes: 512 << 20,
+            lock: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             retry: RetryPolicy::default(),
@@ -126,6 +136,7 @@ pub enum ServerEncryption {
 pub enum Checksums {
     /// CRC-32C with every upload, which the server checks before it stores.
     WhenSupported,
-    /// None; batches of deletions are single ones, since a batch must have one.
+    /// None, but where objects are locked, for S3 refuses those without; batches of deletions are single ones, since a
+    /// batch must have one.
     WhenRequired,
 }

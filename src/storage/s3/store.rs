@@ -9,12 +9,16 @@ use bytes::Bytes;
 use super::connection::Connection;
 use super::download::{Download, Downloaded, OFFSET_MAX};
 use super::failure::{Failure, Meaning};
-use super::list::moment;
+use super::list::{class_named, moment};
 use super::multipart::S3Writer;
 use super::operation::Operation;
 use super::options::{Checksums, S3Options, ServerEncryption};
-use crate::base::Ctx;
-use crate::storage::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use super::versions::Removal;
+use crate::base::{Ctx, Timestamp};
+use crate::storage::{
+    Availability, Error, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+};
 
 /// What S3 removes by one request.
 const DELETE_MAX: usize = 1000;
@@ -47,13 +51,23 @@ impl S3Store {
     }
 
     fn download(&self, key: &ObjectKey, download: Download<'_>) -> Result<Downloaded> {
-        let outcome = self.connection.wait(async {
-            match download.run().await {
+        self.wait(Operation::Get, key, download.run())
+    }
+
+    /// Waits for what may find the object absent; "not found" of nobody in particular is settled by a list.
+    pub(super) fn wait<T>(
+        &self,
+        operation: Operation,
+        key: &ObjectKey,
+        work: impl Future<Output = std::result::Result<T, Failure>>,
+    ) -> Result<T> {
+        let settled = self.connection.wait(async {
+            match work.await {
                 Err(failure) => Err(self.connection.settle(key.as_str(), failure).await),
                 done => done,
             }
         });
-        outcome.map_err(self.failed(Operation::Get, key))
+        settled.map_err(self.failed(operation, key))
     }
 
     fn short(&self, key: &ObjectKey, wanted_end: u64) -> Error {
@@ -75,6 +89,7 @@ impl Connection {
         let checksum = self.checksum(body);
         let name = self.name(key.as_str());
         let (encryption, kms_key) = self.encryption();
+        let lock = self.lock_of_new(key);
         let attempt = async |progress: super::body::Progress| {
             let request = self.client().put_object().bucket(&self.options.bucket).key(&name);
             let request = request
@@ -82,6 +97,8 @@ impl Connection {
                 .set_checksum_crc32_c(checksum.clone())
                 .set_server_side_encryption(encryption.clone())
                 .set_ssekms_key_id(kms_key.clone())
+                .set_object_lock_mode(lock.as_ref().map(|lock| lock.mode.clone()))
+                .set_object_lock_retain_until_date(lock.as_ref().map(|lock| lock.until))
                 .set_request_payer(self.payer())
                 .content_length(i64::try_from(body.len()).unwrap_or(i64::MAX))
                 .body(progress.request(body));
@@ -136,8 +153,12 @@ impl Connection {
     /// CRC-32C as S3 spells it. Computed once: each attempt sends the same bytes.
     pub(super) fn checksum(&self, body: &[u8]) -> Option<String> {
         let sum = || crc32c::crc32c(body).to_be_bytes();
-        (self.options.checksums == Checksums::WhenSupported)
-            .then(|| base64::engine::general_purpose::STANDARD.encode(sum()))
+        self.sends_checksums().then(|| base64::engine::general_purpose::STANDARD.encode(sum()))
+    }
+
+    /// What is put with a lock must have one.
+    pub(super) fn sends_checksums(&self) -> bool {
+        self.options.checksums == Checksums::WhenSupported || self.options.lock.is_some()
     }
 
     /// Whether what is uploaded is part of the signature: TLS guards it already, where there is TLS.
@@ -166,7 +187,8 @@ impl Connection {
                 let size = value.content_length().and_then(|length| u64::try_from(length).ok());
                 let size = size.ok_or_else(|| Failure::wrong_answer("an answer without a length"));
                 let stored = value.last_modified().and_then(moment);
-                Ok(ObjectMeta { key: key.clone(), size: size?, stored })
+                let class = Some(class_named(value.storage_class().map(|class| class.as_str())));
+                Ok(ObjectMeta { key: key.clone(), size: size?, stored, class })
             }
             // An answer to HEAD has no body, so nothing says who did not find it.
             Err(failure) => Err(self.settle(key.as_str(), failure).await),
@@ -308,5 +330,61 @@ impl ObjectStore for S3Store {
         let outcome = self.connection.wait(self.connection.abort(unfinished));
         let name = &unfinished.name;
         outcome.map_err(|failure| self.connection.error(Operation::AbortUpload, name, failure))
+    }
+
+    fn has_classes(&self) -> bool {
+        true
+    }
+
+    fn has_locks(&self) -> bool {
+        self.connection.options.lock.is_some()
+    }
+
+    fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
+        self.wait(Operation::Head, key, self.connection.class(key))
+    }
+
+    fn set_class(
+        &self,
+        key: &ObjectKey,
+        class: &StorageClass,
+        expected: &ObjectMeta,
+    ) -> Result<()> {
+        self.wait(Operation::Copy, key, self.connection.set_class(key, class, expected))
+    }
+
+    fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
+        self.wait(Operation::Thaw, key, self.connection.thaw(key, thaw))
+    }
+
+    fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
+        match self.connection.options.lock {
+            Some(rule) => {
+                let work = self.connection.retain(key, rule.mode, until);
+                self.wait(Operation::SetRetention, key, work)
+            }
+            None => Err(Error::lacking("lock", key, "locks")),
+        }
+    }
+
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+        self.wait(Operation::GetRetention, key, self.connection.retained_until(key, None))
+    }
+
+    fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        let outcome = self.connection.wait(self.connection.versions(prefix, after));
+        outcome.map_err(|failure| self.connection.error(Operation::ListVersions, prefix, failure))
+    }
+
+    fn delete_version(&self, key: &ObjectKey, id: &str) -> Result<()> {
+        let connection = &self.connection;
+        match connection.wait(connection.delete_version(key, id)) {
+            Ok(Removal::Gone) => Ok(()),
+            Ok(Removal::Locked(until)) => {
+                let operation = Operation::DeleteVersion.name();
+                Err(Error::Locked { operation, key: key.clone(), until: Some(until) })
+            }
+            Err(failure) => Err(self.failed(Operation::DeleteVersion, key)(failure)),
+        }
     }
 }
