@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use pgkeep::base::{Ctx, Secret, Silent};
 use pgkeep::crypt::Unlock;
 use pgkeep::repo::{CipherChoice, InitOptions, Repository};
-use pgkeep::storage::s3::{AccessKeys, Credentials, S3Options};
+use pgkeep::storage::s3::{AccessKeys, Checksums, Credentials, S3Options};
 use pgkeep::storage::{
     Availability, Error, ObjectKey, ObjectStore as _, S3Store, StorageClass, Thaw, ThawSpeed,
-    conformance,
+    conformance, list_versions,
 };
 
 use crate::support::servers;
@@ -40,10 +40,15 @@ impl Moto {
     }
 
     fn store(&self, bucket: &str) -> S3Store {
+        S3Store::open(&Ctx::system(Arc::new(Silent)), self.options(bucket, false)).unwrap()
+    }
+
+    fn options(&self, bucket: &str, has_locks: bool) -> S3Options {
         // Any request is accepted, but for one that makes a bucket none is made by the store.
         let made = Command::new("python3")
             .args(["-c", MAKE_BUCKET])
             .arg(format!("http://127.0.0.1:{}/{bucket}", self.port))
+            .arg(has_locks.to_string())
             .status();
         assert!(made.unwrap().success());
         let key = || Secret::new("testing".to_owned());
@@ -52,7 +57,7 @@ impl Moto {
             secret_key: key(),
             session_token: None,
         });
-        let options = S3Options {
+        S3Options {
             bucket: bucket.to_owned(),
             prefix: "some/where".to_owned(),
             endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
@@ -61,14 +66,16 @@ impl Moto {
             credentials,
             // The least that S3 takes, and moto keeps to it.
             part_bytes: 5 << 20,
+            copy_whole_max: 5 << 20,
+            copy_part_bytes: 5 << 20,
             ..S3Options::default()
-        };
-        S3Store::open(&Ctx::system(Arc::new(Silent)), options).unwrap()
+        }
     }
 }
 
 const MAKE_BUCKET: &str = "import sys, urllib.request as u\n\
-    u.urlopen(u.Request(sys.argv[1], method='PUT', data=b''))";
+    lock = {'x-amz-bucket-object-lock-enabled': sys.argv[2]}\n\
+    u.urlopen(u.Request(sys.argv[1], method='PUT', data=b'', headers=lock))";
 
 impl Drop for Moto {
     fn drop(&mut self) {
@@ -117,4 +124,31 @@ fn conditions_classes_and_thaws_are_the_same_on_a_server_of_others() {
     let tags = [("a".to_owned(), "b".to_owned())].into_iter().collect();
     store.set_tags(&key("pack"), &tags).unwrap();
     assert_eq!(store.tags(&key("pack")).unwrap(), tags);
+}
+
+#[test]
+fn locks_versions_and_copies_in_parts_are_the_same_on_a_server_of_others() {
+    let Some(moto) = Moto::start() else { return };
+    let options = S3Options { lock: Some(conformance::LOCKS), ..moto.options("locks", true) };
+    let store = S3Store::open(&Ctx::system(Arc::new(Silent)), options).unwrap();
+    // It fails on the question for a lock by itself, and tells it by the way.
+    let left_out = [conformance::ONE_WINNER, conformance::LOCKS_KEPT];
+    conformance::run_but(&left_out, &|| Box::new(store.clone()));
+    store.put(&key("locked/a"), b"x").unwrap();
+    store.delete(&key("locked/a")).unwrap();
+    let hidden = list_versions(&store, "locked/a").unwrap();
+    let hidden = hidden.iter().find(|version| !version.is_marker).unwrap();
+    let error = store.delete_version(&hidden.key, &hidden.id).unwrap_err();
+    assert!(matches!(error, Error::Locked { until: Some(_), .. }), "{error}");
+    let body: Vec<u8> = (0..12_000_000_u32).map(|i| (i / 7 % 251) as u8).collect();
+    // It computes CRC-32 where CRC-32C is asked for, and a copy with such a checksum is refused as another object.
+    let checksums = Checksums::WhenRequired;
+    let options = S3Options { checksums, ..store.options().clone() };
+    let store = S3Store::open(&Ctx::system(Arc::new(Silent)), options).unwrap();
+    store.put(&key("locked/large"), &body).unwrap();
+    let large = store.head(&key("locked/large")).unwrap();
+    store.set_class(&key("locked/large"), &StorageClass::GlacierIr, &large).unwrap();
+    assert_eq!(store.class(&key("locked/large")).unwrap().class, StorageClass::GlacierIr);
+    assert!(store.get(&key("locked/large")).unwrap() == body);
+    assert!(store.unfinished().unwrap().is_empty());
 }

@@ -1,6 +1,6 @@
 //! What can be asked of the bucket itself: its region, its versions, its locks.
 
-use super::connection::Connection;
+use super::connection::{Attempts, Connection};
 use super::failure::{Failure, Meaning};
 use super::operation::Operation;
 use super::store::S3Store;
@@ -113,6 +113,15 @@ impl Connection {
     /// Whether no deletion leaves a marker; versioning that was suspended goes on to leave some.
     pub(super) async fn never_had_versions(&self) -> std::result::Result<Option<bool>, Failure> {
         Ok(self.versioning().await?.map(|status| status.is_none()))
+    }
+
+    /// Whether the bucket says, asked once, that it never had versions. Whoever does not answer says nothing.
+    pub(super) async fn surely_has_no_versions(&self) -> bool {
+        let mut attempts = Attempts::new(self, Operation::Versioning, 0);
+        let Ok(turn) = attempts.turn().await else { return false };
+        let request = self.client().get_bucket_versioning().bucket(&self.options.bucket);
+        let answer = turn.run(async { request.send().await.map_err(Failure::of) }).await;
+        answer.is_ok_and(|answer| answer.status().is_none())
     }
 
     /// `Enabled`, `Suspended`, or nothing in a bucket that never had versions.

@@ -48,17 +48,12 @@ impl Connection {
         told.filter(|lock| lock.until > now)
     }
 
-    /// Until when an object, or a version of it, is locked.
-    pub(super) async fn retained_until(
-        &self,
-        key: &ObjectKey,
-        version: Option<&str>,
-    ) -> Outcome<Option<Timestamp>> {
+    /// Until when an object is locked. A HEAD would tell it too, but not that it may not tell.
+    pub(super) async fn retained_until(&self, key: &ObjectKey) -> Outcome<Option<Timestamp>> {
         let name = self.name(key.as_str());
         let attempt = async |_| {
             let request =
                 self.client().get_object_retention().bucket(&self.options.bucket).key(&name);
-            let request = request.set_version_id(version.map(str::to_owned));
             request.set_request_payer(self.payer()).send().await.map_err(Failure::of)
         };
         match self.call(Operation::GetRetention, 0, attempt).await {
@@ -83,7 +78,7 @@ impl Connection {
     ) -> Outcome<()> {
         let until = whole_seconds(until);
         // A server may take a shorter one; and whoever may not see a lock is refused that by the others.
-        match self.retained_until(key, None).await {
+        match self.retained_until(key).await {
             Ok(Some(found)) if found.timestamp() >= until.secs() => return Ok(()),
             Ok(_) => {}
             Err(failure) if failure.meaning == Meaning::Forbidden => {}

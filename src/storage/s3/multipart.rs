@@ -222,6 +222,7 @@ impl Connection {
                 .upload_id(upload)
                 .part_number(number)
                 .set_checksum_crc32_c(checksum.clone())
+                .set_checksum_algorithm(self.named_algorithm())
                 .set_request_payer(self.payer())
                 .content_length(i64::try_from(bytes.len()).unwrap_or(i64::MAX))
                 .body(turn.progress.request(bytes));

@@ -95,6 +95,7 @@ impl Connection {
             let request = request
                 .set_if_none_match(if_absent.then(|| "*".to_owned()))
                 .set_checksum_crc32_c(checksum.clone())
+                .set_checksum_algorithm(self.named_algorithm())
                 .set_server_side_encryption(encryption.clone())
                 .set_ssekms_key_id(kms_key.clone())
                 .set_object_lock_mode(lock.as_ref().map(|lock| lock.mode.clone()))
@@ -159,6 +160,11 @@ impl Connection {
     /// What is put with a lock must have one.
     pub(super) fn sends_checksums(&self) -> bool {
         self.options.checksums == Checksums::WhenSupported || self.options.lock.is_some()
+    }
+
+    /// Some servers look for the algorithm's name, not for the checksum, before they lock what is put.
+    pub(super) fn named_algorithm(&self) -> Option<ChecksumAlgorithm> {
+        self.options.lock.map(|_| ChecksumAlgorithm::Crc32C)
     }
 
     /// Whether what is uploaded is part of the signature: TLS guards it already, where there is TLS.
@@ -368,7 +374,7 @@ impl ObjectStore for S3Store {
     }
 
     fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
-        self.wait(Operation::GetRetention, key, self.connection.retained_until(key, None))
+        self.wait(Operation::GetRetention, key, self.connection.retained_until(key))
     }
 
     fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {

@@ -31,7 +31,7 @@ impl Connection {
             return Ok(VersionPage::default());
         }
         // Without versions the list would be that of all objects.
-        if after.is_none() && self.never_had_versions().await? == Some(true) {
+        if after.is_none() && self.surely_has_no_versions().await {
             return Ok(VersionPage::default());
         }
         match self.versions_page(&self.name(prefix), after).await {
@@ -123,11 +123,23 @@ impl Connection {
         };
         // A missing right and a lock are refused by the same code.
         if failure.meaning == Meaning::Forbidden
-            && let Ok(Some(until)) = self.retained_until(key, Some(id)).await
+            && let Some(until) = self.lock_of_version(key, id).await
             && until > self.now()
         {
             return Ok(Removal::Locked(until));
         }
         Err(failure)
+    }
+
+    /// Until when a version is locked, where that is told.
+    async fn lock_of_version(&self, key: &ObjectKey, id: &str) -> Option<Timestamp> {
+        let name = self.name(key.as_str());
+        let attempt = async |_| {
+            let request = self.client().head_object().bucket(&self.options.bucket).key(&name);
+            let request = request.version_id(id).set_request_payer(self.payer());
+            request.send().await.map_err(Failure::of)
+        };
+        let head = self.call(Operation::Head, 0, attempt).await.ok()?;
+        head.object_lock_retain_until_date().and_then(moment)
     }
 }

@@ -70,6 +70,10 @@ pub async fn head_object(
     let (body, content_range) = part_of(object, input.range, 0)?;
     let shows_sums = is_whole(input.range.as_ref(), &input.checksum_mode);
     let mut output = head_of(&bucket, version, object, shows_sums);
+    let who = request.credentials.as_ref();
+    if service.check_allowed(who, "s3:GetObjectRetention", &input.key).is_err() {
+        (output.object_lock_mode, output.object_lock_retain_until_date) = (None, None);
+    }
     output.content_length = i64::try_from(body.len()).ok();
     output.content_range = content_range;
     let mut response = S3Response::new(output);
