@@ -81,7 +81,7 @@ impl Stretch {
     /// How many segments.
     #[must_use]
     pub fn count(&self) -> u64 {
-        (self.last.0 + 1).saturating_sub(self.first.0)
+        self.last.0.saturating_add(1).saturating_sub(self.first.0)
     }
 
     /// Every segment in order, made on demand.
@@ -387,7 +387,8 @@ impl ArchivedWal {
                 let last = SegmentNo(*range.start() - 1);
                 missing.push(Stretch { timeline, first: SegmentNo(next), last });
             }
-            next = *range.end() + 1;
+            let Some(behind) = range.end().checked_add(1) else { return missing };
+            next = behind;
         }
         if next <= wanted.last.0 {
             missing.push(Stretch { timeline, first: SegmentNo(next), last: wanted.last });

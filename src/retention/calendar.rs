@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{Datelike as _, NaiveDate};
+use chrono::{Datelike as _, NaiveDate, Offset as _, TimeZone as _};
 use chrono_tz::Tz;
 use serde::Serialize;
 
@@ -41,7 +41,10 @@ impl Cycle {
     /// The period in which a moment lies.
     #[must_use]
     pub fn period_of(self, moment: Timestamp, zone: Tz) -> Period {
-        let local = moment.with_timezone(&zone).date_naive();
+        let moment = moment.naive_utc();
+        let offset = zone.offset_from_utc_datetime(&moment).fix();
+        // At the ends of time a zone may lie behind them.
+        let local = moment.checked_add_offset(offset).unwrap_or(moment).date();
         match self {
             Self::Daily => Period::Day(local),
             Self::Weekly => Period::Week(local.iso_week().year(), local.iso_week().week()),

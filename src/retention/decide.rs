@@ -15,10 +15,10 @@ use super::reason::{Reason, WalReason};
 use super::wal_spans::wal_spans;
 use crate::base::Timestamp;
 use crate::pg::{ArchivedWal, Stretch};
-use crate::repo::BackupId;
+use crate::repo::{BackupId, BackupType};
 
 /// Servers' clocks may be that far ahead of this one's.
-pub(super) const AHEAD_MAX: TimeDelta = TimeDelta::hours(1);
+const AHEAD_MAX: TimeDelta = TimeDelta::hours(1);
 
 /// What becomes of one history of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,32 +49,38 @@ impl Decision {
 /// Decides for all histories of one cluster in one repository; the answers come in the order of the facts.
 #[must_use]
 pub fn decide(policy: &Policy, now: Timestamp, places: &[PlaceFacts]) -> Vec<Decision> {
-    let mut deciding = Deciding { policy, now, places, kept: vec![BTreeMap::new(); places.len()] };
+    let believed = now.checked_add_signed(AHEAD_MAX).unwrap_or(Timestamp::MAX_UTC);
+    let kept = vec![BTreeMap::new(); places.len()];
+    let mut deciding = Deciding { policy, now, believed, places, kept };
     let mut from = vec![now; places.len()];
+    let mut replaced = vec![false; places.len()];
     for group in groups(places) {
         let window_from = deciding.window_from(&group);
         deciding.by_calendar(&group);
         deciding.by_window(&group, window_from);
+        let newest = deciding.newest_registered(&group);
         for place in group {
             deciding.by_wish(place);
             deciding.parents(place);
-            if let Some(slot) = from.get_mut(place) {
-                *slot = window_from;
-            }
+            from[place] = window_from;
+            replaced[place] = newest.is_some_and(|newest| newest > places[place].registered);
         }
     }
     let Deciding { kept, .. } = deciding;
-    let each = places.iter().zip(kept).zip(from);
-    each.map(|((facts, kept), window_from)| conclude(facts, kept, window_from, now)).collect()
+    let each = places.iter().zip(kept).zip(from.into_iter().zip(replaced));
+    each.map(|((facts, kept), (window_from, is_replaced))| {
+        let wal_kept = wal_spans(&Indexed::of(facts, believed), &kept, window_from, is_replaced);
+        conclude(facts, kept, window_from, wal_kept)
+    })
+    .collect()
 }
 
 fn conclude(
     facts: &PlaceFacts,
     mut kept: BTreeMap<BackupId, BTreeSet<Reason>>,
     window_from: Timestamp,
-    now: Timestamp,
+    wal_kept: Vec<(Stretch, WalReason)>,
 ) -> Decision {
-    let wal_kept = wal_spans(&Indexed::of(facts), &kept, window_from, now);
     let size = facts.wal.segment_size();
     let (mut ranges, mut all) = (ArchivedWal::new(size), ArchivedWal::new(size));
     for (stretch, reason) in &wal_kept {
@@ -118,6 +124,8 @@ fn groups(places: &[PlaceFacts]) -> Vec<Vec<usize>> {
 struct Deciding<'a> {
     policy: &'a Policy,
     now: Timestamp,
+    /// Later times are not believed.
+    believed: Timestamp,
     places: &'a [PlaceFacts],
     kept: Vec<BTreeMap<BackupId, BTreeSet<Reason>>>,
 }
@@ -130,7 +138,7 @@ impl<'a> Deciding<'a> {
     }
 
     fn is_future(&self, backup: &Candidate) -> bool {
-        backup.finished > self.now + AHEAD_MAX
+        backup.finished > self.believed
     }
 
     /// The backups of a group whose times can be believed, newest first.
@@ -138,8 +146,18 @@ impl<'a> Deciding<'a> {
         let places = group.iter().filter_map(|index| Some((*index, self.places.get(*index)?)));
         let all = places.flat_map(|(index, place)| place.backups.iter().map(move |b| (index, b)));
         let mut all: Vec<_> = all.filter(|(_, backup)| !self.is_future(backup)).collect();
-        all.sort_by(|(_, a), (_, b)| (b.finished, &b.id).cmp(&(a.finished, &a.id)));
+        let key = |(place, backup): &(usize, &'a Candidate)| {
+            let place = &self.places[*place];
+            (backup.finished, &backup.id, place.registered, &place.name)
+        };
+        all.sort_by(|a, b| key(b).cmp(&key(a)));
         all
+    }
+
+    /// When the newest history was registered of those that have a backup.
+    fn newest_registered(&self, group: &[usize]) -> Option<Timestamp> {
+        let places = group.iter().filter_map(|index| self.places.get(*index));
+        places.filter(|place| !place.backups.is_empty()).map(|place| place.registered).max()
     }
 
     /// The window reaches back from the newest moment that there is: an archive that stands still, and a clock
@@ -148,7 +166,7 @@ impl<'a> Deciding<'a> {
         let newest = self.newest_first(group).first().map(|(_, backup)| backup.finished);
         let ends = group.iter().filter_map(|index| self.places.get(*index));
         let ends = ends.flat_map(|place| &place.ends).filter_map(|end| end.newest);
-        let newest = ends.filter(|end| *end <= self.now + AHEAD_MAX).chain(newest).max();
+        let newest = ends.filter(|end| *end <= self.believed).chain(newest).max();
         let newest = newest.unwrap_or(self.now).min(self.now);
         let window = TimeDelta::from_std(self.policy.window).unwrap_or(TimeDelta::MAX);
         newest.checked_sub_signed(window).unwrap_or(Timestamp::MIN_UTC)
@@ -198,9 +216,8 @@ impl<'a> Deciding<'a> {
     }
 
     fn by_window(&mut self, group: &[usize], from: Timestamp) {
-        let now = self.now;
         for place in group.iter().copied() {
-            let indexed = Indexed::of(&self.places[place]);
+            let indexed = Indexed::of(&self.places[place], self.believed);
             let facts = indexed.facts;
             let mut roots = BTreeSet::new();
             for backup in &facts.backups {
@@ -209,8 +226,8 @@ impl<'a> Deciding<'a> {
                     self.keep(place, &backup.id, Reason::Window);
                 }
             }
-            for end in facts.ends.iter().filter(|end| indexed.is_live(end, from, now)) {
-                if let Some(start) = indexed.window_start(&end.history, from) {
+            for end in facts.ends.iter().filter(|end| indexed.is_live(end, from)) {
+                for start in indexed.window_starts(&end.history, from) {
                     roots.insert(start.id.root());
                     self.keep(place, &start.id, Reason::WindowStart);
                 }
@@ -244,6 +261,23 @@ impl<'a> Deciding<'a> {
         for used in &facts.in_use {
             self.keep(place, &used.id, Reason::InUse(used.by.clone()));
         }
+        for (name, _) in &facts.unreadable {
+            self.may_be_parents(place, name);
+        }
+    }
+
+    /// What a backup may stand on whose manifest cannot be read: a differential on its full, an incremental on
+    /// anything earlier in its chain.
+    fn may_be_parents(&mut self, place: usize, name: &str) {
+        let Ok(id) = name.parse::<BackupId>() else { return };
+        let root = id.root();
+        let is_differential = id.backup_type() == BackupType::Differential;
+        for backup in &self.places[place].backups {
+            let is_earlier = backup.id.own_time() <= id.own_time() && !is_differential;
+            if backup.id == root || (is_earlier && backup.id.root() == root) {
+                self.keep(place, &backup.id, Reason::Unreadable(name.to_owned()));
+            }
+        }
     }
 
     /// Down the chains, from each backup that stays.
@@ -251,16 +285,18 @@ impl<'a> Deciding<'a> {
         let facts = &self.places[place];
         let parents: BTreeMap<&BackupId, &BackupId> =
             facts.backups.iter().filter_map(|b| Some((&b.id, b.parent.as_ref()?))).collect();
-        let kept: Vec<BackupId> =
+        let mut next: Vec<BackupId> =
             self.kept.get(place).map(|kept| kept.keys().cloned().collect()).unwrap_or_default();
-        for id in kept {
-            let mut child = &id;
-            // A chain that is a circle is nobody's, and must not be gone round for ever.
-            for _ in 0..=parents.len() {
-                let Some(parent) = parents.get(child) else { break };
+        let mut seen = BTreeSet::new();
+        // Each is passed once: ten thousand may stand on one another, or in a circle, which is nobody's.
+        while let Some(child) = next.pop() {
+            if let Some(parent) = parents.get(&child).copied()
+                && !seen.contains(&child)
+            {
+                next.push(parent.clone());
                 self.keep(place, parent, Reason::ParentOf(child.clone()));
-                child = parent;
             }
+            seen.insert(child);
         }
     }
 }

@@ -40,6 +40,8 @@ pub enum Reason {
     Running(BackupId),
     /// Somebody reads it.
     InUse(String),
+    /// A backup whose manifest cannot be read may stand on it.
+    Unreadable(String),
     /// It says that it was finished in the future, so a clock is wrong, and no rule of time counts.
     Future,
 }
@@ -62,6 +64,7 @@ impl fmt::Display for Reason {
             Self::ParentOf(id) => write!(f, "parent of {id}"),
             Self::Running(id) => write!(f, "parent of {id}, which is running"),
             Self::InUse(by) => write!(f, "in use by {by}"),
+            Self::Unreadable(name) => write!(f, "{name} cannot be read, and may stand on it"),
             Self::Future => f.write_str("finished in the future: a clock is wrong"),
         }
     }

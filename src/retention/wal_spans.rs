@@ -1,32 +1,33 @@
 //! Which WAL stays: a set of ranges of numbers on timelines, each with a reason.
 //!
-//! Ranges of a way to an end are taken on all its timelines, also behind the point where a timeline was left: what
-//! was written there goes when the range has passed it.
+//! The range of a way to an end goes on each of its timelines up to the segment in which that was left; what was
+//! written there behind it is on the way to another end, or on none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::decide::AHEAD_MAX;
 use super::facts::{Candidate, NO_END, PlaceFacts};
 use super::indexed::Indexed;
 use super::reason::{Reason, WalReason};
 use crate::base::Timestamp;
-use crate::pg::{History, SegmentNo, Stretch, TimelineId};
+use crate::pg::{History, SegmentNo, SegmentSize, Stretch, TimelineId};
 use crate::repo::BackupId;
 
-/// What stays of a place's WAL, archived or not.
+/// What stays of a place's WAL, archived or not. What was written before the first backup stays until there is
+/// one, but not that of a history that a later one replaced, when the window has passed it.
 pub(super) fn wal_spans(
     indexed: &Indexed<'_>,
     kept: &BTreeMap<BackupId, BTreeSet<Reason>>,
     window_from: Timestamp,
-    now: Timestamp,
+    is_replaced: bool,
 ) -> Vec<(Stretch, WalReason)> {
     let facts = indexed.facts;
     let mut spans = Vec::new();
-    if facts.backups.is_empty() && facts.unreadable.is_empty() {
+    let is_over = || is_replaced && !facts.ends.iter().any(|end| indexed.is_live(end, window_from));
+    if facts.backups.is_empty() && facts.unreadable.is_empty() && !is_over() {
         let all = indexed.everything_from(SegmentNo(0)).into_iter();
         spans.extend(all.map(|stretch| (stretch, WalReason::NoBackup)));
     }
-    window(indexed, kept, (window_from, now), &mut spans);
+    window(indexed, window_from, &mut spans);
     backups(facts, kept, &mut spans);
     wishes(indexed, &mut spans);
     for timeline in facts.wal.timelines() {
@@ -35,51 +36,46 @@ pub(super) fn wal_spans(
             spans.push((all, WalReason::UnknownHistory));
         }
     }
+    let key = |(stretch, reason): &(Stretch, WalReason)| {
+        (stretch.timeline, stretch.first, stretch.last, reason.clone())
+    };
+    spans.sort_by_cached_key(key);
+    spans.dedup();
     spans
 }
 
 type Spans = Vec<(Stretch, WalReason)>;
 
-/// A range on every timeline of a history.
-fn along(history: &History, first: SegmentNo) -> Vec<Stretch> {
-    let ancestors = history.ancestors().iter().map(|ancestor| ancestor.timeline);
-    let timelines = ancestors.chain([history.timeline()]);
-    timelines.map(|timeline| Stretch { timeline, first, last: NO_END }).collect()
+/// A range on every timeline of a history, up to the segment in which it was left.
+fn along(history: &History, first: SegmentNo, size: SegmentSize) -> Vec<Stretch> {
+    let ancestors = history.ancestors().iter();
+    let left = ancestors.map(|ancestor| (ancestor.timeline, SegmentNo::of(ancestor.end, size)));
+    let all = left.chain([(history.timeline(), NO_END)]);
+    let all = all.map(|(timeline, last)| Stretch { timeline, first, last });
+    all.filter(|stretch| stretch.first <= stretch.last).collect()
 }
 
-fn window(
-    indexed: &Indexed<'_>,
-    kept: &BTreeMap<BackupId, BTreeSet<Reason>>,
-    (from, now): (Timestamp, Timestamp),
-    spans: &mut Spans,
-) {
+fn window(indexed: &Indexed<'_>, from: Timestamp, spans: &mut Spans) {
     let facts = indexed.facts;
     let size = facts.wal.segment_size();
-    for end in facts.ends.iter().filter(|end| indexed.is_live(end, from, now)) {
+    for end in facts.ends.iter().filter(|end| indexed.is_live(end, from)) {
         let history = &end.history;
-        let on_it: Vec<&Candidate> = facts
-            .backups
-            .iter()
-            .filter(|b| b.is_on(history) && b.finished <= now + AHEAD_MAX)
-            .collect();
-        let Some(start) = indexed.window_start(history, from) else {
+        let starts = indexed.window_starts(history, from);
+        if starts.is_empty() {
             // Of a way that no backup is on nothing can be restored but what its own server brings.
-            let young = match on_it.is_empty() {
-                true => vec![Stretch {
-                    timeline: history.timeline(),
-                    first: SegmentNo(0),
-                    last: NO_END,
-                }],
-                false => along(history, SegmentNo(0)),
+            let timeline = history.timeline();
+            let young = match facts.backups.iter().any(|backup| backup.is_on(history)) {
+                true => along(history, SegmentNo(0), size),
+                false => vec![Stretch { timeline, first: SegmentNo(0), last: NO_END }],
             };
             spans.extend(young.into_iter().map(|stretch| (stretch, WalReason::YoungWindow)));
             continue;
-        };
+        }
         // Where clocks jumped, one that was finished within the window may begin before its start.
-        let in_window = on_it.iter().filter(|b| b.finished >= from && kept.contains_key(&b.id));
-        let first = in_window.map(|b| b.start).chain([start.start]).min().unwrap_or(start.start);
-        let reason = WalReason::Window(start.id.clone());
-        let stretches = along(history, SegmentNo::of(first, size)).into_iter();
+        let all = starts.into_iter().chain(indexed.in_window(history, from));
+        let Some(first) = all.min_by_key(|backup| (backup.start, &backup.id)) else { continue };
+        let reason = WalReason::Window(first.id.clone());
+        let stretches = along(history, SegmentNo::of(first.start, size), size).into_iter();
         spans.extend(stretches.map(|stretch| (stretch, reason.clone())));
     }
 }
@@ -122,9 +118,9 @@ fn own_wal(facts: &PlaceFacts, backup: &Candidate) -> Vec<Stretch> {
     let Some(history) = facts.wal.history(backup.timeline_stop) else {
         return facts.wal_of(backup);
     };
-    let mut all = along(&history, first);
+    let mut all = along(&history, first, facts.wal.segment_size());
     all.retain(|stretch| stretch.timeline >= backup.timeline);
-    all.iter_mut().for_each(|stretch| stretch.last = last);
+    all.iter_mut().for_each(|stretch| stretch.last = stretch.last.min(last));
     all
 }
 

@@ -35,6 +35,7 @@ pub(super) fn nothing() -> Policy {
 }
 
 /// One server's history, in which a segment is written each hour.
+#[derive(Clone)]
 pub(super) struct Told {
     pub(super) facts: PlaceFacts,
     pub(super) begun: Timestamp,

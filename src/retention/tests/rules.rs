@@ -21,7 +21,8 @@ fn f087_the_last_good_full_stays_whatever_the_rules_are() {
         kept,
         [
             "20261104-020000F: last good full, start of the window",
-            "20261105-020000F: newest full, with invalid pages or without its WAL"
+            "20261105-020000F: newest full, with invalid pages or without its WAL, start of the \
+             window"
         ]
     );
     assert_eq!(removed_wal(&decision), [(1, 1, 74)]);
@@ -123,7 +124,8 @@ fn a_dead_branch_keeps_nothing_when_the_window_has_passed_it() {
             "20261105-020000F: last good full, window",
         ]
     );
-    assert_eq!(removed_wal(&wide), [(1, 1, 2)]);
+    // Behind the switch timeline 1 is needed from its own backup on only.
+    assert_eq!(removed_wal(&wide), [(1, 1, 2), (1, 50, 50)]);
     let narrow = decision(5);
     assert_eq!(narrow.removed().count(), 2);
     assert_eq!(removed_wal(&narrow), [(1, 1, 73), (2, 49, 98)]);
@@ -164,4 +166,186 @@ fn f081_running_backups_and_restores_keep_what_they_use() {
     assert!(text.contains("20261103-020000F: in use by restore on db2"), "{text}");
     // The segment of the parent's own backup, and all from the one that is in use on.
     assert_eq!(removed_wal(&decision), [(1, 1, 26), (1, 28, 50)]);
+}
+
+/// Ends are as whoever looks at the archive finds them: timeline 1 was left, timeline 2 has no segment yet.
+fn just_promoted(told: Told, when: &str) -> Told {
+    let mut told = told.archived_until(1, when).promoted(2, 1, when);
+    let history = told.facts.wal.history(TimelineId::new(2).unwrap()).unwrap();
+    told.facts.ends = vec![End { history, newest: None }];
+    told
+}
+
+#[test]
+fn the_window_stays_when_a_promotion_has_archived_its_history_only() {
+    let days_ = ["20261101", "20261105", "20261110", "20261119"];
+    let told = days_.iter().fold(Told::from(BEGUN), |told, day| told.full(day));
+    let told = just_promoted(told, "2026-11-19T12:00:00Z");
+    let policy = Policy { window: days(10), ..nothing() };
+    let decision = decided(&policy, "2026-11-19T13:00:00Z", &told);
+    assert_eq!(
+        shown(&decision),
+        [
+            "20261101-020000F: removed",
+            "20261105-020000F: start of the window",
+            "20261110-020000F: window",
+            "20261119-020000F: last good full, window",
+        ]
+    );
+    assert_eq!(removed_wal(&decision), [(1, 1, 98)]);
+}
+
+#[test]
+fn a_history_without_wal_keeps_nothing_when_a_later_one_has_passed_the_window() {
+    // Restored twice: first to timeline 2, then, further back, to timeline 3.
+    let told =
+        just_promoted(Told::from(BEGUN).full("20261101").full("20261103"), "2026-11-04T00:00:00Z");
+    let mut told =
+        told.promoted(3, 1, "2026-11-02T00:00:00Z").backup_on(3, "20261105-020000F", None);
+    told = told.archived_until(3, "2026-11-20T00:00:00Z");
+    let history = told.facts.wal.history(TimelineId::new(2).unwrap()).unwrap();
+    told.facts.ends.push(End { history, newest: None });
+    let removed = |window| {
+        let policy = Policy { window: days(window), ..nothing() };
+        let decision = decided(&policy, "2026-11-20T00:00:00Z", &told);
+        decision.removed().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(removed(5), ["20261101-020000F", "20261103-020000F"]);
+    assert_eq!(removed(16), ["20261101-020000F"; 0], "within the window both are needed");
+}
+
+#[test]
+fn a_dead_branch_of_unknown_age_keeps_its_own_way_only() {
+    let told = ["20261101", "20261105", "20261120"].iter();
+    let told = told.fold(Told::from(BEGUN), |told, day| told.full(day));
+    let told = told.archived_until(1, "2026-11-20T12:00:00Z");
+    let mut told = told.promoted(2, 1, "2026-11-06T00:00:00Z");
+    let timeline = TimelineId::new(2).unwrap();
+    told.facts.wal.add_stretch(Stretch { timeline, first: SegmentNo(121), last: SegmentNo(122) });
+    let history = told.facts.wal.history(timeline).unwrap();
+    told.facts.ends.push(End { history, newest: None });
+    let policy = Policy { window: days(0), ..nothing() };
+    let decision = decided(&policy, "2026-11-20T12:00:00Z", &told);
+    assert_eq!(
+        shown(&decision),
+        [
+            "20261101-020000F: removed",
+            "20261105-020000F: start of the window",
+            "20261120-020000F: last good full, start of the window",
+        ]
+    );
+    // From the backup of the 5th to where timeline 2 left, and from the last one on: not all between.
+    assert_eq!(removed_wal(&decision), [(1, 1, 98), (1, 122, 458)]);
+}
+
+#[test]
+fn f087_a_full_of_the_future_that_is_the_only_one_keeps_the_way_behind_it() {
+    let told = Told::from(BEGUN).full("20261101").archived_until(1, "2026-11-04T00:00:00Z");
+    let ahead = |full: &mut Candidate| full.finished = at("2027-11-01T02:30:00Z");
+    let told = told.change("20261101-020000F", ahead).promoted(2, 1, "2026-11-03T00:00:00Z");
+    let told = told.archived_until(2, "2026-11-20T00:00:00Z");
+    let decision = decided(&nothing(), "2026-11-20T00:00:00Z", &told);
+    // Timeline 1 is removed behind the switch at most.
+    assert_eq!(removed_wal(&decision), [(1, 50, 73)]);
+}
+
+#[test]
+fn f087_backups_of_a_clock_that_lagged_are_told_by_their_positions() {
+    let told = ["20261101", "20261105", "20261108", "20261120"].iter();
+    let told = told.fold(Told::from(BEGUN), |told, day| told.full(day));
+    let told = told.archived_until(1, "2026-11-20T12:00:00Z");
+    let lags = |full: &mut Candidate| full.finished = at("2026-11-02T02:30:00Z");
+    let mut told = told.change("20261108-020000F", lags);
+    // What is behind the hole is restored from the one that claims to be older only.
+    told.facts.wal.set_damaged(TimelineId::FIRST, SegmentNo(120));
+    let policy = Policy { window: days(14), ..nothing() };
+    let decision = decided(&policy, "2026-11-20T12:00:00Z", &told);
+    assert_eq!(
+        shown(&decision),
+        [
+            "20261101-020000F: removed",
+            "20261108-020000F: start of the window",
+            "20261105-020000F: start of the window",
+            "20261120-020000F: last good full, window",
+        ]
+    );
+}
+
+#[test]
+fn an_unsound_backup_stays_that_alone_reaches_the_window() {
+    let told = ["20261101", "20261105", "20261120"].iter();
+    let told = told.fold(Told::from(BEGUN), |told, day| told.full(day));
+    let told = told.archived_until(1, "2026-11-20T12:00:00Z");
+    let mut told = told.change("20261105-020000F", |full| full.is_sound = false);
+    told.facts.wal.set_damaged(TimelineId::FIRST, SegmentNo(50));
+    let policy = Policy { window: days(14), ..nothing() };
+    let decision = decided(&policy, "2026-11-20T12:00:00Z", &told);
+    // The sound one does not get over the hole.
+    assert_eq!(
+        shown(&decision),
+        [
+            "20261101-020000F: start of the window",
+            "20261105-020000F: start of the window",
+            "20261120-020000F: last good full, window",
+        ]
+    );
+}
+
+#[test]
+fn f080_wal_of_a_replaced_history_goes_also_when_its_backups_went_first() {
+    let old = Told::from(BEGUN).archived_until(1, "2026-11-05T12:00:00Z");
+    let mut new = Told::from("2026-11-06T00:00:00Z").full("20261106");
+    new = new.full("20261120").archived_until(1, "2026-11-20T12:00:00Z");
+    let removed = |window, places: &[PlaceFacts]| {
+        let policy = Policy { window: days(window), ..nothing() };
+        removed_wal(&decide(&policy, at("2026-11-20T12:00:00Z"), places)[0])
+    };
+    let both = [old.facts.clone(), new.facts.clone()];
+    assert_eq!(removed(10, &both), [(1, 1, 109)]);
+    assert_eq!(removed(16, &both), [], "the window has not passed it");
+    new.facts.backups.clear();
+    assert_eq!(removed(10, &[old.facts, new.facts]), [], "nothing has replaced it yet");
+}
+
+#[test]
+fn f077_what_an_unreadable_backup_may_stand_on_stays() {
+    let full = "20261101-020000F";
+    let first = "20261101-020000F_20261101-080000I";
+    let last = "20261101-020000F_20261101-200000I";
+    let told = week().backup(first, Some(full)).backup(last, Some(first));
+    let kept = |unreadable: &str| {
+        let mut told = told.clone();
+        told.facts.unreadable.push((unreadable.into(), Lsn(0x8000_0028)));
+        let decision = decided(&nothing(), "2026-11-05T12:00:00Z", &told);
+        let kept = decision.backups.into_iter().filter(|(_, reasons)| !reasons.is_empty());
+        kept.map(|(id, _)| id.to_string()).collect::<Vec<_>>()
+    };
+    let newest = "20261105-020000F";
+    assert_eq!(kept("20261101-020000F_20261101-140000I"), [full, first, newest]);
+    assert_eq!(kept("20261101-020000F_20261101-140000D"), [full, newest]);
+    assert_eq!(kept("no name of a backup"), [newest]);
+}
+
+#[test]
+fn the_ends_of_time_and_of_wal_are_no_trouble() {
+    let far = SegmentNo(u64::MAX);
+    for (now, finished) in [
+        (Timestamp::MAX_UTC, Timestamp::MAX_UTC),
+        (Timestamp::MIN_UTC, Timestamp::MIN_UTC),
+        (Timestamp::MAX_UTC, Timestamp::MIN_UTC),
+        (Timestamp::MIN_UTC, Timestamp::MAX_UTC),
+    ] {
+        let mut told = week().change("20261103-020000F", |full| {
+            (full.finished, full.start, full.stop) = (finished, Lsn(u64::MAX - 1), Lsn(u64::MAX));
+        });
+        let timeline = TimelineId::FIRST;
+        told.facts.wal.add_stretch(Stretch { timeline, first: SegmentNo(far.0 - 1), last: far });
+        for zone in [chrono_tz::Pacific::Auckland, chrono_tz::Pacific::Pago_Pago] {
+            let policy =
+                Policy { daily: u32::MAX, yearly: 9, window: Duration::MAX, zone, ..nothing() };
+            let decision = decide(&policy, now, std::slice::from_ref(&told.facts)).remove(0);
+            assert_eq!(decision.removed().count(), 0);
+        }
+        assert!(decide(&nothing(), now, &[]).is_empty());
+    }
 }
