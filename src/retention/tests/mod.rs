@@ -1,5 +1,8 @@
 //! What is kept, on clusters that are made up here: a history of backups in, reasons out.
 
+mod case;
+mod golden;
+mod oracle;
 mod rules;
 
 use std::collections::BTreeMap;
