@@ -94,9 +94,10 @@ impl<'a> Indexed<'a> {
         older.sort_by(|a, b| (b.finished, &b.id).cmp(&(a.finished, &a.id)));
         let sound = older.iter().position(|backup| backup.is_sound);
         let in_window = self.in_window(history, from);
+        // The newest begins it: what lies behind that is the newest itself where clocks were right.
         let begun = in_window.iter().chain(older.first()).map(|backup| backup.stop).min();
         let is_start = |index: usize, backup: &Candidate| {
-            index == 0 || sound == Some(index) || begun.is_some_and(|begun| backup.stop >= begun)
+            sound == Some(index) || begun.is_some_and(|begun| backup.stop >= begun)
         };
         let chosen = older.iter().enumerate().filter(|(index, backup)| is_start(*index, backup));
         chosen.map(|(_, backup)| *backup).collect()

@@ -27,7 +27,7 @@ pub(super) fn wal_spans(
         let all = indexed.everything_from(SegmentNo(0)).into_iter();
         spans.extend(all.map(|stretch| (stretch, WalReason::NoBackup)));
     }
-    window(indexed, window_from, &mut spans);
+    window(indexed, kept, window_from, &mut spans);
     backups(facts, kept, &mut spans);
     wishes(indexed, &mut spans);
     for timeline in facts.wal.timelines() {
@@ -55,16 +55,22 @@ fn along(history: &History, first: SegmentNo, size: SegmentSize) -> Vec<Stretch>
     all.filter(|stretch| stretch.first <= stretch.last).collect()
 }
 
-fn window(indexed: &Indexed<'_>, from: Timestamp, spans: &mut Spans) {
+fn window(
+    indexed: &Indexed<'_>,
+    kept: &BTreeMap<BackupId, BTreeSet<Reason>>,
+    from: Timestamp,
+    spans: &mut Spans,
+) {
     let facts = indexed.facts;
     let size = facts.wal.segment_size();
     for end in facts.ends.iter().filter(|end| indexed.is_live(end, from)) {
         let history = &end.history;
         let starts = indexed.window_starts(history, from);
         if starts.is_empty() {
-            // Of a way that no backup is on nothing can be restored but what its own server brings.
+            // Of a way that no backup is left on nothing can be restored but what its own server brings.
             let timeline = history.timeline();
-            let young = match facts.backups.iter().any(|backup| backup.is_on(history)) {
+            let is_left = |b: &Candidate| b.is_on(history) && kept.contains_key(&b.id);
+            let young = match facts.backups.iter().any(is_left) {
                 true => along(history, SegmentNo(0), size),
                 false => vec![Stretch { timeline, first: SegmentNo(0), last: NO_END }],
             };

@@ -3,7 +3,10 @@
 mod case;
 mod golden;
 mod oracle;
+mod properties;
 mod rules;
+mod scale;
+mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
