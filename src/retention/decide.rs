@@ -53,23 +53,23 @@ pub fn decide(policy: &Policy, now: Timestamp, places: &[PlaceFacts]) -> Vec<Dec
     let kept = vec![BTreeMap::new(); places.len()];
     let mut deciding = Deciding { policy, now, believed, places, kept };
     let mut from = vec![now; places.len()];
-    let mut replaced = vec![false; places.len()];
+    let mut replaced = vec![None; places.len()];
     for group in groups(places) {
         let window_from = deciding.window_from(&group);
         deciding.by_calendar(&group);
-        deciding.by_window(&group, window_from);
-        let newest = deciding.newest_registered(&group);
-        for place in group {
+        for place in group.iter().copied() {
+            replaced[place] = deciding.replaced(&group, place);
+            deciding.by_window(place, window_from, replaced[place]);
             deciding.by_wish(place);
             deciding.parents(place);
             from[place] = window_from;
-            replaced[place] = newest.is_some_and(|newest| newest > places[place].registered);
         }
     }
     let Deciding { kept, .. } = deciding;
     let each = places.iter().zip(kept).zip(from.into_iter().zip(replaced));
-    each.map(|((facts, kept), (window_from, is_replaced))| {
-        let wal_kept = wal_spans(&Indexed::of(facts, believed), &kept, window_from, is_replaced);
+    each.map(|((facts, kept), (window_from, replaced))| {
+        let indexed = Indexed::of(facts, believed, replaced);
+        let wal_kept = wal_spans(&indexed, &kept, window_from);
         conclude(facts, kept, window_from, wal_kept)
     })
     .collect()
@@ -154,10 +154,12 @@ impl<'a> Deciding<'a> {
         all
     }
 
-    /// When the newest history was registered of those that have a backup.
-    fn newest_registered(&self, group: &[usize]) -> Option<Timestamp> {
+    /// When the first history was registered that came after this one and has a backup.
+    fn replaced(&self, group: &[usize], place: usize) -> Option<Timestamp> {
         let places = group.iter().filter_map(|index| self.places.get(*index));
-        places.filter(|place| !place.backups.is_empty()).map(|place| place.registered).max()
+        let own = self.places[place].registered;
+        let later = places.filter(|other| other.registered > own && !other.backups.is_empty());
+        later.map(|other| other.registered).min()
     }
 
     /// The window reaches back from the newest moment that there is: an archive that stands still, and a clock
@@ -215,31 +217,29 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    fn by_window(&mut self, group: &[usize], from: Timestamp) {
-        for place in group.iter().copied() {
-            let indexed = Indexed::of(&self.places[place], self.believed);
-            let facts = indexed.facts;
-            let mut roots = BTreeSet::new();
-            for backup in &facts.backups {
-                if backup.finished >= from && !self.is_future(backup) {
-                    roots.insert(backup.id.root());
-                    self.keep(place, &backup.id, Reason::Window);
-                }
+    fn by_window(&mut self, place: usize, from: Timestamp, replaced: Option<Timestamp>) {
+        let indexed = Indexed::of(&self.places[place], self.believed, replaced);
+        let facts = indexed.facts;
+        let mut roots = BTreeSet::new();
+        for backup in &facts.backups {
+            if backup.finished >= from && !self.is_future(backup) {
+                roots.insert(backup.id.root());
+                self.keep(place, &backup.id, Reason::Window);
             }
-            for end in facts.ends.iter().filter(|end| indexed.is_live(end, from)) {
-                for start in indexed.window_starts(&end.history, from) {
-                    roots.insert(start.id.root());
-                    self.keep(place, &start.id, Reason::WindowStart);
-                }
+        }
+        for end in facts.ends.iter().filter(|end| indexed.is_live(end, from)) {
+            for start in indexed.window_starts(&end.history, from) {
+                roots.insert(start.id.root());
+                self.keep(place, &start.id, Reason::WindowStart);
             }
-            for backup in &facts.backups {
-                let is_told = self.kept.get(place).and_then(|kept| kept.get(&backup.id));
-                let is_told = is_told.is_some_and(|reasons| {
-                    reasons.contains(&Reason::Window) || reasons.contains(&Reason::WindowStart)
-                });
-                if roots.contains(&backup.id.root()) && !is_told {
-                    self.keep(place, &backup.id, Reason::WindowChain);
-                }
+        }
+        for backup in &facts.backups {
+            let is_told = self.kept.get(place).and_then(|kept| kept.get(&backup.id));
+            let is_told = is_told.is_some_and(|reasons| {
+                reasons.contains(&Reason::Window) || reasons.contains(&Reason::WindowStart)
+            });
+            if roots.contains(&backup.id.root()) && !is_told {
+                self.keep(place, &backup.id, Reason::WindowChain);
             }
         }
     }

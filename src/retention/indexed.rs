@@ -12,16 +12,22 @@ pub(super) struct Indexed<'a> {
     pub(super) facts: &'a PlaceFacts,
     /// Later times are not believed.
     believed: Timestamp,
+    /// When a history was registered that has taken this one's place.
+    pub(super) replaced: Option<Timestamp>,
     by_id: HashMap<&'a BackupId, &'a Candidate>,
     /// Everything that they stand on is here.
     whole: HashSet<&'a BackupId>,
 }
 
 impl<'a> Indexed<'a> {
-    pub(super) fn of(facts: &'a PlaceFacts, believed: Timestamp) -> Self {
+    pub(super) fn of(
+        facts: &'a PlaceFacts,
+        believed: Timestamp,
+        replaced: Option<Timestamp>,
+    ) -> Self {
         let by_id = facts.backups.iter().map(|backup| (&backup.id, backup)).collect();
         let whole = whole_chains(&by_id);
-        Self { facts, believed, by_id, whole }
+        Self { facts, believed, replaced, by_id, whole }
     }
 
     pub(super) fn find(&self, id: &BackupId) -> Option<&'a Candidate> {
@@ -65,12 +71,13 @@ impl<'a> Indexed<'a> {
         })
     }
 
-    /// Whether a later timeline has a backup from before the window: what an earlier one without WAL of its own
-    /// leads to was written before it began, for timelines are numbered in the order in which they begin.
+    /// Whether a later timeline has a backup from before the window, or a later history was registered before it:
+    /// what an earlier timeline without WAL of its own leads to was written before that one began, for timelines
+    /// are numbered in the order in which they begin.
     fn is_followed(&self, end: &End, from: Timestamp) -> bool {
         let own = end.history.timeline();
         let is_later = |b: &Candidate| b.timeline_stop > own && b.finished <= from;
-        self.facts.backups.iter().any(is_later)
+        self.replaced.is_some_and(|at| at <= from) || self.facts.backups.iter().any(is_later)
     }
 
     /// The backups on a way that were finished within the window.

@@ -18,11 +18,13 @@ pub(super) fn wal_spans(
     indexed: &Indexed<'_>,
     kept: &BTreeMap<BackupId, BTreeSet<Reason>>,
     window_from: Timestamp,
-    is_replaced: bool,
 ) -> Vec<(Stretch, WalReason)> {
     let facts = indexed.facts;
     let mut spans = Vec::new();
-    let is_over = || is_replaced && !facts.ends.iter().any(|end| indexed.is_live(end, window_from));
+    let is_over = || {
+        indexed.replaced.is_some()
+            && !facts.ends.iter().any(|end| indexed.is_live(end, window_from))
+    };
     if facts.backups.is_empty() && facts.unreadable.is_empty() && !is_over() {
         let all = indexed.everything_from(SegmentNo(0)).into_iter();
         spans.extend(all.map(|stretch| (stretch, WalReason::NoBackup)));

@@ -137,6 +137,20 @@ fn carried_out(world: &World, decisions: &[Decision]) -> Vec<PlaceFacts> {
     each.collect()
 }
 
+/// Without what keeps something for good, and rightly so.
+fn passing(events: Vec<Event>) -> Vec<Event> {
+    let each = events.into_iter().filter_map(|event| match event {
+        Event::Clock(hours) => Some(Event::Clock(hours.min(0))),
+        Event::Promoted { hours_ago, own_hours, is_server, .. } => {
+            Some(Event::Promoted { hours_ago, own_hours, is_server, is_told: true })
+        }
+        Event::Pin { .. } | Event::Running { .. } | Event::Use { .. } => None,
+        Event::Unreadable { .. } => None,
+        other => Some(other),
+    });
+    each.collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -183,6 +197,35 @@ proptest! {
                 prop_assert!(more.contains(&backup.id), "{}", backup.id);
             }
             prop_assert!(subset(&wal.stretches().collect::<Vec<_>>(), &more_wal));
+        }
+    }
+
+    #[test]
+    fn everything_goes_when_the_window_has_passed_it(events in events(), is_once: bool) {
+        let mut world = World::of(&passing(events));
+        let policy = Policy { window: Duration::from_secs(5 * 86_400), ..super::nothing() };
+        let full =
+            Event::Backup { kind: 0, parent: 0, hours: 3, is_sound: true, is_across: false };
+        let day = [Event::Hours { count: 19, is_archived: true }, full];
+        for number in 0..40 {
+            world.play(&day);
+            if !is_once || number == 39 {
+                let decisions = decide(&policy, world.now, &world.facts());
+                let left = carried_out(&world, &decisions);
+                for (truth, facts) in world.places.iter_mut().zip(left) {
+                    truth.facts = facts;
+                }
+            }
+        }
+        let old = world.now - TimeDelta::days(8);
+        for truth in &world.places {
+            for backup in &truth.facts.backups {
+                prop_assert!(backup.finished > old, "{} stays: {:#?}", backup.id, truth.facts);
+            }
+            for (timeline, number) in truth.facts.wal.stretches().flat_map(|s| s.segments()) {
+                let is_young = truth.written[&(timeline, number.0)] > old;
+                prop_assert!(is_young, "{} of {} stays: {:#?}", number, timeline, truth.facts);
+            }
         }
     }
 

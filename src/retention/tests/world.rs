@@ -228,28 +228,33 @@ impl World {
     pub(super) fn of(events: &[Event]) -> Self {
         let now = at("2026-01-01T00:00:00Z");
         let mut world = Self { places: vec![Truth::new(now, 1)], now };
+        world.play(events);
+        world
+    }
+
+    /// What happens then, by clocks that are right at first.
+    pub(super) fn play(&mut self, events: &[Event]) {
         let mut clock = TimeDelta::zero();
         for event in events {
             match event {
                 Event::Clock(hours) => clock = TimeDelta::hours((*hours).into()),
                 Event::Upgrade => {
-                    world.pass(1, true);
-                    let number = world.places.len() + 1;
-                    world.places.push(Truth::new(world.now, number));
+                    self.pass(1, true);
+                    let number = self.places.len() + 1;
+                    self.places.push(Truth::new(self.now, number));
                 }
-                Event::Hours { count, is_archived } => world.pass(*count, *is_archived),
-                Event::Backup { .. } => world.back_up(event, clock),
-                other => world.happen(other),
+                Event::Hours { count, is_archived } => self.pass(*count, *is_archived),
+                Event::Backup { .. } => self.back_up(event, clock),
+                other => self.happen(other),
             }
         }
         // Right after a promotion nothing of the new timeline is archived.
         if !matches!(events.last(), Some(Event::Promoted { .. })) {
-            world.pass(1, true);
+            self.pass(1, true);
         }
-        for place in &mut world.places {
+        for place in &mut self.places {
             place.facts = place.found(place.facts.wal.clone());
         }
-        world
     }
 
     fn pass(&mut self, hours: u8, is_archived: bool) {
