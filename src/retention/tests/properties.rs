@@ -19,7 +19,7 @@ fn policies() -> impl Strategy<Value = Policy> {
         Just(chrono_tz::Europe::Berlin),
         Just(chrono_tz::Pacific::Auckland)
     ];
-    let window = prop_oneof![3 => (0..2_000_000_u64), 1 => Just(0), 1 => Just(u64::MAX)];
+    let window = prop_oneof![3 => 0..2_000_000_u64, 1 => Just(0), 1 => Just(u64::MAX)];
     let counts = (0..4_u32, 0..3_u32, 0..3_u32, 0..2_u32, 0..3_u32, 0..3_u32);
     (counts, window, zone).prop_map(
         |((daily, weekly, monthly, yearly, last, min_full), s, zone)| {

@@ -349,3 +349,19 @@ fn the_ends_of_time_and_of_wal_are_no_trouble() {
         assert!(decide(&nothing(), now, &[]).is_empty());
     }
 }
+
+#[test]
+fn an_empty_end_of_a_replaced_history_keeps_nothing_for_ever() {
+    // Promoted and upgraded at once: of timeline 2 nothing but its history was ever archived.
+    let old = just_promoted(Told::from(BEGUN).full("20261103"), "2026-11-05T12:00:00Z");
+    let new = Told::from("2026-11-06T00:00:00Z").full("20261106").full("20261120");
+    let places = [old.facts, new.archived_until(1, "2026-11-20T12:00:00Z").facts];
+    let decision = |window| {
+        let policy = Policy { window: days(window), ..nothing() };
+        decide(&policy, at("2026-11-20T12:00:00Z"), &places).remove(0)
+    };
+    assert_eq!(shown(&decision(16)), ["20261103-020000F: start of the window"]);
+    assert_eq!(removed_wal(&decision(16)), [(1, 1, 50)]);
+    assert_eq!(shown(&decision(10)), ["20261103-020000F: removed"]);
+    assert_eq!(removed_wal(&decision(10)), [(1, 1, 109)]);
+}
