@@ -6,17 +6,17 @@ mod oracle;
 mod properties;
 mod rules;
 mod scale;
+mod told;
 mod world;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use told::Told;
 
 use super::{Candidate, Decision, End, PlaceFacts, Policy, decide};
 use crate::base::Timestamp;
-use crate::pg::{ArchivedWal, History, Lsn, SegmentNo, SegmentSize, Stretch, TimelineId};
-use crate::repo::{BackupId, BackupType};
+use crate::pg::{Lsn, SegmentNo, Stretch, TimelineId};
+use crate::repo::BackupId;
 
 pub(super) fn at(text: &str) -> Timestamp {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -40,103 +40,6 @@ pub(super) fn nothing() -> Policy {
     }
 }
 
-/// One server's history, in which a segment is written each hour.
-#[derive(Clone)]
-pub(super) struct Told {
-    pub(super) facts: PlaceFacts,
-    pub(super) begun: Timestamp,
-}
-
-impl Told {
-    /// Registered, and archived from then on.
-    pub(super) fn from(begun: &str) -> Self {
-        let facts = PlaceFacts {
-            name: "7-1".into(),
-            registered: at(begun),
-            backups: Vec::new(),
-            unreadable: Vec::new(),
-            pins: BTreeMap::new(),
-            running: Vec::new(),
-            in_use: Vec::new(),
-            wal: ArchivedWal::new(SegmentSize::DEFAULT),
-            ends: Vec::new(),
-        };
-        Self { facts, begun: at(begun) }
-    }
-
-    /// The segment that was written at a moment.
-    pub(super) fn segment_at(&self, moment: Timestamp) -> SegmentNo {
-        let hours = (moment - self.begun).num_hours();
-        SegmentNo(u64::try_from(hours).unwrap_or_default() + 1)
-    }
-
-    fn lsn_at(&self, moment: Timestamp) -> Lsn {
-        let begin = self.segment_at(moment).begin(SegmentSize::DEFAULT).unwrap();
-        Lsn(begin.0 + 0x28)
-    }
-
-    /// Everything is archived on a timeline until then.
-    pub(super) fn archived_until(mut self, timeline: u32, until: &str) -> Self {
-        let timeline = TimelineId::new(timeline).unwrap();
-        let first = match self.facts.wal.history(timeline).as_ref().map(History::ancestors) {
-            Some([.., parent]) => SegmentNo::of(parent.end, SegmentSize::DEFAULT),
-            _ => SegmentNo(1),
-        };
-        let last = self.segment_at(at(until));
-        self.facts.wal.add_stretch(Stretch { timeline, first, last });
-        let history = self.facts.wal.history(timeline).unwrap();
-        self.facts.ends.retain(|end| !history.includes(end.history.timeline()));
-        self.facts.ends.push(End { history, newest: Some(at(until)) });
-        self
-    }
-
-    /// A timeline leaves its parent at a moment.
-    pub(super) fn promoted(mut self, timeline: u32, parent: u32, when: &str) -> Self {
-        let switch = self.lsn_at(at(when));
-        let before = self.facts.wal.history(TimelineId::new(parent).unwrap()).unwrap();
-        let text = format!("{}{parent}\t{switch}\tx\n", before.render());
-        let history = History::parse(TimelineId::new(timeline).unwrap(), text.as_bytes()).unwrap();
-        self.facts.wal.add_history(history);
-        self
-    }
-
-    /// A backup on timeline 1 that took half an hour.
-    pub(super) fn backup(self, id: &str, parent: Option<&str>) -> Self {
-        self.backup_on(1, id, parent)
-    }
-
-    pub(super) fn backup_on(mut self, timeline: u32, id: &str, parent: Option<&str>) -> Self {
-        let id: BackupId = id.parse().unwrap();
-        let begun = chrono::NaiveDateTime::parse_from_str(id.own_time(), "%Y%m%d-%H%M%S");
-        let begun = begun.unwrap().and_utc();
-        let finished = begun + TimeDelta::minutes(30);
-        let timeline = TimelineId::new(timeline).unwrap();
-        self.facts.backups.push(Candidate {
-            backup_type: id.backup_type(),
-            id,
-            parent: parent.map(|parent| parent.parse().unwrap()),
-            finished,
-            timeline,
-            timeline_stop: timeline,
-            start: self.lsn_at(begun),
-            stop: Lsn(self.lsn_at(finished).0 + 0x100),
-            is_sound: true,
-            stored: 1 << 30,
-        });
-        self
-    }
-
-    pub(super) fn full(self, day: &str) -> Self {
-        self.backup(&format!("{day}-020000F"), None)
-    }
-
-    pub(super) fn change(mut self, id: &str, change: impl FnOnce(&mut Candidate)) -> Self {
-        let found = self.facts.backups.iter_mut().find(|backup| backup.id.as_str() == id);
-        change(found.unwrap_or_else(|| panic!("no {id}")));
-        self
-    }
-}
-
 /// What a decision says of each backup, a line each.
 pub(super) fn shown(decision: &Decision) -> Vec<String> {
     let each = decision.backups.iter().map(|(id, reasons)| {
@@ -149,7 +52,7 @@ pub(super) fn shown(decision: &Decision) -> Vec<String> {
     each.collect()
 }
 
-pub(super) fn decided(policy: &Policy, now: &str, told: &Told) -> Decision {
+fn decided(policy: &Policy, now: &str, told: &Told) -> Decision {
     decide(policy, at(now), std::slice::from_ref(&told.facts)).remove(0)
 }
 
@@ -157,11 +60,4 @@ pub(super) fn decided(policy: &Policy, now: &str, told: &Told) -> Decision {
 pub(super) fn removed_wal(decision: &Decision) -> Vec<(u32, u64, u64)> {
     let each = decision.wal_removed.iter();
     each.map(|s| (s.timeline.get(), s.first.0, s.last.0)).collect()
-}
-
-#[test]
-fn the_type_is_that_of_the_name() {
-    let told = Told::from("2026-11-01T00:00:00Z").full("20261101");
-    assert_eq!(told.facts.backups[0].backup_type, BackupType::Full);
-    assert_eq!(told.facts.backups[0].start, Lsn(0x3000028));
 }
