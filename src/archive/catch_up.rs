@@ -283,7 +283,7 @@ impl Lane {
         for timeline in has.keys().filter(|timeline| !had.contains_key(timeline)) {
             missing.extend(TimelineId::new(*timeline).map(TimelineId::history_file_name));
         }
-        for stretch in wal.stretches().flat_map(|stretch| known.missing(stretch)) {
+        for stretch in wal.stretches().flat_map(|stretch| known.lost(stretch)) {
             let room = NAMES_MAX.saturating_sub(missing.len());
             let names = stretch.segments().map(|(timeline, number)| wal.name(timeline, number));
             missing.extend(names.take(room));

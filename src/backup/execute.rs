@@ -87,7 +87,9 @@ pub fn execute(
     session.prove_not_pooled(ctx)?;
     prove_directory(ctx, &session, &options.data_directory)?;
     let mut stands = plan.stands.clone();
-    let begin = reserve(ctx, options, (repository, place), &facts, &stands)?;
+    let lease = lease(ctx, options, repository, place)?;
+    let begin = reserve(ctx, options, (repository, place), &facts, &stands, &lease)?;
+    stands.require_kept(ctx, (repository, place), &begin)?;
     ctx.observer.event(Event::Begin {
         stage: Stage::StartCheckpoint,
         bytes_total: 0,
@@ -116,6 +118,31 @@ pub fn execute(
         }
         Err(error) => give_up(ctx, held, error),
     }
+}
+
+/// Of one server one backup is taken at a time, which it sees to itself; of several servers of a cluster too.
+fn lease(
+    ctx: &Ctx,
+    options: &Options,
+    repository: &Repository,
+    place: &Place,
+) -> Result<repo::KeptUp> {
+    let host = options.host.to_string();
+    let directory = directory_identity(&options.data_directory);
+    let server =
+        directory.unwrap_or_else(|| format!("{host}:{}", options.data_directory.display()));
+    let purpose = format!("backup --type {}", options.backup_type);
+    let request = repo::LeaseRequest {
+        scope: repo::Scope::Backup,
+        cluster: place.cluster(),
+        host: &host,
+        pid: options.pid,
+        purpose: &purpose,
+        backup: None,
+        server: Some(&server),
+        is_gone: options.is_gone,
+    };
+    Ok(repository.take_lease(ctx, &request)?.beside(ctx))
 }
 
 /// An orderly end; without it the server ends the backup with the session.
@@ -149,6 +176,7 @@ fn reserve(
     (repository, place): (&Repository, &Place),
     facts: &ServerFacts,
     stands: &Stands,
+    lease: &repo::KeptUp,
 ) -> Result<Begin> {
     let started = ctx.clock.now();
     let parent = stands.parent.as_ref();
@@ -173,10 +201,16 @@ fn reserve(
         directory_identity: directory_identity(&options.data_directory),
         standby: facts.in_recovery,
         attempts: stands.attempts().iter().map(|attempt| attempt.id().clone()).collect(),
+        lease: Some(lease.holder()),
     };
+    let kept = repository.kept(ctx, place)?;
     for later in 0..ID_TRIES {
         let begun = started + TimeDelta::seconds(later);
         begin.id = BackupId::of(backup_type, begin.parent.as_ref(), begun);
+        // After a clock that begins at the same second again: names are not used twice.
+        if kept.is_removing(&begin.id) {
+            continue;
+        }
         match repository.put_begin(ctx, place, &begin) {
             Err(repo::Error::Storage(error)) if error.is_already_exists() => {}
             // Somebody was killed before he had it: it is nobody's for good.

@@ -38,4 +38,6 @@ pub struct Options {
     pub host: Host,
     /// Identifies this process in records.
     pub pid: u32,
+    /// Whether a process, by host and number, is surely gone.
+    pub is_gone: fn(&str, u32) -> bool,
 }

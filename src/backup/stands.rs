@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::options::Options;
 use super::parent::Parent;
 use super::read::directory_identity;
 use crate::base::Ctx;
 use crate::codec::crc32c_join;
+use crate::pg::{SegmentNo, SegmentSize, TimelineId};
 use crate::pgconn::ServerFacts;
 use crate::repo::{
     self, Attempt, AttemptContents, BackupType, Backups, Base, Begin, Content, HashReader,
@@ -119,6 +120,59 @@ impl Stands {
             dead.retain(|attempt| !used.contains(attempt.id()));
         }
         self.attempts = dead;
+        Ok(())
+    }
+
+    /// Looks, now that the begin record is put, whether what this backup stands on is there and stays: expiry looks
+    /// for begin records after it has recorded what it removes. Attempts that are removed are let go.
+    ///
+    /// # Errors
+    /// [`Error::Parent`] for a parent that is removed; [`Error::Refused`] where the server's WAL has expired.
+    pub(super) fn require_kept(
+        &mut self,
+        ctx: &Ctx,
+        (repository, place): (&Repository, &Place),
+        begin: &Begin,
+    ) -> Result<()> {
+        let kept = repository.kept(ctx, place)?;
+        if let Some(parent) = &self.parent {
+            let gone = |what: String| Error::Parent { what };
+            if let Some(why) = kept.unreadable.first() {
+                let what = "whether its parent is being removed cannot be told";
+                return Err(gone(format!("{what}: {why}")));
+            }
+            let chain = parent.bases.iter().filter(|base| !base.attempt);
+            for id in chain.map(|base| &base.id) {
+                if kept.is_removing(id) {
+                    return Err(gone(format!("{id}, on which it would stand, is being removed")));
+                }
+                match repository.summary(place, id) {
+                    Err(error) if error.is_about_one_object() => {
+                        return Err(gone(format!(
+                            "{id}, on which it would stand, is gone: {error}"
+                        )));
+                    }
+                    other => drop(other?),
+                }
+            }
+        }
+        self.attempts
+            .retain(|attempt| kept.unreadable.is_empty() && !kept.is_removing(attempt.id()));
+        let size = repository.registration(place)?.wal_segment_size;
+        let Ok(size) = SegmentSize::new(size.into()) else { return Ok(()) };
+        let expired = kept.newest.as_ref().map(|keep| keep.expired_wal(size));
+        let (timeline, number) =
+            (TimelineId::new(begin.timeline), SegmentNo::of(begin.wal_from, size));
+        let is_expired = expired.zip(timeline).is_some_and(|(wal, on)| wal.has(on, number));
+        if is_expired {
+            let at = begin.wal_from;
+            return Err(Error::Refused {
+                what: format!(
+                    "the server is at {at}, and WAL from there has expired: its disk was set back, or another \
+                     server archived here; if its history is to go on, begin an epoch (pgkeep init --new-epoch)"
+                ),
+            });
+        }
         Ok(())
     }
 
@@ -416,6 +470,7 @@ mod tests {
             directory_identity: identity.map(str::to_owned),
             standby: false,
             attempts: Vec::new(),
+            lease: None,
         };
         let here = |is_known, identity: Option<&str>| Here {
             host: "postgres-0".into(),

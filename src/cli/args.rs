@@ -140,14 +140,23 @@ pub enum Command {
     /// Show what can be restored: window, holes, backups, sizes
     #[command(after_help = "Example:\n  pgkeep info --json | jq -r '.repositories[].verdict'")]
     Info(InfoArgs),
-    /// Remove what interrupted uploads left; backups and WAL are not removed yet
+    /// Remove what retention does not keep: backups, their WAL, and what interrupted work has left
     #[command(
-        after_help = "What was begun more than 24 hours ago and never finished: uploads in a bucket, \
-                            temporary files in a folder. Retention is not carried out by this version: \
-                            no backup and no WAL is removed, whatever it says.\n\nExamples:\n  pgkeep \
-                            expire --dry-run\n  pgkeep --repository offsite expire"
+        after_help = "Says of each backup why it stays. Where [repository.<name>.retention] is not \
+                            written, no backup and no WAL is removed. Rules that were changed and would \
+                            remove more than retention.guard of the backups need --yes.\n\nExamples:\n  \
+                            pgkeep expire --dry-run\n  pgkeep --repository offsite expire"
     )]
     Expire(ExpireArgs),
+    /// Keep a backup, whatever retention says
+    #[command(
+        after_help = "It stays with what it stands on and the WAL from its start to its end. `pgkeep \
+                            unpin` lets it go.\n\nExample:\n  pgkeep pin 20261120-020000F --reason \
+                            'audit of 2026' --until '2034-01-01 00:00:00+00'"
+    )]
+    Pin(PinArgs),
+    /// No longer keep a backup that was pinned
+    Unpin(UnpinArgs),
     /// Show the archived WAL and what is missing of it, and store what only a server still has
     #[command(subcommand)]
     Wal(WalCommand),
@@ -422,9 +431,40 @@ pub struct ExpireArgs {
     /// Print the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Do not ask where changed rules would remove much
+    #[arg(long)]
+    pub yes: bool,
     /// Print the result (or the plan) as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Of `pin`.
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// The backup, as `pgkeep info` names it
+    #[arg(value_name = "BACKUP")]
+    pub backup: BackupId,
+    /// Why; `pgkeep info` shows it
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Until when; a zone is needed: '2034-01-01 00:00:00+00'. For good without
+    #[arg(long, value_name = "T", value_parser = parse_time)]
+    pub until: Option<Timestamp>,
+    /// The epoch that the backup is of; the newest unless given
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u32>,
+}
+
+/// Of `unpin`.
+#[derive(Debug, Args)]
+pub struct UnpinArgs {
+    /// The backup, as `pgkeep info` names it
+    #[arg(value_name = "BACKUP")]
+    pub backup: BackupId,
+    /// The epoch that the backup is of; the newest unless given
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u32>,
 }
 
 /// What to do with key slots.

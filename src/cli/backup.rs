@@ -43,7 +43,13 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     if !is_sound {
         warn_of_damage(run, &finished);
     }
-    Ok(if is_sound && finished.warnings.is_empty() { Exit::Ok } else { Exit::Warnings })
+    let expired = super::expire::after_backup(run, &to.name);
+    if let Err(failure) = &expired {
+        failure.report(run.voice.format, run.voice.color);
+        run.ctx.warn("the backup is complete; expire after it failed");
+    }
+    let is_whole = is_sound && finished.warnings.is_empty() && expired.is_ok();
+    Ok(if is_whole { Exit::Ok } else { Exit::Warnings })
 }
 
 fn flags(args: &BackupArgs) -> BackupFlags {

@@ -313,6 +313,11 @@ pub(super) fn of_repo(error: &repo::Error) -> Advice {
                         or repeat this when that is an hour old.";
             (Exit::Locked, Kind::Busy, hint(next))
         }
+        repo::Error::Held(_)
+        | repo::Error::Decided
+        | repo::Error::LeaseLost { .. }
+        | repo::Error::ClockSkew { .. }
+        | repo::Error::Expiring { .. } => beside_others(error),
         repo::Error::InitOverdue => {
             (Exit::Failed, Kind::Environment, hint("Repeat `pgkeep init`: it is safe to repeat."))
         }
@@ -320,6 +325,32 @@ pub(super) fn of_repo(error: &repo::Error) -> Advice {
             (Exit::Failed, Kind::Key, hint("`pgkeep key list` shows the key slots."))
         }
         repo::Error::Cancelled(_) => (Exit::Interrupted, Kind::Interrupted, None),
+        _ => (Exit::Failed, Kind::Failed, None),
+    }
+}
+
+/// Of what others do at the same time.
+fn beside_others(error: &repo::Error) -> Advice {
+    match error {
+        repo::Error::Held(_) => {
+            let next = "Wait until it ends. One that was killed is passed over when its lease ends, or at once \
+                        on the host on which it ran.";
+            (Exit::Locked, Kind::Busy, hint(next))
+        }
+        repo::Error::Decided | repo::Error::LeaseLost { .. } => {
+            let next = "Nothing is half done that the next expire does not finish: repeat it.";
+            (Exit::Locked, Kind::Busy, hint(next))
+        }
+        repo::Error::ClockSkew { .. } => {
+            let next =
+                "Set the clock (NTP) of this host, or of the server that holds the repository.";
+            (Exit::Failed, Kind::Environment, hint(next))
+        }
+        repo::Error::Expiring { .. } => {
+            let next = "`pgkeep info` lists the backups that stay. If no expire is at it, one was interrupted: rules \
+                        or a pin that keep it, and then `pgkeep expire`, take it back.";
+            (Exit::Failed, Kind::NotFound, hint(next))
+        }
         _ => (Exit::Failed, Kind::Failed, None),
     }
 }

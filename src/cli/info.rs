@@ -1,6 +1,6 @@
 //! `info`: what can be restored, verdict first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,8 @@ use super::output::{self, duration, moment, print, print_json, seconds_between};
 use crate::base::{ByteSize, Timestamp};
 use crate::config::{RepositorySettings, Resolved};
 use crate::pg::{ArchivedWal, Stretch};
-use crate::repo::{BackupId, Backups, Base, Place, Summary, Window};
+use crate::repo::{BackupId, Backups, Base, Place, Repository, Summary, Window};
+use crate::retention;
 use crate::wiring::{self, Access};
 
 /// How many windows the verdict names: every failover may leave one behind.
@@ -33,17 +34,23 @@ struct Content {
     /// What the newest backup stands on.
     chain: Vec<Base>,
     now: Timestamp,
+    /// Backups that expire is removing, or was when it was interrupted.
+    removed: BTreeSet<BackupId>,
+    /// Why each backup stays, by its id; nothing where no rules are given.
+    kept: Option<BTreeMap<BackupId, Vec<String>>>,
 }
 
 /// Shows every repository, or the one that is named.
 pub fn info(run: &Invocation, args: &InfoArgs) -> Result<Exit, Failure> {
-    let resolved = run.resolved()?;
+    let settings = run.settings()?;
+    let zone = settings.schedule().timezone;
+    let resolved = run.resolve(&settings)?;
     let named = run.global.repository.as_ref();
     let meant = |each: &&RepositorySettings| named.is_none_or(|named| *named == each.name);
     let mut shown = Vec::new();
     let mut first_failure = None;
     for settings in resolved.repositories.iter().filter(meant) {
-        match content(run, &resolved, settings, args.epoch) {
+        match content(run, (&resolved, zone), settings, args.epoch) {
             Ok(content) if args.json => shown.push(content.json()),
             Ok(content) => print(&content.text())?,
             // The other repositories are worth seeing all the same.
@@ -71,7 +78,7 @@ pub fn info(run: &Invocation, args: &InfoArgs) -> Result<Exit, Failure> {
 
 fn content(
     run: &Invocation,
-    resolved: &Resolved,
+    (resolved, zone): (&Resolved, chrono_tz::Tz),
     settings: &RepositorySettings,
     epoch: Option<u32>,
 ) -> Result<Content, Failure> {
@@ -95,6 +102,15 @@ fn content(
     let newest = backups.complete.last();
     let chain = newest.map(|newest| repository.bases(&place, &newest.id));
     let chain = chain.transpose()?.unwrap_or_default();
+    let removed = repository.kept(&run.ctx, &place)?.newest.map(|keep| keep.removed);
+    let removed = removed.unwrap_or_default();
+    let kept = match settings.retention.is_given {
+        true => {
+            let policy = wiring::policy(&settings.retention, zone);
+            Some(reasons(run, repository, &place, &policy)?)
+        }
+        false => None,
+    };
     Ok(Content {
         repository: settings.name.clone(),
         cipher: settings.cipher.name(),
@@ -106,7 +122,29 @@ fn content(
         holes,
         chain,
         now: run.ctx.clock.now(),
+        removed,
+        kept,
     })
+}
+
+/// Why each backup of a place stays, as expire sees it.
+fn reasons(
+    run: &Invocation,
+    repository: &Repository,
+    place: &Place,
+    policy: &retention::Policy,
+) -> Result<BTreeMap<BackupId, Vec<String>>, Failure> {
+    let gathered =
+        retention::gather(&run.ctx, repository, place.cluster(), retention::Looks::Summaries)?;
+    let at = gathered.iter().position(|each| each.place == *place);
+    let facts: Vec<_> = gathered.into_iter().map(|each| each.facts).collect();
+    let mut decisions = retention::decide(policy, run.ctx.clock.now(), &facts);
+    let Some(at) = at else { return Ok(BTreeMap::new()) };
+    let backups = decisions.swap_remove(at).backups.into_iter();
+    let in_words = |reasons: BTreeSet<retention::Reason>| {
+        reasons.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    Ok(backups.map(|(id, reasons)| (id, in_words(reasons))).collect())
 }
 
 impl Content {
@@ -159,13 +197,13 @@ impl Content {
         ];
         if !self.backups.complete.is_empty() {
             lines.push(String::new());
-            lines.extend(backup_table(&self.backups.complete).lines().map(|l| format!("  {l}")));
+            lines.extend(self.backup_table().lines().map(|l| format!("  {l}")));
         }
         lines.extend(self.chain.iter().map(|base| format!("  {}", self.base_text(base))));
         for (name, error) in &self.backups.unreadable {
             lines.push(format!("  {name}: cannot be read: {error}"));
         }
-        for id in &self.backups.unfinished {
+        for id in self.backups.unfinished.iter().filter(|id| !self.removed.contains(id)) {
             lines.push(format!("  {id}: began, and is running or was interrupted"));
         }
         for id in &self.backups.abandoned {
@@ -236,7 +274,7 @@ impl Content {
             "system": self.place.system().to_string(),
             "epoch": self.place.epoch(),
             "windows": windows.collect::<Vec<_>>(),
-            "backups": self.backups.complete.iter().map(backup_json).collect::<Vec<_>>(),
+            "backups": self.backups.complete.iter().map(|b| self.backup_json(b)).collect::<Vec<_>>(),
             "chain": self
                 .chain
                 .iter()
@@ -259,71 +297,90 @@ impl Content {
     }
 }
 
-fn backup_table(backups: &[Summary]) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header([
-        "backup",
-        "type",
-        "stands on",
-        "finished",
-        "took",
-        "size",
-        "stored",
-        "WAL",
-        "timeline",
-        "state",
-    ]);
-    for backup in backups {
-        let took = seconds_between(backup.started, backup.finished);
-        let state = match backup.totals.invalid_pages {
-            0 => "ok".to_owned(),
-            pages => format!("{pages} invalid pages"),
-        };
-        table.add_row([
-            backup.id.to_string(),
-            backup.backup_type.to_string(),
-            backup.parent.as_ref().map_or("-", own_part).to_owned(),
-            moment(backup.finished),
-            duration(took),
-            ByteSize(backup.totals.bytes).to_string(),
-            ByteSize(backup.totals.stored).to_string(),
-            format!("{} - {}", backup.wal_first, backup.wal_last),
-            backup.timeline.to_string(),
-            state,
-        ]);
-    }
-    table.trim_fmt()
-}
-
 /// What tells a backup from the others of its chain.
 fn own_part(id: &BackupId) -> &str {
     let id = id.as_str();
     id.split_once('_').map_or(id, |(_, own)| own)
 }
 
-fn backup_json(backup: &Summary) -> Value {
-    json!({
-        "id": backup.id,
-        "type": backup.backup_type,
-        "parent": backup.parent,
-        "state": if backup.totals.invalid_pages == 0 { "ok" } else { "invalid-pages" },
-        "started": backup.started.to_rfc3339(),
-        "finished": backup.finished.to_rfc3339(),
-        "seconds": seconds_between(backup.started, backup.finished),
-        "bytes": backup.totals.bytes,
-        "stored_bytes": backup.totals.stored,
-        "own_bytes": backup.own_bytes(),
-        "unread_bytes": backup.totals.unread_bytes,
-        "attempts": backup.attempts,
-        "files": backup.totals.files,
-        "invalid_pages": backup.totals.invalid_pages,
-        "timeline": backup.timeline,
-        "start_lsn": backup.start_lsn,
-        "stop_lsn": backup.stop_lsn,
-        "wal_first": backup.wal_first,
-        "wal_last": backup.wal_last,
-        "server_version": backup.server.version_num,
-        "tool": backup.tool,
-    })
+impl Content {
+    fn backup_table(&self) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        let mut header = vec![
+            "backup",
+            "type",
+            "stands on",
+            "finished",
+            "took",
+            "size",
+            "stored",
+            "WAL",
+            "timeline",
+            "state",
+        ];
+        if self.kept.is_some() {
+            header.push("kept as");
+        }
+        table.set_header(header);
+        for backup in &self.backups.complete {
+            let took = seconds_between(backup.started, backup.finished);
+            let state = match backup.totals.invalid_pages {
+                _ if self.removed.contains(&backup.id) => "being removed".to_owned(),
+                0 => "ok".to_owned(),
+                pages => format!("{pages} invalid pages"),
+            };
+            let mut row = vec![
+                backup.id.to_string(),
+                backup.backup_type.to_string(),
+                backup.parent.as_ref().map_or("-", own_part).to_owned(),
+                moment(backup.finished),
+                duration(took),
+                ByteSize(backup.totals.bytes).to_string(),
+                ByteSize(backup.totals.stored).to_string(),
+                format!("{} - {}", backup.wal_first, backup.wal_last),
+                backup.timeline.to_string(),
+                state,
+            ];
+            row.extend(self.kept_text(&backup.id));
+            table.add_row(row);
+        }
+        table.trim_fmt()
+    }
+
+    /// Why a backup stays, in a few words.
+    fn kept_text(&self, id: &BackupId) -> Option<String> {
+        let reasons = self.kept.as_ref()?.get(id)?;
+        Some(match reasons.as_slice() {
+            [] => "nothing: the next expire removes it".into(),
+            _ => reasons.join(", "),
+        })
+    }
+
+    fn backup_json(&self, backup: &Summary) -> Value {
+        json!({
+            "id": backup.id,
+            "reasons": self.kept.as_ref().map(|kept| kept.get(&backup.id)),
+            "type": backup.backup_type,
+            "parent": backup.parent,
+            "state": if backup.totals.invalid_pages == 0 { "ok" } else { "invalid-pages" },
+            "started": backup.started.to_rfc3339(),
+            "finished": backup.finished.to_rfc3339(),
+            "seconds": seconds_between(backup.started, backup.finished),
+            "bytes": backup.totals.bytes,
+            "stored_bytes": backup.totals.stored,
+            "own_bytes": backup.own_bytes(),
+            "unread_bytes": backup.totals.unread_bytes,
+            "attempts": backup.attempts,
+            "files": backup.totals.files,
+            "invalid_pages": backup.totals.invalid_pages,
+            "timeline": backup.timeline,
+            "start_lsn": backup.start_lsn,
+            "stop_lsn": backup.stop_lsn,
+            "wal_first": backup.wal_first,
+            "wal_last": backup.wal_last,
+            "server_version": backup.server.version_num,
+            "tool": backup.tool,
+        })
+    }
 }

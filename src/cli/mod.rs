@@ -21,6 +21,7 @@ mod key;
 mod logging;
 mod output;
 mod own_place;
+mod pin;
 mod restore;
 mod server_settings;
 mod unreachable;
@@ -112,6 +113,8 @@ fn dispatch(run: &Invocation, command: Command) -> Result<Exit, Failure> {
         Command::Restore(args) => restore::restore(run, &args),
         Command::Adopt(args) => adopt::adopt(run, &args),
         Command::Expire(args) => expire::expire(run, &args),
+        Command::Pin(args) => pin::pin(run, &args),
+        Command::Unpin(args) => pin::unpin(run, &args),
         Command::Drain(args) => daemon::drain(run, &args),
         Command::Daemon(args) => daemon::daemon(run, &args),
         Command::Wal(args) => wal::wal(run, &args),

@@ -17,11 +17,14 @@ use super::invocation::Invocation;
 use super::output::{duration, print, print_json, to_stderr};
 use super::own_place::why_not_own;
 use crate::base::ByteSize;
-use crate::config::Resolved;
+use crate::config::{RepositorySettings, Resolved};
 use crate::pg::recovery::TargetAction;
-use crate::repo::{Place, Repository};
+use crate::repo::{self, KeptUp, LeaseRequest, Place, Repository, Scope};
 use crate::restore::{self, Archiving, Options, Plan, RestoreCommand, Restored, Target};
 use crate::wiring::{self, Access};
+
+/// How long what was restored stays after the restore: its recovery reads WAL.
+const HELD_FOR: Duration = Duration::from_hours(48);
 
 /// Restores, or says what a restore would do. With --json a failure is told on stdout too.
 pub fn restore(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
@@ -59,13 +62,69 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
         });
         confirm(args.json, &plan.to_string(), over.as_deref().unwrap_or("Restore now?"))?;
     }
+    let held = hold(run, settings, &place, &plan)?;
     let restored = restore::execute(&run.ctx, &plan, &options)?;
+    // Recovery goes on reading WAL when this has ended.
+    if let Some(held) = held {
+        held.stay_for(HELD_FOR);
+    }
     if args.json {
         print_json(&json!({ "format_version": 1, "plan": plan, "restored": restored }))?;
     } else {
         print(&next_steps(args, &plan, &restored))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Keeps expiry, wherever it runs, from removing the backup and the WAL behind it meanwhile.
+fn hold(
+    run: &Invocation,
+    settings: &RepositorySettings,
+    place: &Place,
+    plan: &Plan,
+) -> Result<Option<KeptUp>, Failure> {
+    let ctx = &run.ctx;
+    let opened = wiring::open(ctx, settings, Access::ReadWrite)?;
+    let id = plan.backup_id();
+    let (host, purpose) = (wiring::host().to_string(), "restore".to_owned());
+    let request = LeaseRequest {
+        scope: Scope::Use,
+        cluster: place.cluster(),
+        host: &host,
+        pid: std::process::id(),
+        purpose: &purpose,
+        backup: Some((place.system(), place.epoch(), id.clone())),
+        server: None,
+        is_gone: wiring::is_gone,
+    };
+    let failed = |source| Failure::from(wiring::Error::of_repository(&settings.name, source));
+    let lease = match opened.repository.take_lease(ctx, &request) {
+        Ok(lease) => lease,
+        // What may only read restores as well.
+        Err(error @ (repo::Error::Storage(_) | repo::Error::ClockSkew { .. })) => {
+            ctx.warn(format!(
+                "the repository was not told that {id} is being restored ({error}): see to it that expire does \
+                 not run until recovery has ended"
+            ));
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let lease = lease.beside(ctx);
+    // Expiry records what it removes and then looks for uses; here it is the other way round.
+    let kept = opened.repository.kept(ctx, place).map_err(failed)?;
+    for unreadable in &kept.unreadable {
+        ctx.warn(format!("whether expire is removing {id} cannot be told: {unreadable}"));
+    }
+    if kept.is_removing(id) {
+        return Err(failed(repo::Error::Expiring { id: id.to_string() }));
+    }
+    if let Some(gone) = kept.newest.as_ref().and_then(|keep| plan.first_expired(keep)) {
+        let what = format!("{gone} has expired since the plan was made: plan again");
+        return Err(Failure { exit: Exit::TargetNotReachable, ..Failure::failed(what) });
+    }
+    opened.repository.summary(place, id).map_err(failed)?;
+    Ok(Some(lease))
 }
 
 fn options(

@@ -12,10 +12,11 @@ use super::layers::{Layered, Origin, SectionName, Setting};
 use super::location::{Location, parse_location};
 use super::reader::Reader;
 use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
+use super::schema::Section;
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
     Fallback, absolute, boolean, cipher, count, cron, fallback, jobs, pack_size, percent, rate,
-    secret_file, size, some_text, some_time, time, timezone,
+    secret_file, size, some_count, some_text, some_time, time, timezone, window,
 };
 use crate::base::{ByteSize, Secret};
 use crate::repo::CipherChoice;
@@ -81,8 +82,20 @@ pub struct Retention {
     pub weekly: u32,
     /// How many months keep a backup.
     pub monthly: u32,
+    /// How many years keep a backup.
+    pub yearly: u32,
+    /// How many of the newest backups stay.
+    pub last: u32,
+    /// How many of the newest good fulls stay; at least 1.
+    pub min_full: u32,
     /// How far back every moment stays restorable.
     pub window: Duration,
+    /// Changed rules that would remove more than this many hundredths of the backups have to be confirmed.
+    pub guard: u8,
+    /// Whether each backup is followed by expiry.
+    pub after_backup: bool,
+    /// Whether any rule was given. Where none was, a configuration may have been lost: nothing is removed.
+    pub is_given: bool,
 }
 
 /// `[repository.<name>.tiering]`
@@ -226,7 +239,18 @@ pub(super) fn read_repository(
             daily: section.get("retention.daily", count)?,
             weekly: section.get("retention.weekly", count)?,
             monthly: section.get("retention.monthly", count)?,
-            window: section.get("retention.window", time)?,
+            yearly: section.get("retention.yearly", count)?,
+            last: section.get("retention.last", count)?,
+            min_full: section.get("retention.min_full", some_count)?,
+            window: section.get("retention.window", window)?,
+            guard: section.get("retention.guard", percent)?,
+            after_backup: section.get("retention.after_backup", boolean)?,
+            is_given: Section::Repository.keys().any(|key| {
+                let rules = key.name.starts_with("retention.")
+                    && !matches!(key.name, "retention.guard" | "retention.after_backup");
+                let given = layered.find(name, key.name);
+                rules && given.is_some_and(|setting| setting.origin != Origin::Default)
+            }),
         },
         tiering: read_tiering(&section)?,
     })

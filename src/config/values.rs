@@ -28,6 +28,11 @@ pub(super) fn count(text: &str) -> Read<u32> {
     text.parse().map_err(|_| format!("{text:?} is not a whole number from 0 on"))
 }
 
+pub(super) fn some_count(text: &str) -> Read<u32> {
+    let some = count(text).ok().filter(|count| *count > 0);
+    some.ok_or_else(|| format!("{text:?} is not a whole number from 1 on"))
+}
+
 pub(super) fn percent(text: &str) -> Read<u8> {
     let percent = text.trim_end().strip_suffix('%').unwrap_or(text).trim_end().parse().ok();
     let percent = percent.filter(|percent| (0..=100).contains(percent));
@@ -47,6 +52,16 @@ pub(super) fn some_time(text: &str) -> Read<Duration> {
     match time(text)? {
         Duration::ZERO => Err("must be longer than nothing".into()),
         time => Ok(time),
+    }
+}
+
+/// "1m" is a minute, and who writes it for a window means a month.
+pub(super) fn window(text: &str) -> Read<Duration> {
+    match time(text)? {
+        short if short > Duration::ZERO && short < Duration::from_hours(1) => Err(format!(
+            "{text:?} is less than an hour: m is minutes; write 30d for a month, or 0s for no window"
+        )),
+        window => Ok(window),
     }
 }
 

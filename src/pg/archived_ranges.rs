@@ -1,7 +1,7 @@
 //! Whole stretches into an archive's ranges and out of them: what was listed elsewhere, or before.
 
 use super::archived_wal::{ArchivedWal, Stretch};
-use super::number_ranges::{insert_all, remove};
+use super::number_ranges::{insert_all, remove, remove_all};
 use super::{SegmentNo, TimelineId};
 
 impl ArchivedWal {
@@ -29,6 +29,52 @@ impl ArchivedWal {
                 self.timelines.remove(&timeline);
             }
         }
+    }
+
+    /// Takes out what expiry has given up, there still or not: it counts as not there, and not as lost.
+    pub fn give_up(&mut self, expired: &Self) {
+        for stretch in expired.stretches() {
+            let gone = stretch.first.0..=stretch.last.0;
+            if let Some(ranges) = self.timelines.get_mut(&stretch.timeline) {
+                remove_all(ranges, &gone);
+            }
+            insert_all(self.expired.entry(stretch.timeline).or_default(), gone);
+        }
+        self.timelines.retain(|_, ranges| !ranges.is_empty());
+    }
+
+    /// What was given up, as an archive of its own.
+    #[must_use]
+    pub fn given_up(&self) -> Self {
+        let mut wal = Self::new(self.segment_size());
+        wal.timelines.clone_from(&self.expired);
+        wal
+    }
+
+    /// Whether a segment was given up.
+    #[must_use]
+    pub fn is_given_up(&self, timeline: TimelineId, number: SegmentNo) -> bool {
+        let ranges = self.expired.get(&timeline).map_or(&[][..], Vec::as_slice);
+        let at = ranges.partition_point(|range| *range.end() < number.0);
+        ranges.get(at).is_some_and(|range| range.contains(&number.0))
+    }
+
+    /// What is missing of a stretch and was not given up, in order.
+    #[must_use]
+    pub fn lost(&self, wanted: Stretch) -> Vec<Stretch> {
+        let Some(expired) = self.expired.get(&wanted.timeline) else { return self.missing(wanted) };
+        let mut lost = Vec::new();
+        for missing in self.missing(wanted) {
+            let mut ranges = vec![missing.first.0..=missing.last.0];
+            expired.iter().for_each(|gone| remove_all(&mut ranges, gone));
+            let stretch = |range: std::ops::RangeInclusive<u64>| Stretch {
+                first: SegmentNo(*range.start()),
+                last: SegmentNo(*range.end()),
+                ..missing
+            };
+            lost.extend(ranges.into_iter().map(stretch));
+        }
+        lost
     }
 
     /// How many segments of a timeline lie behind one, or how many it has.
@@ -69,6 +115,18 @@ mod tests {
             [stretch(one, 5, 6), stretch(one, 8, 10), stretch(one, 12, 20), stretch(two, 1, 1)];
         assert_eq!(wal.stretches().collect::<Vec<_>>(), expected);
         assert_eq!(wal.misfits, ["not a segment"]);
+        let mut expired = ArchivedWal::new(SegmentSize::DEFAULT);
+        expired.add_stretch(stretch(one, 0, 12));
+        let mut rest = wal.clone();
+        rest.give_up(&expired);
+        assert_eq!(
+            rest.stretches().collect::<Vec<_>>(),
+            [stretch(one, 13, 20), stretch(two, 1, 1)]
+        );
+        assert_eq!(rest.lost(stretch(one, 5, 25)), [stretch(one, 21, 25)]);
+        assert_eq!(rest.missing(stretch(one, 5, 13)), [stretch(one, 5, 12)]);
+        assert!(rest.is_given_up(one, SegmentNo(12)) && !rest.is_given_up(one, SegmentNo(13)));
+        assert_eq!(rest.given_up().stretches().collect::<Vec<_>>(), [stretch(one, 0, 12)]);
         assert_eq!(wal.count_behind(one, None), 2 + 3 + 9);
         assert_eq!(wal.count_behind(one, Some(SegmentNo(9))), 1 + 9);
         assert_eq!(wal.count_behind(two, Some(SegmentNo(u64::MAX))), 0);

@@ -29,6 +29,8 @@ pub type Start = (TimelineId, SegmentNo);
 pub struct ArchivedWal {
     size: SegmentSize,
     pub(super) timelines: BTreeMap<TimelineId, Vec<RangeInclusive<u64>>>,
+    /// What expiry has given up: not there, and not lost.
+    pub(super) expired: BTreeMap<TimelineId, Vec<RangeInclusive<u64>>>,
     histories: BTreeMap<TimelineId, History>,
     /// Segments that are there, and of no use.
     damaged: BTreeSet<(TimelineId, SegmentNo)>,
@@ -96,8 +98,9 @@ impl ArchivedWal {
     #[must_use]
     pub fn new(size: SegmentSize) -> Self {
         let (timelines, histories) = (BTreeMap::new(), BTreeMap::new());
+        let expired = BTreeMap::new();
         let (damaged, barriers) = (BTreeSet::new(), BTreeSet::new());
-        Self { size, timelines, histories, damaged, barriers, misfits: Vec::new() }
+        Self { size, timelines, expired, histories, damaged, barriers, misfits: Vec::new() }
     }
 
     /// Sorts the names of archived segments into ranges.
@@ -315,17 +318,17 @@ impl ArchivedWal {
         self.histories.values().filter_map(|later| later.switch_point(timeline)).max()
     }
 
-    /// What is missing of [`ArchivedWal::needed`], in order.
+    /// What is missing of [`ArchivedWal::needed`], in order; what was given up is not.
     #[must_use]
     pub fn holes(&self, start: Start) -> Vec<Stretch> {
-        self.needed(start).into_iter().flat_map(|needed| self.missing(needed)).collect()
+        self.needed(start).into_iter().flat_map(|needed| self.lost(needed)).collect()
     }
 
     /// What is missing along `history`, in order.
     #[must_use]
     pub fn holes_along(&self, history: &History, begin: SegmentNo) -> Vec<Stretch> {
         let needed = self.needed_along(history, begin).into_iter();
-        needed.flat_map(|needed| self.missing(needed)).collect()
+        needed.flat_map(|needed| self.lost(needed)).collect()
     }
 
     /// What is archived along `history` from segment `begin` on, also behind holes, in order.
@@ -366,7 +369,7 @@ impl ArchivedWal {
         let each = self.timelines.iter().filter_map(|(timeline, ranges)| {
             let (first, last) = (ranges.first()?, ranges.last()?);
             let (first, last) = (SegmentNo(*first.start()), SegmentNo(*last.end()));
-            Some(self.missing(Stretch { timeline: *timeline, first, last }))
+            Some(self.lost(Stretch { timeline: *timeline, first, last }))
         });
         each.flatten().collect()
     }

@@ -46,6 +46,19 @@ pub(super) fn remove(ranges: &mut Vec<RangeInclusive<u64>>, number: u64) {
     ranges.splice(at..at, before.into_iter().chain(after));
 }
 
+/// Takes a range of numbers out of sorted ranges.
+pub(super) fn remove_all(ranges: &mut Vec<RangeInclusive<u64>>, gone: &RangeInclusive<u64>) {
+    let begin = ranges.partition_point(|range| range.end() < gone.start());
+    let end = ranges.partition_point(|range| range.start() <= gone.end()).max(begin);
+    let touched = ranges.get(begin..end).unwrap_or_default();
+    let before = touched.first().filter(|range| range.start() < gone.start());
+    let after = touched.last().filter(|range| range.end() > gone.end());
+    let before = before.map(|range| *range.start()..=gone.start().saturating_sub(1));
+    let after = after.map(|range| gone.end().saturating_add(1)..=*range.end());
+    let rest: Vec<_> = before.into_iter().chain(after).collect();
+    ranges.splice(begin..end, rest);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +94,23 @@ mod tests {
         let mut ranges = Vec::new();
         insert_all(&mut ranges, 7..=9);
         assert_eq!(ranges, vec![7..=9]);
+    }
+
+    #[test]
+    fn a_range_is_taken_out_of_what_it_touches() {
+        for (gone, expected) in [
+            (0..=2, vec![3..=6, 8..=8]),
+            (0..=3, vec![4..=6, 8..=8]),
+            (4..=5, vec![3..=3, 6..=6, 8..=8]),
+            (5..=8, vec![3..=4]),
+            (6..=7, vec![3..=5, 8..=8]),
+            (7..=7, vec![3..=6, 8..=8]),
+            (0..=u64::MAX, vec![]),
+        ] {
+            let mut ranges = vec![3..=6, 8..=8];
+            remove_all(&mut ranges, &gone);
+            assert_eq!(ranges, expected, "{gone:?}");
+        }
     }
 
     #[test]

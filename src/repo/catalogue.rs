@@ -150,6 +150,31 @@ impl Repository {
         Ok(complaints)
     }
 
+    /// Backups that the catalogue knows as complete, and that have no manifest any more.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn vanished(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        backups: &super::Backups,
+    ) -> Result<Vec<BackupId>> {
+        let catalogue = self.catalogue(ctx, place)?;
+        let complete = backups.complete.iter().map(|backup| backup.id.as_str());
+        let named = backups.abandoned.iter().map(BackupId::as_str);
+        let unreadable = backups.unreadable.iter().map(|(name, _)| name.as_str());
+        let known: BTreeSet<&str> = complete.chain(named).chain(unreadable).collect();
+        let is_complete = |line: &Line| {
+            line.manifest.get("state").and_then(serde_json::Value::as_str) == Some("complete")
+        };
+        let gone = catalogue
+            .lines
+            .iter()
+            .filter(|(id, line)| is_complete(line) && !known.contains(id.as_str()));
+        Ok(gone.map(|(id, _)| id.clone()).collect())
+    }
+
     /// Brings the summaries of a place up to date, where they leave out much.
     ///
     /// # Errors

@@ -1,6 +1,9 @@
 //! What can be wrong with a repository, by what a caller does about it.
 
-use crate::base::Cancelled;
+use std::fmt;
+
+use super::layout;
+use crate::base::{Cancelled, Timestamp};
 use crate::crypt::{self, SlotKind};
 use crate::storage::{self, ObjectKey};
 
@@ -37,6 +40,34 @@ pub struct Slots {
     pub readable: Vec<SlotSummary>,
     /// The others: nobody knows what they hold.
     pub damaged: Vec<DamagedSlot>,
+}
+
+/// Who holds a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// What is held.
+    pub scope: &'static str,
+    /// Of which cluster.
+    pub cluster: String,
+    /// By whom.
+    pub host: String,
+    /// By which process there.
+    pub pid: u32,
+    /// For what.
+    pub purpose: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when, if nothing more is heard.
+    pub expires: Timestamp,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scope, cluster, host, pid, purpose, .. } = self;
+        let (since, expires) = (layout::time_text(self.since), layout::time_text(self.expires));
+        write!(f, "{scope} of cluster {cluster} is held by {host}, process {pid}: {purpose}, ")?;
+        write!(f, "since {since}; it ends at {expires} unless it is renewed")
+    }
 }
 
 /// Why the repository could not do what was asked.
@@ -126,6 +157,34 @@ pub enum Error {
     InitRunning {
         /// Its lease.
         lease: String,
+    },
+    /// Somebody else is at the same work.
+    #[error("{0}")]
+    Held(Box<Holder>),
+    /// A lease could not be renewed in time: others may be at the same work.
+    #[error("the lease on {scope} of cluster {cluster} ended while it was needed")]
+    LeaseLost {
+        /// What was held.
+        scope: &'static str,
+        /// Of which cluster.
+        cluster: String,
+    },
+    /// This clock and the store's are too far apart for leases to mean anything.
+    #[error("this host's clock is {seconds} s {direction} the repository's")]
+    ClockSkew {
+        /// How far.
+        seconds: i64,
+        /// `ahead of` or `behind`.
+        direction: &'static str,
+    },
+    /// Somebody else decided what expires while this was planned.
+    #[error("another expire decided meanwhile")]
+    Decided,
+    /// Expiry has decided to remove it.
+    #[error("backup {id} is being removed by expire")]
+    Expiring {
+        /// Its id.
+        id: String,
     },
     /// This `init` took longer than others wait for it, in a store without conditional puts.
     #[error("making the repository took so long that another init may be at it: nothing was made")]

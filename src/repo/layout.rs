@@ -35,6 +35,12 @@ pub enum Kind {
     Label = 10,
     /// Partial WAL segment.
     Partial = 11,
+    /// Somebody is at work.
+    Lease = 12,
+    /// Somebody keeps a backup, or no longer.
+    Pin = 14,
+    /// What expiry decided.
+    Keep = 15,
     /// Summary of what other objects say.
     Summary = 16,
 }
@@ -79,6 +85,28 @@ pub const INIT_LEASES_PREFIX: &str = "lease/init/";
 #[must_use]
 pub fn init_lease(begun: Timestamp, random: &str) -> ObjectKey {
     trusted(format!("{INIT_LEASES_PREFIX}{}.{random}", begun.format(ID_TIME)))
+}
+
+/// What the names of the leases of one scope of a cluster begin with.
+#[must_use]
+pub fn leases_prefix(scope: &str, cluster: &str) -> String {
+    format!("lease/{scope}/{cluster}/")
+}
+
+/// A holder's lease, the `number`th that it writes; holders are hexadecimal.
+///
+/// `None` for what cannot be a name.
+#[must_use]
+pub fn lease(scope: &str, cluster: &str, holder: &str, number: u64) -> Option<ObjectKey> {
+    let prefix = leases_prefix(scope, cluster);
+    ObjectKey::new(format!("{prefix}{holder}.{number:06}")).ok()
+}
+
+/// Holder and number of a lease by its name.
+#[must_use]
+pub fn lease_of(key: &ObjectKey) -> Option<(&str, u64)> {
+    let (holder, number) = key.last_component().split_once('.')?;
+    Some((holder, number.parse().ok()?))
 }
 
 /// When the `init` of a lease began.
@@ -391,6 +419,51 @@ impl Place {
     #[must_use]
     pub fn ranges_prefix(&self) -> String {
         format!("{}sum/wal/", self.prefix())
+    }
+
+    /// The `number`th word on whether a backup is pinned.
+    #[must_use]
+    pub fn pin(&self, id: &BackupId, number: u64) -> ObjectKey {
+        self.name(format_args!("pin/{id}.{number:06}"))
+    }
+
+    /// Which backup a pin is of, and its number.
+    #[must_use]
+    pub fn pin_of(&self, key: &ObjectKey) -> Option<(BackupId, u64)> {
+        let (id, number) = key.last_component().split_once('.')?;
+        let (id, number) = (id.parse().ok()?, number.parse().ok()?);
+        (self.pin(&id, number) == *key).then_some((id, number))
+    }
+
+    /// What the names of all pins begin with.
+    #[must_use]
+    pub fn pins_prefix(&self) -> String {
+        format!("{}pin/", self.prefix())
+    }
+
+    /// What expiry decided the `number`th time.
+    #[must_use]
+    pub fn keep(&self, number: u64) -> ObjectKey {
+        self.name(format_args!("keep/{number:09}"))
+    }
+
+    /// Which time that was, by the name.
+    #[must_use]
+    pub fn keep_of(&self, key: &ObjectKey) -> Option<u64> {
+        let number = key.last_component().parse().ok()?;
+        (self.keep(number) == *key).then_some(number)
+    }
+
+    /// What the names of all these records begin with.
+    #[must_use]
+    pub fn keeps_prefix(&self) -> String {
+        format!("{}keep/", self.prefix())
+    }
+
+    /// What the names of all objects of one family begin with: `data`, `meta`, `hash`, `files`, `label`.
+    #[must_use]
+    pub fn family_prefix(&self, family: &str) -> String {
+        format!("{}{family}/", self.prefix())
     }
 
     /// What the names of a segment's partial versions begin with.

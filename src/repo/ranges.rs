@@ -209,6 +209,48 @@ impl Repository {
         Ok(wal)
     }
 
+    /// Calls `each` with every page of the segments of a stretch that are there, as the store lists them, in order.
+    ///
+    /// # Errors
+    /// As the store's, and what `each` returns.
+    pub fn each_page(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        size: SegmentSize,
+        stretch: Stretch,
+        mut each: impl FnMut(Vec<(SegmentNo, ObjectMeta)>) -> Result<()>,
+    ) -> Result<()> {
+        let names = ArchivedWal::new(size);
+        let prefix = place.wal_prefix(stretch.timeline.get());
+        let key = |number| place.wal(&names.name(stretch.timeline, number));
+        let before = stretch.first.previous().and_then(key);
+        let mut after = before.map_or_else(|| prefix.clone(), |key| key.to_string());
+        loop {
+            ctx.cancel.check()?;
+            let page = self.store().list(&prefix, Some(&after), PAGE)?;
+            let is_end = page.len() < PAGE;
+            let Some(last) = page.last().map(|meta| meta.key.to_string()) else { return Ok(()) };
+            let mut is_behind = false;
+            let mut found = Vec::with_capacity(page.len());
+            for meta in page {
+                let segment = segment_of(place, &meta.key).and_then(|name| parse(name, size));
+                let Some((_, number)) = segment else { continue };
+                is_behind |= number > stretch.last;
+                if (stretch.first..=stretch.last).contains(&number) {
+                    found.push((number, meta));
+                }
+            }
+            if !found.is_empty() {
+                each(found)?;
+            }
+            if is_end || is_behind {
+                return Ok(());
+            }
+            after = last;
+        }
+    }
+
     fn list_part(
         &self,
         ctx: &Ctx,

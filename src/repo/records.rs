@@ -102,6 +102,9 @@ pub struct Begin {
     /// Dead attempts whose packs it may use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<BackupId>,
+    /// Which holder's lease says that it is alive; older versions' backups have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
 }
 
 impl Repository {

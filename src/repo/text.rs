@@ -33,6 +33,32 @@ pub(super) mod time_text {
     }
 }
 
+/// A moment in RFC 3339 with `Z`, or nothing.
+pub(super) mod some_time_text {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(
+        value: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(time) => time_text::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        let parse = |text: String| {
+            let time = layout::parse_time(&text);
+            time.ok_or_else(|| D::Error::custom(format!("{text:?} is not a time")))
+        };
+        text.map(parse).transpose()
+    }
+}
+
 /// Fixed-size bytes in lower-case hexadecimal.
 pub(super) mod hex_array {
     use super::*;

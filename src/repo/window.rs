@@ -117,8 +117,16 @@ impl Repository {
         let size = SegmentSize::new(registration.wal_segment_size.into())
             .map_err(|error| Error::Limit(error.to_string()))?;
         let listed = self.list_wal(ctx, place, size)?;
-        let (mut wal, claimed, complaints) = (listed.wal, listed.claimed, listed.unreadable.told);
-        let mut unreadable = Vec::new();
+        let (mut wal, mut claimed, complaints) =
+            (listed.wal, listed.claimed, listed.unreadable.told);
+        let kept = self.kept(ctx, place)?;
+        if let Some(keep) = &kept.newest {
+            let expired = keep.expired_wal(size);
+            // Summaries that were written before say that it is there.
+            claimed = claimed.into_iter().flat_map(|claim| expired.missing(claim)).collect();
+            wal.give_up(&expired);
+        }
+        let mut unreadable = kept.unreadable;
         for (number, content) in self.histories(place)? {
             let Some(timeline) = TimelineId::new(number) else { continue };
             match History::parse(timeline, &content) {
@@ -152,6 +160,25 @@ impl Repository {
                 .push(format!("a summary says that {what} is archived, and it is not"));
         }
         Ok(survey)
+    }
+
+    /// The newest moment that WAL along a history proves, at its very end; nothing where none is known.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn newest_on(
+        &self,
+        ctx: &Ctx,
+        place: &Place,
+        wal: &ArchivedWal,
+        history: &History,
+    ) -> Result<Option<Timestamp>> {
+        let archived = wal.archived_along(history, SegmentNo(0));
+        let last = archived.last().and_then(|last| last.first.begin(wal.segment_size()));
+        let Some(begin) = last else { return Ok(None) };
+        let run = wal.run_to_hole(history, begin);
+        let mut damaged = None;
+        self.newest_moment(ctx, (place, &Known::new()), wal, &run, &mut damaged)
     }
 
     /// The histories of every end that the archive has, ascending: of timelines that no other one left,

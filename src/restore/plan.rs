@@ -31,10 +31,13 @@ use super::unarchived::Archived;
 use crate::base::{Ctx, Timestamp};
 use crate::pg::control_file::{ControlFile, Settings};
 use crate::pg::recovery::TargetAction;
-use crate::pg::{History, Lsn, MajorVersion};
+use crate::pg::{History, Lsn, MajorVersion, SegmentNo, SegmentSize};
 use crate::repo::{
     BackupId, Backups, OpenedBackup, Place, Registration, Repository, Summary, Window,
 };
+
+/// No way is longer that is asked for expired segments: 256 TiB in segments of 16 MiB.
+const WAY_MAX: usize = 1 << 24;
 
 /// What a restore will do.
 #[derive(Debug, serde::Serialize)]
@@ -129,6 +132,28 @@ fn in_words<S: serde::Serializer>(
 }
 
 impl Plan {
+    /// The first segment on the way that expiry has given up.
+    #[must_use]
+    pub fn first_expired(&self, keep: &crate::repo::Keep) -> Option<String> {
+        let size = SegmentSize::new(self.summary.server.wal_segment_size.into()).ok()?;
+        let expired = keep.expired_wal(size);
+        let first = SegmentNo::of(self.summary.start_lsn, size);
+        let last = SegmentNo::of_end(self.through, size)?;
+        let mut numbers = (first.0..=last.0).take(WAY_MAX).map(SegmentNo);
+        let on = |number: SegmentNo| Some(self.history.timeline_of(number.begin(size)?));
+        let gone = numbers.find_map(|number| {
+            let timeline = on(number).filter(|on| expired.has(*on, number))?;
+            Some((timeline, number))
+        });
+        gone.map(|(timeline, number)| expired.name(timeline, number))
+    }
+
+    /// The backup that it begins with.
+    #[must_use]
+    pub fn backup_id(&self) -> &crate::repo::BackupId {
+        &self.opened.manifest().summary.id
+    }
+
     /// What the server does at its target; nothing where it is given none, and replays all there is.
     #[must_use]
     pub fn at_target(&self) -> Option<TargetAction> {
@@ -278,7 +303,6 @@ fn wal_segments(
     backup: &Summary,
     run: &crate::pg::Run,
 ) -> u64 {
-    use crate::pg::SegmentNo;
     if options.target != Target::Immediate {
         return run.count();
     }

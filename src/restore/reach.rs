@@ -414,7 +414,11 @@ impl<'a> Archive<'a> {
         if self.wal.is_damaged(hole.timeline, hole.first) {
             return format!("{} is damaged", self.wal.name(hole.timeline, hole.first));
         }
-        format!("{} is missing", self.wal.describe(hole))
+        let what = self.wal.describe(hole);
+        match self.wal.is_given_up(hole.timeline, hole.first) {
+            true => format!("{what} was removed by expire"),
+            false => format!("{what} is missing"),
+        }
     }
 
     /// What was found damaged on the way.

@@ -1,15 +1,19 @@
 //! What is kept and what is removed: rules, a pure decision with reasons, then the removal.
 //!
-//! `decide` is a function of values; nothing in it asks a store, a clock or a configuration. So far its answer is
-//! not carried out: only leftovers are removed, what processes that were killed began to store and did not finish.
+//! `decide` is a function of values; nothing in it asks a store, a clock or a configuration. `gather` reads what it
+//! decides from, `expire` carries it out, `remains` is what is left of backups that are not there, and `leftovers` what
+//! processes that were killed began to store and did not finish.
 
 mod calendar;
 mod decide;
+mod expire;
 mod facts;
+mod gather;
 mod indexed;
 mod leftovers;
 mod policy;
 mod reason;
+mod remains;
 mod wal_spans;
 
 #[cfg(test)]
@@ -17,7 +21,10 @@ mod tests;
 
 pub use calendar::{Cycle, Period, representatives};
 pub use decide::{Decision, decide};
+pub use expire::{ExpirePlan, Freed, PlacePlan, estimate, execute_expiry, plan_expiry};
 pub use facts::{Candidate, End, InUse, Pinned, PlaceFacts, Running};
+pub use gather::{Dead, Gathered, Looks, gather};
 pub use leftovers::{AGE_MIN, Leftover, Plan, execute, plan};
 pub use policy::Policy;
 pub use reason::{Reason, WalReason};
+pub use remains::{Left, Remains};

@@ -153,7 +153,19 @@ pub fn backup_options(
         wal_wait: settings.wal_wait,
         host: host(),
         pid: std::process::id(),
+        is_gone,
     })
+}
+
+/// The rules by which backups stay.
+#[must_use]
+pub fn policy(
+    settings: &crate::config::Retention,
+    zone: chrono_tz::Tz,
+) -> crate::retention::Policy {
+    let crate::config::Retention { daily, weekly, monthly, yearly, last, min_full, window, .. } =
+        *settings;
+    crate::retention::Policy { daily, weekly, monthly, yearly, last, min_full, window, zone }
 }
 
 /// This host by name and, where there is one, by an id that does not change with it.
@@ -161,6 +173,16 @@ pub fn backup_options(
 pub fn host() -> Host {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Host::new(name, &std::fs::read_to_string("/etc/machine-id").unwrap_or_default())
+}
+
+/// Whether a process is surely gone: it ran on this very host, and does not any more.
+#[must_use]
+pub fn is_gone(of: &str, pid: u32) -> bool {
+    let own = host();
+    own.has_identity()
+        && own.to_string() == of
+        && Path::new("/proc/self").exists()
+        && !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// The server of a data directory on this host, for records.

@@ -11,8 +11,8 @@ pub use clusters::{clusters, identities};
 pub use error::{Error, Result};
 pub use host::{
     BackupFlags, backup_options, config_path, connect_options, connection_user, data_directory_of,
-    environment_allows_color, host, origin, own_command, own_files, program_places,
-    repository_folders, server_now, settings, system_of,
+    environment_allows_color, host, is_gone, origin, own_command, own_files, policy,
+    program_places, repository_folders, server_now, settings, system_of,
 };
 pub use lasting::Lasting;
 pub use openings::Direct;

@@ -50,8 +50,7 @@ fn check_says_which_settings_have_no_effect_yet() {
          socket = '/run/pgkeep/other.sock'\nfallback = 'fail'\npush_jobs = 3",
     );
     let checked = config.run(["check"]).assert_code(14);
-    let told = "warn  configuration: repository.local.retention.daily, \
-                repository.local.tiering.after, repository.local.tiering.storage_class, \
+    let told = "warn  configuration: repository.local.tiering.after, repository.local.tiering.storage_class, \
                 schedule.full, daemon.listen: not carried out by this version";
     assert!(checked.stdout.contains(told), "{checked}");
 }

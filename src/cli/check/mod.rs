@@ -68,9 +68,7 @@ fn not_carried_out(layered: &Layered) -> Option<String> {
     let is_later = |address: &Address| match address.section.section {
         Section::Schedule => true,
         Section::Daemon => address.key == "listen",
-        Section::Repository => {
-            ["retention.", "tiering."].iter().any(|part| address.key.starts_with(part))
-        }
+        Section::Repository => address.key.starts_with("tiering."),
         Section::Cluster => false,
     };
     let given = layered.iter().filter(|(_, setting)| setting.origin != Origin::Default);

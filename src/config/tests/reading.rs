@@ -93,11 +93,12 @@ fn unknown_keys_name_line_path_and_the_nearest_known_one() {
             at(2, "repository.a.key_file; did you mean encryption.key_file?"),
         ),
         (
-            "[repository.a.retention]\nyearly = 1",
+            "[repository.a.retention]\nhourly = 1",
             at(
                 2,
-                "repository.a.retention.yearly; known here are retention.daily, retention.weekly, \
-                 retention.monthly, retention.window",
+                "repository.a.retention.hourly; known here are retention.daily, retention.weekly, \
+                 retention.monthly, retention.yearly, retention.last, retention.min_full, \
+                 retention.window, retention.guard, retention.after_backup",
             ),
         ),
         (

@@ -95,6 +95,12 @@ fn stored(repository: &Repository, ctx: &Ctx) -> Manifest {
     }
 }
 
+/// Some backup that is complete.
+pub(super) fn commit_any(repository: &Repository, ctx: &Ctx) {
+    let mut manifest = stored(repository, ctx);
+    repository.commit(ctx, &place(), &mut manifest).unwrap();
+}
+
 #[test]
 fn a_manifest_comes_back_whole() {
     for cipher in [CipherChoice::Aes256Cbc, CipherChoice::None] {

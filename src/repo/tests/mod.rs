@@ -1,6 +1,7 @@
 //! The repository on a store in memory, with a fixed clock and seeded randomness.
 
 mod catalogue;
+mod expiry;
 mod file_table;
 mod hidden;
 mod keys;

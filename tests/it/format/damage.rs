@@ -49,7 +49,13 @@ fn read(repository: &Repository, place: &Place, kind: Kind, key: &ObjectKey) -> 
             }
             shown(&all)
         }
-        Kind::Pack | Kind::Meta | Kind::Hash | Kind::Summary => {
+        Kind::Pack
+        | Kind::Meta
+        | Kind::Hash
+        | Kind::Summary
+        | Kind::Lease
+        | Kind::Pin
+        | Kind::Keep => {
             let mut content = Vec::new();
             repository.read(kind, key)?.rest(1 << 30, &mut content)?;
             format!("{} bytes, {:08x}", content.len(), crc32c::crc32c(&content))

@@ -12,6 +12,11 @@ impl Dice {
         let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = chosen.unwrap_or(u64::from(time.subsec_nanos()) % 1_000_000);
         eprintln!("PGKEEP_SEED={seed}");
+        Self::of(seed)
+    }
+
+    /// By this seed.
+    pub fn of(seed: u64) -> Self {
         // Small seeds would begin with numbers that are all alike.
         Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }

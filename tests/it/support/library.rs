@@ -117,6 +117,7 @@ impl<S: ObjectStore + Clone + 'static> LibraryCluster<S> {
             wal_wait: Duration::from_secs(30),
             host: Host::new("test".into(), "3d1219c7c4c5404aaa1f6d2a48adfda4"),
             pid: std::process::id(),
+            is_gone: |_, _| false,
         };
         change(&mut options);
         let (place, registration) = (&self.place, &self.registration);

@@ -28,6 +28,7 @@ pub mod servers;
 pub mod site;
 pub mod tools;
 pub mod twins;
+pub mod world;
 
 pub use bucket_site::BucketSite;
 pub use cluster::{Stop, TestCluster};
@@ -39,3 +40,4 @@ pub use run::{Ran, Running};
 pub use s3::{Fault, TestS3};
 pub use scratch::ScratchDir;
 pub use servers::Server;
+pub use world::World;

@@ -212,6 +212,7 @@ pub(super) fn begin(id: &BackupId) -> Begin {
         directory_identity: None,
         standby: false,
         attempts: Vec::new(),
+        lease: None,
     }
 }
 
@@ -299,7 +300,7 @@ pub(super) fn summary_of(id: &BackupId) -> Summary {
     }
 }
 
-fn found() -> Found {
+pub(super) fn found() -> Found {
     Found {
         read: true,
         commits: 3,

@@ -1,0 +1,254 @@
+//! What `expire` does, repository by repository.
+
+use serde_json::{Value, json};
+
+use super::text;
+use crate::base::ByteSize;
+use crate::cli::args::ExpireArgs;
+use crate::cli::error::Failure;
+use crate::cli::exit::Exit;
+use crate::cli::invocation::Invocation;
+use crate::cli::output::{counted, print, print_json};
+use crate::cli::restore::confirm;
+use crate::config::{RepositorySettings, Resolved};
+use crate::repo::{LeaseRequest, Repository, Scope};
+use crate::retention::{self, ExpirePlan, Freed, Plan};
+use crate::wiring::{self, Access};
+
+/// Nothing is removed by rules that nobody gave: a configuration may have lost them.
+pub const NO_RULES: &str =
+    "no [repository.<name>.retention] is written: no backup and no WAL is removed";
+
+/// What was done, or would be, in one repository.
+struct Expired {
+    leftovers: Plan,
+    plan: ExpirePlan,
+    is_given: bool,
+    /// What would be freed; in a dry run.
+    estimate: Option<Freed>,
+    /// Leftovers that were removed, and what else; nothing in a dry run.
+    done: Option<(usize, Freed)>,
+}
+
+/// Removes what is not kept from every repository, or from the one that is named.
+pub fn expire(run: &Invocation, args: &ExpireArgs) -> Result<Exit, Failure> {
+    let settings = run.settings()?;
+    let zone = settings.schedule().timezone;
+    let resolved = run.resolve(&settings)?;
+    let named = run.global.repository.as_ref();
+    let meant = |each: &&RepositorySettings| named.is_none_or(|named| *named == each.name);
+    let mut shown = Vec::new();
+    let mut first_failure = None;
+    let mut is_sound = true;
+    for settings in resolved.repositories.iter().filter(meant) {
+        let name = &settings.name;
+        match expire_in(run, args, (&resolved, settings), zone) {
+            Ok(expired) => {
+                is_sound &= warn_of(run, name, &expired);
+                match args.json {
+                    true => shown.push(as_json(name, &expired)),
+                    false => print(&as_text(name, &expired))?,
+                }
+            }
+            // What the others hold is worth removing all the same.
+            Err(failure) => {
+                if args.json {
+                    shown.push(json!({ "repository": name, "error": failure.json_error() }));
+                }
+                match &first_failure {
+                    None => first_failure = Some(failure),
+                    Some(_) => failure.report(run.voice.format, run.voice.color),
+                }
+            }
+        }
+    }
+    if args.json {
+        print_json(&json!({
+            "format_version": 2,
+            "cluster": resolved.cluster_name,
+            "dry_run": args.dry_run,
+            "repositories": shown,
+        }))?;
+    } else if args.dry_run {
+        print("Nothing was changed.")?;
+    }
+    let exit = if is_sound { Exit::Ok } else { Exit::Warnings };
+    first_failure.map_or(Ok(exit), Err)
+}
+
+/// Expiry in one repository after a backup. Nobody is asked: what would need a word waits for one.
+///
+/// # Errors
+/// Any; the backup is complete all the same.
+pub fn after_backup(run: &Invocation, name: &str) -> Result<(), Failure> {
+    let settings = run.settings()?;
+    let zone = settings.schedule().timezone;
+    let resolved = run.resolve(&settings)?;
+    let Some(settings) = resolved.repositories.iter().find(|each| each.name == name) else {
+        return Ok(());
+    };
+    if !settings.retention.after_backup {
+        return Ok(());
+    }
+    let args = ExpireArgs { dry_run: false, yes: false, json: false };
+    let expired = expire_in(run, &args, (&resolved, settings), zone)?;
+    warn_of(run, name, &expired);
+    if let Some((_, freed)) = expired.done {
+        run.ctx.note(format!("expire: {}", freed_text(&freed)));
+    }
+    Ok(())
+}
+
+/// The repository is opened first: only what is one, by its authentic descriptor, is cleaned.
+fn expire_in(
+    run: &Invocation,
+    args: &ExpireArgs,
+    (resolved, settings): (&Resolved, &RepositorySettings),
+    zone: chrono_tz::Tz,
+) -> Result<Expired, Failure> {
+    run.ctx.cancel.check().map_err(crate::repo::Error::from)?;
+    let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
+    let opened = wiring::open(&run.ctx, settings, access)?;
+    run.warn_each(&opened.warnings);
+    let (ctx, repository) = (&run.ctx, &opened.repository);
+    let failed = |source| Failure::from(wiring::Error::of_repository(&settings.name, source));
+    let store = repository.store();
+    let found = store.unfinished().map_err(|error| failed(error.into()))?;
+    let leftovers = retention::plan(found, ctx.clock.now());
+    let cluster = resolved.cluster_name.as_str();
+    let policy = wiring::policy(&settings.retention, zone);
+    let is_given = settings.retention.is_given;
+    if args.dry_run || !is_given {
+        let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
+        let done = match args.dry_run {
+            true => None,
+            false => {
+                let removed = retention::execute(ctx, store.as_ref(), &leftovers);
+                Some((removed.map_err(failed)?, Freed::default()))
+            }
+        };
+        let estimate = retention::estimate(ctx, repository, &plan).map_err(failed)?;
+        let estimate = args.dry_run.then_some(estimate);
+        return Ok(Expired { leftovers, plan, is_given, estimate, done });
+    }
+    let host = wiring::host().to_string();
+    let request = LeaseRequest {
+        scope: Scope::Expire,
+        cluster,
+        host: &host,
+        pid: std::process::id(),
+        purpose: "expire",
+        backup: None,
+        server: None,
+        is_gone: wiring::is_gone,
+    };
+    // Renewed while somebody is asked, too.
+    let lease = repository.take_lease(ctx, &request).map_err(failed)?.beside(ctx);
+    let work = || {
+        let mut plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
+        guard(args, settings, &plan)?;
+        let removed = retention::execute(ctx, store.as_ref(), &leftovers).map_err(failed)?;
+        let freed = retention::execute_expiry(ctx, repository, &mut plan, &host, &lease);
+        let freed = freed.map_err(failed)?;
+        Ok::<_, Failure>((plan, removed, freed))
+    };
+    let worked = work();
+    drop(lease);
+    let (plan, removed, freed) = worked?;
+    summarise(run, repository, &plan);
+    let done = Some((removed, freed));
+    Ok(Expired { leftovers, plan, is_given, estimate: None, done })
+}
+
+/// Summaries that still tell of what is gone cost readers time; nothing depends on them.
+fn summarise(run: &Invocation, repository: &Repository, plan: &ExpirePlan) {
+    for place in &plan.places {
+        let (place, size) = (&place.gathered.place, place.gathered.segment_size());
+        if let Err(error) = repository.summarise(&run.ctx, place, size) {
+            run.ctx.note(format!("summaries were not written: {error}"));
+        }
+    }
+}
+
+/// A word for rules that were changed and would remove much: they may be a mistake.
+fn guard(
+    args: &ExpireArgs,
+    settings: &RepositorySettings,
+    plan: &ExpirePlan,
+) -> Result<(), Failure> {
+    let (removed, all) = plan.removed_of();
+    let (segments, archived) = plan.removed_wal_of();
+    let share = settings.retention.guard;
+    let is_within =
+        removed * 100 <= all * usize::from(share) && segments * 100 <= archived * u64::from(share);
+    if args.yes || !plan.is_policy_new() || is_within {
+        return Ok(());
+    }
+    let name = &settings.name;
+    let much = format!(
+        "{removed} of {} and {segments} of {archived} WAL segments",
+        counted(all, "backup")
+    );
+    let question = format!(
+        "{name}: the rules are new, and would remove {much} (retention.guard is {share} %). Remove them?"
+    );
+    let text = text::plan(name, plan, true);
+    confirm(true, &text, &question).map_err(|failure| match failure.exit {
+        Exit::Usage => {
+            let hint =
+                "Look with `pgkeep expire --dry-run`, then `pgkeep expire --yes`, or keep more.";
+            let what =
+                format!("{name}: the rules are new, and would remove {much}: nothing was removed");
+            Failure { exit: Exit::Failed, ..Failure::failed(what).with_hint(hint) }
+        }
+        _ => failure,
+    })
+}
+
+/// What people should look at; whether there was nothing.
+fn warn_of(run: &Invocation, name: &str, expired: &Expired) -> bool {
+    let warnings = text::warnings(&expired.plan);
+    for warning in &warnings {
+        run.ctx.warn(format!("{name}: {warning}"));
+    }
+    if !expired.is_given {
+        run.ctx.warn(format!("{name}: {NO_RULES}"));
+    }
+    warnings.is_empty()
+}
+
+fn freed_text(freed: &Freed) -> String {
+    format!(
+        "removed {}, {}, {} in all, {}",
+        counted(usize::try_from(freed.backups).unwrap_or(usize::MAX), "backup"),
+        counted(usize::try_from(freed.segments).unwrap_or(usize::MAX), "WAL segment"),
+        counted(usize::try_from(freed.objects).unwrap_or(usize::MAX), "object"),
+        ByteSize(freed.bytes)
+    )
+}
+
+fn as_text(name: &str, expired: &Expired) -> String {
+    let mut lines = vec![text::plan(name, &expired.plan, expired.is_given)];
+    lines.push(format!("{name}: {}", expired.leftovers));
+    if let Some(estimate) = &expired.estimate {
+        lines.push(format!("{name}: would have {}", freed_text(estimate)));
+    }
+    if let Some((leftovers, freed)) = &expired.done {
+        let leftovers = counted(*leftovers, "leftover");
+        lines.push(format!("{name}: {}; {leftovers} of interrupted uploads", freed_text(freed)));
+    }
+    lines.join("\n")
+}
+
+fn as_json(name: &str, expired: &Expired) -> Value {
+    json!({
+        "repository": name,
+        "rules": expired.plan.policy.to_string(),
+        "rules_given": expired.is_given,
+        "plan": text::plan_json(&expired.plan),
+        "leftovers": expired.leftovers,
+        "would_free": expired.estimate,
+        "removed_leftovers": expired.done.as_ref().map(|(leftovers, _)| leftovers),
+        "freed": expired.done.as_ref().map(|(_, freed)| freed),
+    })
+}

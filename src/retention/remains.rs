@@ -1,0 +1,278 @@
+//! What is left of backups that are not there: removed ones, and attempts that died.
+//!
+//! A removed backup loses its manifest first. Of the rest, the file table goes late, so that nobody takes it for an
+//! attempt whose packs may be used, and the begin record last, because by it the rest is found again. Of an attempt the
+//! seal on its name tells, so that its begin record goes first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::gather::{Gathered, began_by_name};
+use crate::base::{Ctx, Timestamp, side_by_side};
+use crate::repo::{BackupId, Repository, Result};
+use crate::storage::{self, ObjectKey};
+
+/// Nothing younger is swept: somebody may be at it.
+const YOUNG: Duration = Duration::from_hours(24);
+
+/// How long an attempt that died stays for the next backup to use, unless one was completed since.
+const USEFUL_FOR: Duration = Duration::from_hours(7 * 24);
+
+/// How long what has a file table and no manifest stays, and is told of.
+const TOLD_FOR: Duration = Duration::from_hours(30 * 24);
+
+/// How long the seal on an attempt stays, so that its writer, however long it was paused, finds its name taken.
+const SEALED_FOR: Duration = Duration::from_hours(366 * 24);
+
+/// In this order they are removed: an attempt's pack counts while its meta object is there.
+const FAMILIES: [&str; 4] = ["meta", "hash", "data", "files"];
+
+/// Why something is swept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Left {
+    /// Of a backup that was removed.
+    Removed,
+    /// Of an attempt that died.
+    Died,
+    /// Of nothing that is known: a late writer's.
+    Orphaned,
+}
+
+/// What is swept of one id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Remains {
+    /// The id.
+    pub id: BackupId,
+    /// Why.
+    pub left: Left,
+    /// Whether its manifest's name is taken already.
+    #[serde(skip)]
+    pub is_sealed: bool,
+    /// How many objects, as they were listed.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What the store holds of ids that have no complete manifest.
+type Counted = BTreeMap<BackupId, (u64, u64)>;
+
+/// Finds what may be swept. Lists every object of every backup, a thousand at a time.
+///
+/// # Errors
+/// As the store's.
+pub(super) fn find(
+    ctx: &Ctx,
+    repository: &Repository,
+    gathered: &Gathered,
+) -> Result<(Vec<Remains>, BTreeSet<BackupId>)> {
+    let complete: BTreeSet<&BackupId> =
+        gathered.backups.complete.iter().map(|backup| &backup.id).collect();
+    let mut counted = Counted::new();
+    let mut has_table = BTreeSet::new();
+    let parts = side_by_side(&FAMILIES, |family| {
+        let mut counted = Counted::new();
+        count(ctx, repository, gathered, family, &complete, &mut counted)?;
+        Ok::<_, crate::repo::Error>((*family, counted))
+    })?;
+    for (family, part) in parts {
+        if family == "files" {
+            has_table.extend(part.keys().cloned());
+        }
+        for (id, (objects, bytes)) in part {
+            let sum = counted.entry(id).or_default();
+            (sum.0, sum.1) = (sum.0 + objects, sum.1 + bytes);
+        }
+    }
+    let vanished = repository.vanished(ctx, &gathered.place, &gathered.backups)?;
+    let now = ctx.clock.now();
+    // What was told once is told until nothing of it is left: catalogues forget.
+    let told = gathered.kept.newest.iter().flat_map(|keep| keep.vanished.iter().cloned());
+    let sealed = |id: &BackupId| gathered.dead.iter().any(|dead| dead.is_sealed && dead.id == *id);
+    // One with a file table was complete but for its manifest, or about to be: it gets a month to be told of.
+    let tabled = has_table.into_iter().filter(|id| {
+        let is_late = began_by_name(id).is_some_and(|began| began + YOUNG < now);
+        let is_recent = began_by_name(id).is_some_and(|began| began + TOLD_FOR > now);
+        is_late && is_recent && gathered.backups.unfinished.contains(id)
+    });
+    let vanished: BTreeSet<BackupId> = vanished
+        .into_iter()
+        .chain(told)
+        .chain(tabled)
+        .filter(|id| {
+            let is_there = complete.contains(id) || sealed(id) || gathered.kept.is_removing(id);
+            !is_there && counted.contains_key(id)
+        })
+        .collect();
+    let vanished = still_gone(repository, gathered, vanished)?;
+    let (used, dead) = (gathered.used_attempts(repository)?, &gathered.dead);
+    let unreadable = gathered.backups.unreadable.iter();
+    let unreadable: BTreeSet<&str> = unreadable.map(|(name, _)| name.as_str()).collect();
+    let mut ids: BTreeSet<&BackupId> = counted.keys().collect();
+    ids.extend(dead.iter().map(|dead| &dead.id));
+    // Of a removed backup nothing may be left but its begin record.
+    let keep = gathered.kept.newest.as_ref();
+    let is_removed = |id: &&BackupId| keep.is_some_and(|keep| keep.removed.contains(*id));
+    ids.extend(gathered.backups.unfinished.iter().filter(is_removed));
+    let mut remains = Vec::new();
+    for id in ids {
+        let (objects, bytes) = counted.get(id).copied().unwrap_or_default();
+        let is_running = gathered.facts.running.iter().any(|running| running.id == *id);
+        if is_running
+            || used.contains(id)
+            || vanished.contains(id)
+            || unreadable.contains(id.as_str())
+        {
+            continue;
+        }
+        let attempt = dead.iter().find(|dead| dead.id == *id);
+        let is_sealed = attempt.is_some_and(|attempt| attempt.is_sealed);
+        let began = attempt.and_then(|attempt| attempt.began).or_else(|| began_by_name(id));
+        let left = if keep.is_some_and(|keep| keep.removed.contains(id)) {
+            Left::Removed
+        } else if attempt.is_some() {
+            let is_decided = keep.is_some_and(|keep| keep.swept.contains(id));
+            if !is_decided && is_useful(gathered, id, began, now) {
+                continue;
+            }
+            Left::Died
+        } else if began.is_some_and(|began| began + YOUNG <= now) {
+            Left::Orphaned
+        } else {
+            continue;
+        };
+        // Of a sealed attempt nothing may be left but the seal, which is looked at below.
+        if objects > 0 || !is_sealed || is_seal_old(began, now) {
+            remains.push(Remains { id: id.clone(), left, is_sealed, objects, bytes });
+        }
+    }
+    Ok((remains, vanished))
+}
+
+/// Those of which there is no manifest now: one may have been put since they were listed.
+fn still_gone(
+    repository: &Repository,
+    gathered: &Gathered,
+    vanished: BTreeSet<BackupId>,
+) -> Result<BTreeSet<BackupId>> {
+    let mut gone = BTreeSet::new();
+    for id in vanished {
+        match repository.store().head(&gathered.place.manifest(&id)) {
+            Err(error) if error.is_not_found() => drop(gone.insert(id)),
+            other => drop(other?),
+        }
+    }
+    Ok(gone)
+}
+
+fn is_seal_old(began: Option<Timestamp>, now: Timestamp) -> bool {
+    began.is_none_or(|began| began + SEALED_FOR < now)
+}
+
+/// Whether the next backup may use what an attempt has stored.
+fn is_useful(gathered: &Gathered, id: &BackupId, began: Option<Timestamp>, now: Timestamp) -> bool {
+    let Some(began) = began else { return false };
+    if began + YOUNG > now {
+        return true;
+    }
+    let is_overtaken = gathered.backups.complete.iter().any(|backup| {
+        backup.backup_type == id.backup_type() && backup.id.own_time() > id.own_time()
+    });
+    !is_overtaken && began + USEFUL_FOR > now
+}
+
+fn count(
+    ctx: &Ctx,
+    repository: &Repository,
+    gathered: &Gathered,
+    family: &str,
+    complete: &BTreeSet<&BackupId>,
+    counted: &mut Counted,
+) -> Result<()> {
+    let prefix = gathered.place.family_prefix(family);
+    let mut after: Option<String> = None;
+    loop {
+        ctx.cancel.check()?;
+        let page = repository.store().list(&prefix, after.as_deref(), 1000)?;
+        for meta in &page {
+            let inner = meta.key.as_str().strip_prefix(&prefix).unwrap_or_default();
+            let id = inner.split('/').next().unwrap_or_default();
+            // Anything else under these names was not put by pgkeep.
+            let Ok(id) = id.parse::<BackupId>() else { continue };
+            if !complete.contains(&id) {
+                let (objects, bytes) = counted.entry(id).or_default();
+                *objects += 1;
+                *bytes += meta.size;
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == 1000 => after = Some(last.key.to_string()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Sweeps one id, and tells how many objects and bytes that was. The manifest's name is taken first where a late
+/// commit is possible; nothing is swept where it cannot be.
+///
+/// # Errors
+/// As the store's.
+pub(super) fn sweep(
+    ctx: &Ctx,
+    repository: &Repository,
+    gathered: &Gathered,
+    remains: &Remains,
+    mut between: impl FnMut() -> Result<()>,
+) -> Result<(u64, u64)> {
+    let (place, id) = (&gathered.place, &remains.id);
+    if remains.left != Left::Removed && !remains.is_sealed {
+        match repository.abandon(ctx, place, id, "it was interrupted, and is swept") {
+            Ok(()) => {}
+            // Completed after all, or sealed by a backup that uses it: whoever looks next decides.
+            Err(crate::repo::Error::Storage(error)) if error.is_already_exists() => {
+                ctx.note(format!("{id} is not swept: its name was taken meanwhile"));
+                return Ok((0, 0));
+            }
+            // Claimed by one that died, on a store without conditional puts: nobody gets the name.
+            Err(crate::repo::Error::Claimed { .. }) => {
+                ctx.note(format!("{id} is not swept: its name was claimed, and nobody has it"));
+                return Ok((0, 0));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let (mut objects, mut bytes) = (0, 0);
+    let store = repository.store();
+    if remains.left != Left::Removed {
+        // The seal tells of it, and no backup uses an attempt without its record.
+        store.delete(&place.begin(id))?;
+    }
+    for family in FAMILIES {
+        let prefix = match family {
+            "files" => place.files(id).to_string(),
+            _ => format!("{}{id}/", place.family_prefix(family)),
+        };
+        for batch in storage::list_all(store.as_ref(), &prefix)?.chunks(1000) {
+            between()?;
+            let batch =
+                batch.iter().filter(|meta| family != "files" || meta.key == place.files(id));
+            let batch: Vec<_> = batch.collect();
+            let keys: Vec<ObjectKey> = batch.iter().map(|meta| meta.key.clone()).collect();
+            store.delete_many(&keys)?;
+            objects += keys.len() as u64;
+            bytes += batch.iter().map(|meta| meta.size).sum::<u64>();
+        }
+    }
+    let began = began_by_name(id);
+    let pins = storage::list_all(store.as_ref(), &format!("{}{id}.", place.pins_prefix()))?;
+    let pins: Vec<ObjectKey> = pins.into_iter().map(|meta| meta.key).collect();
+    store.delete_many(&pins)?;
+    store.delete(&place.begin(id))?;
+    if remains.is_sealed && is_seal_old(began, ctx.clock.now()) {
+        store.delete(&place.manifest(id))?;
+    }
+    Ok((objects, bytes))
+}

@@ -1,0 +1,99 @@
+//! Expiry dies at every operation: what stays is whole at each moment, and the next expiry brings the same end.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use pgkeep::base::Timestamp;
+use pgkeep::repo::{BackupType, LEASE_FOR};
+use pgkeep::retention::Policy;
+use pgkeep::storage::faulty::Effect;
+
+use crate::support::World;
+
+pub fn policy(daily: u32, weekly: u32, window_days: u64) -> Policy {
+    Policy {
+        daily,
+        weekly,
+        monthly: 0,
+        yearly: 0,
+        last: 0,
+        min_full: 1,
+        window: Duration::from_secs(window_days * 86_400),
+        zone: chrono_tz::Tz::UTC,
+    }
+}
+
+/// Some weeks: a full each day, a differential or incremental each twelve hours, a segment each six; one failover,
+/// one backup that died, one that stands on nothing that is known.
+pub fn weeks(days: u32) -> World {
+    let mut world = World::begin(5);
+    for day in 0..days {
+        world.backup(BackupType::Full);
+        world.pass(TimeDelta::hours(6));
+        world.push();
+        world.pass(TimeDelta::hours(6));
+        let kind = if day % 2 == 0 { BackupType::Differential } else { BackupType::Incremental };
+        world.backup(kind);
+        world.pass(TimeDelta::hours(6));
+        world.push();
+        if day == 2 {
+            let died = world.begin_backup(BackupType::Full);
+            world.store_packs(&died);
+        }
+        if day == days / 2 {
+            world.fail_over();
+        }
+        world.pass(TimeDelta::hours(6));
+    }
+    world
+}
+
+fn in_window(moments: &[Timestamp], from: Timestamp) -> Vec<Timestamp> {
+    moments.iter().filter(|moment| **moment >= from).copied().collect()
+}
+
+#[test]
+fn f080_expiry_that_dies_at_any_operation_is_finished_by_the_next() {
+    let policy = policy(2, 2, 2);
+    let clean = weeks(11);
+    let repository = clean.through_faults();
+    let plan = clean.plan(&repository, &policy).unwrap();
+    let from = plan.places[0].decision.window_from;
+    let before = in_window(&clean.restorable(), from);
+    assert!(before.len() > 5, "{before:?}");
+    let begun = clean.faulty.operations();
+    let freed = clean.expire(&repository, &policy).unwrap();
+    assert!(freed.backups > 12 && freed.segments > 20, "{freed:?}");
+    let operations = clean.faulty.operations() - begun;
+    let end = clean.content();
+    clean.assert_sound("the clean run");
+    assert_eq!(in_window(&clean.restorable(), from), before);
+    // Again: nothing changes.
+    let again = clean.expire(&repository, &policy).unwrap();
+    assert_eq!((again.backups, again.objects, clean.content() == end), (0, 0, true), "{again:?}");
+    eprintln!("{operations} operations");
+    for number in 1..=operations {
+        for effect in [Effect::None, Effect::Full] {
+            let what = format!("operation {number}, {effect:?}");
+            let world = weeks(11);
+            let repository = world.through_faults();
+            world.faulty.die_at(world.faulty.operations() + number, effect);
+            let died = world.expire(&repository, &policy);
+            if number < operations - 4 {
+                assert!(died.is_err(), "{what}");
+            }
+            world.faulty.heal();
+            world.assert_sound(&what);
+            assert_eq!(in_window(&world.restorable(), from), before, "{what}");
+            world.pass(TimeDelta::from_std(LEASE_FOR).unwrap());
+            let next = world.expire(&world.repository, &policy);
+            next.unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.assert_sound(&what);
+            assert_eq!(in_window(&world.restorable(), from), before, "{what}");
+            let left = world.content();
+            let differ: Vec<_> = left.keys().filter(|name| !end.contains_key(*name)).collect();
+            assert!(differ.is_empty(), "{what}: left: {differ:?}");
+            assert_eq!(left.len(), end.len(), "{what}");
+        }
+    }
+}

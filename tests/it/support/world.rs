@@ -1,0 +1,384 @@
+//! A cluster that is made up, on a store in memory: backups of one small file, segments of a few bytes, a clock that is
+//! moved by hand. What expiry decides and does is the real thing; only what is stored is small.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use pgkeep::base::{Clock as _, Ctx, Timestamp};
+use pgkeep::crypt::{BlockHasher, Unlock};
+use pgkeep::pg::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use pgkeep::repo::manifest::{Counts, Totals};
+use pgkeep::repo::{
+    BackupId, BackupType, Base, Begin, CipherChoice, FileTableWriter, Found, InitOptions, Kind,
+    LeaseRequest, Manifest, ObjectRecord, PackPlan, PackWriter, Place, Registration, Repository,
+    RowKind, Scope, Summary, WalFacts,
+};
+use pgkeep::retention::{self, ExpirePlan, Freed, Policy};
+use pgkeep::storage::{FaultyStore, MemoryStore, ObjectStore};
+
+use super::sample;
+
+/// A segment's size; its content is shorter here.
+pub const SIZE: u64 = 1 << 20;
+
+/// Where a backup that has begun stands.
+pub struct Begun {
+    pub id: BackupId,
+    pub parent: Option<BackupId>,
+    pub started: Timestamp,
+    pub start: Lsn,
+    pub timeline: u32,
+}
+
+/// What a backup has stored before its end.
+pub struct Packs {
+    objects: Vec<ObjectRecord>,
+    row: pgkeep::repo::Row,
+}
+
+/// A moment that was archived: on which timeline, in which segment, and the way there.
+#[derive(Debug, Clone)]
+pub struct Archived {
+    pub moment: Timestamp,
+    pub segment: String,
+}
+
+pub struct World {
+    pub ctx: Ctx,
+    pub store: MemoryStore,
+    pub faulty: FaultyStore<MemoryStore>,
+    pub unlock: Unlock,
+    pub repository: Repository,
+    pub place: Place,
+    pub timeline: u32,
+    /// The next segment.
+    pub next: u64,
+    history: String,
+    /// Every segment that was ever archived.
+    pub archived: Vec<Archived>,
+}
+
+impl World {
+    pub fn begin(seed: u64) -> Self {
+        let begun: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let ctx = Ctx::fixed(begun, seed);
+        let store = MemoryStore::with_clock(Arc::clone(&ctx.clock));
+        let faulty = FaultyStore::new(store.clone());
+        let unlock = Unlock::Clear;
+        let options =
+            InitOptions { cipher: CipherChoice::None, unlock: &unlock, label: "", cost: 14 };
+        let repository = Repository::init(&ctx, Arc::new(store.clone()), &options).unwrap();
+        let registration = Registration {
+            cluster: "main".into(),
+            system: 7,
+            epoch: 1,
+            created: begun,
+            major: 15,
+            block_size: 8192,
+            wal_block_size: 8192,
+            wal_segment_size: u32::try_from(SIZE).unwrap(),
+            relation_segment_blocks: 131_072,
+        };
+        let place = repository.register(&ctx, &registration).unwrap();
+        let (history, archived) = (String::new(), Vec::new());
+        Self {
+            ctx,
+            store,
+            faulty,
+            unlock,
+            repository,
+            place,
+            timeline: 1,
+            next: 1,
+            history,
+            archived,
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.ctx.clock.now()
+    }
+
+    pub fn pass(&self, time: TimeDelta) {
+        self.ctx.clock.sleep(time.to_std().unwrap());
+    }
+
+    /// The same repository through the store that fails by script.
+    pub fn through_faults(&self) -> Repository {
+        self.repository.reopened(Arc::new(self.faulty.clone())).unwrap().unwrap()
+    }
+
+    fn name(&self, number: u64) -> String {
+        let (timeline, size) =
+            (TimelineId::new(self.timeline).unwrap(), SegmentSize::new(SIZE).unwrap());
+        SegmentName::new(timeline, SegmentNo(number), size).unwrap().to_string()
+    }
+
+    fn lsn(number: u64, offset: u64) -> Lsn {
+        Lsn(number * SIZE + offset)
+    }
+
+    /// Archives the next segment, in which a transaction was committed just now.
+    pub fn push(&mut self) -> String {
+        let segment = self.name(self.next);
+        let moment = self.now();
+        let found = Found {
+            read: true,
+            commits: 1,
+            latest: Some(moment),
+            earliest: Some(moment),
+            end: Some(Self::lsn(self.next + 1, 0)),
+            ending: "full".into(),
+            restore_points: Vec::new(),
+            cut: None,
+            ..sample::found()
+        };
+        let content = format!("{segment} at {moment}").into_bytes();
+        let facts = WalFacts {
+            name: segment.clone(),
+            system: self.place.system(),
+            size: content.len() as u64,
+            digest: self.repository.content_digest(&content),
+            timeline: Some(self.timeline),
+            address: Some(Self::lsn(self.next, 0)),
+            found: Some(found),
+            by: None,
+        };
+        let key = self.place.wal(&segment).unwrap();
+        self.repository.put_wal(&self.ctx, Kind::Wal, &key, &facts, &content).unwrap();
+        self.archived.push(Archived { moment, segment: segment.clone() });
+        self.next += 1;
+        segment
+    }
+
+    /// A standby is promoted: the next segment is the first of a new timeline.
+    pub fn fail_over(&mut self) {
+        let switch = Self::lsn(self.next, 0);
+        self.history += &format!("{}\t{switch}\tx\n", self.timeline);
+        self.timeline += 1;
+        let content = self.history.clone().into_bytes();
+        let name = format!("{:08X}.history", self.timeline);
+        let facts = WalFacts {
+            name: name.clone(),
+            system: self.place.system(),
+            size: content.len() as u64,
+            digest: self.repository.content_digest(&content),
+            timeline: None,
+            address: None,
+            found: None,
+            by: None,
+        };
+        let key = self.place.history(self.timeline);
+        self.repository.put_wal(&self.ctx, Kind::History, &key, &facts, &content).unwrap();
+    }
+
+    /// The backups that there are, by completion.
+    pub fn complete(&self) -> Vec<Summary> {
+        self.repository.backups_by_manifest(&self.ctx, &self.place).unwrap().complete
+    }
+
+    /// The first half of a backup: its record, and its packs.
+    pub fn begin_backup(&mut self, backup_type: BackupType) -> Begun {
+        let complete = self.complete();
+        let parent = match backup_type {
+            BackupType::Full => None,
+            BackupType::Differential => {
+                complete.iter().rfind(|backup| backup.parent.is_none()).map(|b| b.id.clone())
+            }
+            BackupType::Incremental => complete.last().map(|backup| backup.id.clone()),
+        };
+        self.begin_on(backup_type, parent)
+    }
+
+    /// As [`World::begin_backup`], an incremental on a backup that is named.
+    pub fn begin_child(&mut self, parent: &BackupId) -> Begun {
+        self.begin_on(BackupType::Incremental, Some(parent.clone()))
+    }
+
+    fn begin_on(&mut self, backup_type: BackupType, parent: Option<BackupId>) -> Begun {
+        let backup_type = if parent.is_some() { backup_type } else { BackupType::Full };
+        let started = self.now();
+        let id = BackupId::of(backup_type, parent.as_ref(), started);
+        let start = Self::lsn(self.next, 0x28);
+        let begin = Begin {
+            backup_type,
+            parent: parent.clone(),
+            started,
+            timeline: self.timeline,
+            wal_from: start,
+            lease: Some("0123456789abcdef".into()),
+            ..sample::begin(&id)
+        };
+        self.repository.put_begin(&self.ctx, &self.place, &begin).unwrap();
+        Begun { id, parent, started, start, timeline: self.timeline }
+    }
+
+    /// Whether a backup may go on, by what it looks at after its record is put.
+    pub fn may_go_on(&self, begun: &Begun) -> bool {
+        let Some(parent) = &begun.parent else { return true };
+        let kept = self.repository.require_kept(&self.ctx, &self.place, parent);
+        kept.is_ok() && self.repository.open_backup(&self.place, parent).is_ok()
+    }
+
+    pub fn store_packs(&self, begun: &Begun) -> Packs {
+        let (ctx, place, id) = (&self.ctx, &self.place, &begun.id);
+        let hasher = BlockHasher::new(&sample::hash().key);
+        let plan = PackPlan::new(place.clone(), id.clone(), 8192, hasher);
+        let mut writer = PackWriter::new(&self.repository, ctx, &plan);
+        let content = id.as_str().repeat(10).into_bytes();
+        let row = pgkeep::repo::Row {
+            size: content.len() as u64,
+            ..sample::row(b"PG_VERSION", RowKind::File)
+        };
+        writer.begin_content(sample::source_of(&row));
+        writer.space().unwrap()[..content.len()].copy_from_slice(&content);
+        writer.accept(0, content.len()).unwrap();
+        let layers = writer.end_content().unwrap();
+        let objects = writer.finish().unwrap();
+        let crc = Some(crc32c::crc32c(&content));
+        Packs { objects, row: pgkeep::repo::Row { layers, crc, ..row } }
+    }
+
+    /// The file table comes right before the manifest.
+    fn file_table(&self, id: &BackupId, packs: Packs) -> pgkeep::repo::Result<Vec<ObjectRecord>> {
+        let Packs { mut objects, row } = packs;
+        let key = self.place.files(id);
+        let table = self.repository.buffer(&self.ctx, Kind::Files, &key)?;
+        let mut table = FileTableWriter::new(table);
+        table.push(&row)?;
+        let (bytes, summary, ..) = table.finish()?;
+        self.repository.put_if_absent(&key, &bytes)?;
+        objects.push(ObjectRecord::new("files", &summary));
+        Ok(objects)
+    }
+
+    /// The second half: the WAL that it needs, and its manifest.
+    pub fn commit(&mut self, begun: Begun, packs: Packs) -> pgkeep::repo::Result<BackupId> {
+        let last = self.push();
+        let objects = self.file_table(&begun.id, packs)?;
+        let Begun { id, parent, started, start, timeline } = begun;
+        let bases = match &parent {
+            None => Vec::new(),
+            Some(parent) => self.bases(parent)?,
+        };
+        let summary = Summary {
+            id: id.clone(),
+            backup_type: id.backup_type(),
+            parent,
+            system: self.place.system(),
+            started,
+            finished: self.now(),
+            timeline,
+            timeline_stop: self.timeline,
+            start_lsn: start,
+            stop_lsn: Self::lsn(self.next - 1, 0x138),
+            wal_first: self.name(start.0 / SIZE),
+            wal_last: last,
+            totals: Totals::default(),
+            counts: Counts::default(),
+            ..sample::summary_of(&id)
+        };
+        let (reused, tablespaces, damage, index) = (vec![], vec![], vec![], vec![]);
+        let mut manifest = Manifest { summary, objects, bases, reused, tablespaces, damage, index };
+        self.repository.commit(&self.ctx, &self.place, &mut manifest)?;
+        Ok(id)
+    }
+
+    fn bases(&self, parent: &BackupId) -> pgkeep::repo::Result<Vec<Base>> {
+        Ok(self.repository.open_backup(&self.place, parent)?.as_bases())
+    }
+
+    /// A backup from beginning to end.
+    pub fn backup(&mut self, backup_type: BackupType) -> BackupId {
+        let begun = self.begin_backup(backup_type);
+        let objects = self.store_packs(&begun);
+        self.commit(begun, objects).unwrap()
+    }
+
+    pub fn plan(
+        &self,
+        repository: &Repository,
+        policy: &Policy,
+    ) -> pgkeep::repo::Result<ExpirePlan> {
+        retention::plan_expiry(&self.ctx, repository, "main", policy)
+    }
+
+    pub fn request() -> LeaseRequest<'static> {
+        LeaseRequest {
+            scope: Scope::Expire,
+            cluster: "main",
+            host: "db1",
+            pid: 1,
+            purpose: "expire",
+            backup: None,
+            server: None,
+            is_gone: |_, _| true,
+        }
+    }
+
+    /// The second half of expiry.
+    pub fn execute(
+        &self,
+        repository: &Repository,
+        plan: &mut ExpirePlan,
+    ) -> pgkeep::repo::Result<Freed> {
+        let lease = repository.take_lease(&self.ctx, &Self::request())?.beside(&self.ctx);
+        retention::execute_expiry(&self.ctx, repository, plan, "db1", &lease)
+    }
+
+    pub fn expire(&self, repository: &Repository, policy: &Policy) -> pgkeep::repo::Result<Freed> {
+        let mut plan = self.plan(repository, policy)?;
+        self.execute(repository, &mut plan)
+    }
+
+    /// Every name in the store with its size, but for those of leases and probes.
+    pub fn content(&self) -> BTreeMap<String, u64> {
+        let listed = pgkeep::storage::list_all(&self.store, "").unwrap();
+        let own = listed.into_iter().filter(|meta| {
+            !meta.key.as_str().starts_with("lease/") && !meta.key.as_str().contains("/keep/")
+        });
+        own.map(|meta| (meta.key.to_string(), meta.size)).collect()
+    }
+
+    fn has(&self, segment: &str) -> bool {
+        self.store.head(&self.place.wal(segment).unwrap()).is_ok()
+    }
+
+    /// Promise 6, asked of the store itself: each complete backup can be read to its last object, stands on backups
+    /// that are there, and has its WAL.
+    pub fn assert_sound(&self, what: &str) {
+        let backups = self.repository.backups_by_manifest(&self.ctx, &self.place).unwrap();
+        assert!(backups.unreadable.is_empty(), "{what}: {:?}", backups.unreadable);
+        for backup in &backups.complete {
+            let id = &backup.id;
+            let opened = self.repository.open_backup(&self.place, id);
+            let opened = opened.unwrap_or_else(|error| panic!("{what}: {id}: {error}"));
+            for manifest in opened.chain() {
+                let required = self.repository.require_objects(&self.place, manifest);
+                required.unwrap_or_else(|error| panic!("{what}: {id}: {error}"));
+            }
+            assert!(
+                self.has(&backup.wal_first) && self.has(&backup.wal_last),
+                "{what}: {id} lacks WAL"
+            );
+        }
+    }
+
+    /// The moments that can be restored from one backup.
+    pub fn restorable_from(&self, backup: &Summary) -> Vec<Timestamp> {
+        let first = self.archived.iter().position(|a| a.segment == backup.wal_first);
+        let run = self.archived[first.unwrap()..].iter().take_while(|a| self.has(&a.segment));
+        run.filter(|a| a.moment >= backup.finished).map(|a| a.moment).collect()
+    }
+
+    /// The moments that can be restored: each archived one behind a backup, all segments from that on being there.
+    /// Along the newest timeline, which in this world descends from all others.
+    pub fn restorable(&self) -> Vec<Timestamp> {
+        let backups = self.complete();
+        let mut moments: Vec<_> = backups.iter().flat_map(|b| self.restorable_from(b)).collect();
+        moments.sort();
+        moments.dedup();
+        moments
+    }
+}
