@@ -16,6 +16,7 @@ pub mod archive;
 pub mod backup;
 pub mod restore;
 pub mod retention;
+pub mod tiering;
 
 pub mod daemon;
 

@@ -17,6 +17,10 @@ pub enum Stage {
     Restore,
     /// Making what was written durable.
     Sync,
+    /// Moving packs to another storage class.
+    Tier,
+    /// Asking for cold packs to be thawed.
+    Thaw,
 }
 
 /// Something worth telling a person or a log.

@@ -182,6 +182,8 @@ fn words(stage: Stage) -> &'static str {
         Stage::WaitForWal => "waiting for WAL in the repository",
         Stage::Restore => "restoring",
         Stage::Sync => "making it durable",
+        Stage::Tier => "moving packs to colder storage",
+        Stage::Thaw => "asking for packs to be thawed",
     }
 }
 

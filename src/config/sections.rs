@@ -15,11 +15,13 @@ use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
 use super::schema::Section;
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
-    Fallback, absolute, boolean, cipher, count, cron, fallback, jobs, pack_size, percent, rate,
-    secret_file, size, some_count, some_text, some_time, time, timezone, window,
+    Fallback, absolute, boolean, cipher, count, cron, days, fallback, jobs, pack_size, percent,
+    rate, secret_file, size, some_count, some_text, some_time, storage_class, time, timezone,
+    window,
 };
 use crate::base::{ByteSize, Secret};
 use crate::repo::CipherChoice;
+use crate::storage::StorageClass;
 
 /// `[cluster.<name>]`
 #[derive(Debug, Clone)]
@@ -71,6 +73,8 @@ pub struct RepositorySettings {
     pub retention: Retention,
     /// What moves to colder storage.
     pub tiering: Option<Tiering>,
+    /// How many days what was thawed stays readable.
+    pub thaw_days: u16,
 }
 
 /// `[repository.<name>.retention]`
@@ -104,7 +108,11 @@ pub struct Tiering {
     /// The age at which chains move.
     pub after: Duration,
     /// The class that they move to.
-    pub storage_class: String,
+    pub storage_class: StorageClass,
+    /// Of chains whose full is kept for a month.
+    pub monthly_class: Option<StorageClass>,
+    /// Of chains whose full is kept for a year.
+    pub yearly_class: Option<StorageClass>,
 }
 
 /// `[schedule]`: texts of six or seven fields, seconds first.
@@ -210,6 +218,7 @@ pub(super) struct RepositoryDraft {
     pack_size: u64,
     retention: Retention,
     tiering: Option<Tiering>,
+    thaw_days: u16,
 }
 
 /// Reads `[repository.<name>]` and the sections below it.
@@ -253,15 +262,19 @@ pub(super) fn read_repository(
             }),
         },
         tiering: read_tiering(&section)?,
+        thaw_days: section.get("tiering.thaw_days", days)?,
     })
 }
 
 fn read_tiering(section: &Reader<'_>) -> Result<Option<Tiering>> {
     let after = section.find("tiering.after", time)?;
-    let storage_class = section.find("tiering.storage_class", some_text)?;
-    match (after, storage_class) {
-        (Some(after), Some(storage_class)) => Ok(Some(Tiering { after, storage_class })),
-        (None, None) => Ok(None),
+    let class = section.find("tiering.storage_class", storage_class)?;
+    let monthly_class = section.find("tiering.monthly_class", storage_class)?;
+    let yearly_class = section.find("tiering.yearly_class", storage_class)?;
+    match (after, class) {
+        (Some(after), Some(storage_class)) => {
+            Ok(Some(Tiering { after, storage_class, monthly_class, yearly_class }))
+        }
         (Some(_), None) => Err(section.missing(
             "tiering.storage_class",
             "tiering.after is set, so name the class, such as \"GLACIER\"",
@@ -270,6 +283,11 @@ fn read_tiering(section: &Reader<'_>) -> Result<Option<Tiering>> {
             "tiering.after",
             "tiering.storage_class is set, so say at which age chains move, such as \"35d\"",
         )),
+        (None, None) if monthly_class.is_some() || yearly_class.is_some() => Err(section.missing(
+            "tiering.after",
+            "a class is set, so say at which age chains move, such as \"35d\", and name storage_class",
+        )),
+        (None, None) => Ok(None),
     }
 }
 
@@ -328,6 +346,7 @@ impl RepositoryDraft {
             pack_size: self.pack_size,
             retention: self.retention.clone(),
             tiering: self.tiering.clone(),
+            thaw_days: self.thaw_days,
         })
     }
 

@@ -7,6 +7,7 @@ use super::duration::parse_duration;
 use super::secret_source::{SecretFile, SecretFolders};
 use crate::base::ByteSize;
 use crate::repo::CipherChoice;
+use crate::storage::StorageClass;
 
 /// What `archive-push` and `archive-get` do when no daemon answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +97,25 @@ pub(super) fn fallback(text: &str) -> Read<Fallback> {
     }
 }
 
+/// One that objects can be moved to.
+pub(super) fn storage_class(text: &str) -> Read<StorageClass> {
+    match StorageClass::parse(text) {
+        StorageClass::Standard => {
+            Err("STANDARD is where packs are stored first: nothing moves there".into())
+        }
+        StorageClass::Other(_) => Err(format!(
+            "{text:?} is not a storage class: write STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING, GLACIER_IR, \
+             GLACIER or DEEP_ARCHIVE"
+        )),
+        class => Ok(class),
+    }
+}
+
+pub(super) fn days(text: &str) -> Read<u16> {
+    let days = text.parse().ok().filter(|days| (1..=365).contains(days));
+    days.ok_or_else(|| format!("{text:?} is not a whole number of days from 1 to 365"))
+}
+
 pub(super) fn some_text(text: &str) -> Read<String> {
     if text.trim().is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) }
 }
@@ -168,6 +188,16 @@ mod tests {
         for bad in ["", "@daily", "0 2 * * *", "0 0 2 * * * * *", "0 0 2 * * $"] {
             assert!(cron(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn classes_are_spelt_as_s3_does() {
+        assert_eq!(storage_class("GLACIER"), Ok(StorageClass::Glacier));
+        for bad in ["glacier", "GLACIER ", "", "STANDARD", "SNOW", "REDUCED_REDUNDANCY"] {
+            assert!(storage_class(bad).is_err(), "{bad}");
+        }
+        assert_eq!((days("1"), days("365")), (Ok(1), Ok(365)));
+        assert!(days("0").is_err() && days("366").is_err() && days("7d").is_err());
     }
 
     #[test]

@@ -68,6 +68,22 @@ impl StorageClass {
         matches!(self, Self::Glacier | Self::DeepArchive)
     }
 
+    /// How cold it is: of two classes the greater is the cheaper to store and the dearer to read, in the order in which
+    /// a lifecycle rule may move objects. Nothing of one that is not known.
+    #[must_use]
+    pub fn coldness(&self) -> Option<u8> {
+        match self {
+            Self::Standard => Some(0),
+            Self::StandardIa => Some(1),
+            Self::IntelligentTiering => Some(2),
+            Self::OnezoneIa => Some(3),
+            Self::GlacierIr => Some(4),
+            Self::Glacier => Some(5),
+            Self::DeepArchive => Some(6),
+            Self::Other(_) => None,
+        }
+    }
+
     /// How many days of storage an object of this class is charged for at least, also when it is removed or moved
     /// before.
     #[must_use]
@@ -91,6 +107,12 @@ impl StorageClass {
 impl fmt::Display for StorageClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl serde::Serialize for StorageClass {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -122,7 +144,8 @@ const THAW_TIMES: &[(StorageClass, ThawSpeed, ThawTime)] = &[
 ];
 
 /// How fast an object is to be thawed; what that costs and takes, the class says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ThawSpeed {
     /// Hours to days, the cheapest.
     Bulk,
@@ -130,6 +153,21 @@ pub enum ThawSpeed {
     Standard,
     /// Minutes, where there is capacity.
     Expedited,
+}
+
+impl ThawSpeed {
+    /// All, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Expedited, Self::Standard, Self::Bulk];
+}
+
+impl fmt::Display for ThawSpeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bulk => "bulk",
+            Self::Standard => "standard",
+            Self::Expedited => "expedited",
+        })
+    }
 }
 
 /// A thaw that is asked for.
@@ -218,6 +256,18 @@ mod tests {
         let days: Vec<_> =
             NAMES.iter().map(|name| StorageClass::parse(name).minimum_days()).collect();
         assert_eq!(days, [0, 30, 30, 0, 90, 90, 180, 0]);
+    }
+
+    #[test]
+    fn what_needs_a_thaw_is_colder_than_all_else() {
+        let classes = NAMES.map(StorageClass::parse);
+        let known = |needs_thaw: bool| {
+            let classes = classes.iter().filter(move |class| class.needs_thaw() == needs_thaw);
+            classes.filter_map(StorageClass::coldness).collect::<Vec<_>>()
+        };
+        assert_eq!((known(false).len(), known(true)), (5, vec![5, 6]));
+        assert!(known(false).iter().all(|coldness| *coldness < 5));
+        assert_eq!(StorageClass::Other("SNOW".to_owned()).coldness(), None);
     }
 
     #[test]

@@ -229,6 +229,10 @@ impl<S: ObjectStore> ObjectStore for KeptStore<S> {
         self.inner.has_classes()
     }
 
+    fn has_versions(&self) -> Result<bool> {
+        self.inner.has_versions()
+    }
+
     fn has_locks(&self) -> bool {
         self.inner.has_locks()
     }

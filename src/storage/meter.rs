@@ -208,6 +208,10 @@ impl<S: ObjectStore> ObjectStore for MeteredStore<S> {
         self.inner.has_classes()
     }
 
+    fn has_versions(&self) -> Result<bool> {
+        self.inner.has_versions()
+    }
+
     fn has_locks(&self) -> bool {
         self.inner.has_locks()
     }

@@ -191,6 +191,15 @@ pub trait ObjectStore: Send + Sync + Debug {
         false
     }
 
+    /// Whether what is replaced, moved to another class or removed stays behind as a version, and is paid for. Where
+    /// that cannot be told, it does.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::list`].
+    fn has_versions(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Whether objects can be locked here. Where they can, what is put is locked by the store's rule.
     fn has_locks(&self) -> bool {
         false

@@ -90,6 +90,10 @@ impl<S: ObjectStore> ObjectStore for ReadOnlyStore<S> {
         self.0.has_classes()
     }
 
+    fn has_versions(&self) -> Result<bool> {
+        self.0.has_versions()
+    }
+
     fn has_locks(&self) -> bool {
         self.0.has_locks()
     }

@@ -67,6 +67,9 @@ macro_rules! forward {
             fn has_classes(&self) -> bool {
                 (**self).has_classes()
             }
+            fn has_versions(&self) -> Result<bool> {
+                (**self).has_versions()
+            }
             fn has_locks(&self) -> bool {
                 (**self).has_locks()
             }

@@ -6,6 +6,7 @@ mod host;
 mod lasting;
 mod openings;
 mod repositories;
+mod tiering;
 
 pub use clusters::{clusters, identities};
 pub use error::{Error, Result};
@@ -20,3 +21,4 @@ pub use repositories::{
     Access, Opened, bucket, create_store, destination, exists, find_cluster, forget_openings,
     has_openings, open, segment_size, store,
 };
+pub use tiering::{tier_found, tier_policy};

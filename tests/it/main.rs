@@ -77,4 +77,6 @@ mod s3_tiers;
 mod standby_live;
 mod summaries;
 mod support;
+mod tier_crash;
+mod tier_thaw;
 mod wal_live;

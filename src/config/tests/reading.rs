@@ -1,6 +1,7 @@
 //! What is read, what is refused while reading, and where values come from.
 
 use super::*;
+use crate::storage::StorageClass;
 
 /// DESIGN.md, section 10, word for word.
 const DESIGN: &str = r#"
@@ -68,7 +69,12 @@ fn the_example_of_the_design_is_read() {
     let offsite = resolved.repository().unwrap();
     assert_eq!(offsite.cipher, CipherChoice::Aes256Cbc);
     assert_eq!(offsite.retention.window, days(14));
-    let tiering = Tiering { after: days(35), storage_class: "GLACIER".into() };
+    let tiering = Tiering {
+        after: days(35),
+        storage_class: StorageClass::Glacier,
+        monthly_class: None,
+        yearly_class: None,
+    };
     assert_eq!(offsite.tiering, Some(tiering));
     let (options, _) = offsite.s3.as_ref().unwrap().options().unwrap();
     assert_eq!((options.bucket.as_str(), options.prefix.as_str()), ("bucket", "prefix"));
@@ -181,6 +187,8 @@ fn values_of_the_wrong_form_are_refused() {
     }
     let wrong = message("[repository.a.tiering]\nafter = \"35d\"");
     assert!(wrong.contains("repository.a.tiering.storage_class is missing"), "{wrong}");
+    let wrong = message("[repository.a.tiering]\nyearly_class = \"DEEP_ARCHIVE\"");
+    assert!(wrong.contains("repository.a.tiering.after is missing"), "{wrong}");
 }
 
 #[test]

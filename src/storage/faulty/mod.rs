@@ -306,6 +306,10 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
         self.inner.has_classes()
     }
 
+    fn has_versions(&self) -> Result<bool> {
+        self.shared.run("has_versions", "", || self.inner.has_versions())
+    }
+
     fn has_locks(&self) -> bool {
         self.inner.has_locks()
     }

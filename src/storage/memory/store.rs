@@ -198,6 +198,10 @@ impl ObjectStore for MemoryStore {
         self.lock.is_some()
     }
 
+    fn has_versions(&self) -> Result<bool> {
+        Ok(self.keeps_versions)
+    }
+
     fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
         let objects = self.read();
         let held = objects.get(key)?;

@@ -346,6 +346,10 @@ impl ObjectStore for S3Store {
         self.connection.options.lock.is_some()
     }
 
+    fn has_versions(&self) -> Result<bool> {
+        Ok(!self.connection.wait(self.connection.surely_has_no_versions()))
+    }
+
     fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
         self.wait(Operation::Head, key, self.connection.class(key))
     }

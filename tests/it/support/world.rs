@@ -61,9 +61,18 @@ pub struct World {
 
 impl World {
     pub fn begin(seed: u64) -> Self {
+        Self::begin_in(seed, |store| store)
+    }
+
+    /// One whose store has storage classes.
+    pub fn with_classes(seed: u64) -> Self {
+        Self::begin_in(seed, MemoryStore::with_classes)
+    }
+
+    fn begin_in(seed: u64, made: impl FnOnce(MemoryStore) -> MemoryStore) -> Self {
         let begun: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let ctx = Ctx::fixed(begun, seed);
-        let store = MemoryStore::with_clock(Arc::clone(&ctx.clock));
+        let store = made(MemoryStore::with_clock(Arc::clone(&ctx.clock)));
         let faulty = FaultyStore::new(store.clone());
         let unlock = Unlock::Clear;
         let options =
@@ -305,12 +314,16 @@ impl World {
     }
 
     pub fn request() -> LeaseRequest<'static> {
+        Self::request_for(Scope::Expire)
+    }
+
+    pub fn request_for(scope: Scope) -> LeaseRequest<'static> {
         LeaseRequest {
-            scope: Scope::Expire,
+            scope,
             cluster: "main",
             host: "db1",
             pid: 1,
-            purpose: "expire",
+            purpose: scope.name(),
             backup: None,
             server: None,
             is_gone: |_, _| true,

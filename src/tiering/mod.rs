@@ -1,0 +1,31 @@
+//! Packs of old chains move to colder storage, and come back when they are wanted.
+//!
+//! `plan` is a pure function of what was found, the rules and the time; `gather` lists the packs, `transition` moves
+//! them, `cold` finds what of a backup has to be thawed and asks for it. Only packs ever move: manifests, file tables,
+//! metas, hashes and WAL stay readable at once, so that everything can be planned without a thaw.
+//!
+//! What moves while somebody begins to read it costs him a thaw and nothing else: the bytes under a name never change.
+
+mod cold;
+mod costs;
+mod error;
+mod facts;
+mod gather;
+mod plan;
+mod plan_text;
+mod policy;
+mod transition;
+
+#[cfg(test)]
+mod tests;
+
+pub use cold::{
+    Cold, ColdClass, ColdPack, PackState, Readiness, Speed, cold_of, find_cold, poll, thaw,
+};
+pub use costs::{Costs, Early, MinimumStay, OldVersions, early_removal};
+pub use error::{Error, Result};
+pub use facts::{Going, InUse, Member, PlaceFacts, Running, StoreFacts};
+pub use gather::{Found, plan_tiering};
+pub use plan::{ChainPlan, Move, PlacePlan, Stays, Stuck, TierPlan, plan_place};
+pub use policy::{KeptAs, TierPolicy};
+pub use transition::{Moved, execute};

@@ -1,0 +1,6 @@
+//! The rules by examples, and what holds for all plans.
+
+mod properties;
+mod rules;
+mod thaws;
+mod told;
