@@ -32,6 +32,9 @@ pub const RENEW_AFTER: Duration = Duration::from_mins(1);
 /// expired that is renewed in time.
 pub const SKEW_MAX: TimeDelta = TimeDelta::minutes(2);
 
+/// How long a lease that one holds at a time is looked at: far longer than it can hold.
+const READ_FOR: Duration = Duration::from_hours(2);
+
 /// How long after its end a lease is swept.
 const SWEPT_AFTER: Duration = Duration::from_hours(24);
 
@@ -65,6 +68,11 @@ impl Scope {
 
     fn is_exclusive(self) -> bool {
         self != Self::Use
+    }
+
+    /// Whether what is done under it goes by the time.
+    fn needs_clock(self) -> bool {
+        matches!(self, Self::Expire | Self::Tier)
     }
 }
 
@@ -184,6 +192,11 @@ impl Repository {
         for meta in storage::list_all(self.store().as_ref(), &prefix)? {
             let Some((holder, number)) = layout::lease_of(&meta.key) else { continue };
             let is_known = layout::lease(scope.name(), cluster, holder, number);
+            // Where nothing may be removed they add up; one that holds is not that old.
+            let is_old = meta.stored.is_some_and(|at| at + READ_FOR < ctx.clock.now());
+            if scope.is_exclusive() && is_old {
+                continue;
+            }
             if is_known.as_ref() == Some(&meta.key)
                 && newest.get(holder).is_none_or(|(known, _)| *known < number)
             {
@@ -194,7 +207,12 @@ impl Repository {
         let read = side_by_side(&newest, |meta| {
             ctx.cancel.check()?;
             match self.read_line::<LeaseRecord>(Kind::Lease, &meta.key) {
-                Ok(record) => Ok(Read::Record(Box::new(record))),
+                Ok(mut record) => {
+                    // By a clock that is behind it may seem to have ended when it is put.
+                    let by_store = meta.stored.map(|stored| stored + LEASE_FOR);
+                    record.expires = by_store.map_or(record.expires, |at| record.expires.max(at));
+                    Ok(Read::Record(Box::new(record)))
+                }
                 Err(error) if error.is_not_found() => Ok(Read::Gone),
                 Err(error) if error.is_about_one_object() => {
                     let is_old = meta.stored.is_some_and(|at| at + SWEPT_AFTER < ctx.clock.now());
@@ -254,7 +272,7 @@ impl Repository {
     /// Takes a lease.
     ///
     /// # Errors
-    /// [`Error::Held`] names the holder; [`Error::ClockSkew`]; as the store's.
+    /// [`Error::Held`] names the holder; [`Error::ClockSkew`] where the work goes by the time; as the store's.
     pub fn take_lease(&self, ctx: &Ctx, request: &LeaseRequest<'_>) -> Result<Lease> {
         let mut pause = Duration::from_millis(100);
         for _ in 1..TRIES {
@@ -317,8 +335,13 @@ impl Repository {
             Lease { repository: self.clone(), scope, record, number: 0, renewed, may_remove: true };
         let stored = lease.put(ctx)?;
         if let Some(skew) = stored.and_then(|stored| skew(stored, now, ctx.clock.now())) {
-            lease.release(ctx);
-            return Err(Withdrawn::For(skew));
+            // A backup that is not taken is worse than one whose lease others misjudge.
+            if !scope.needs_clock() {
+                ctx.warn(format!("{skew}: set the clock (NTP)"));
+            } else {
+                lease.release(ctx);
+                return Err(Withdrawn::For(skew));
+            }
         }
         match other(self.leases(ctx, scope, cluster)?) {
             None => Ok(lease),

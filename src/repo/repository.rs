@@ -372,6 +372,17 @@ impl Repository {
         }
     }
 
+    /// The claims of a name, on a store without conditional puts; none on others.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn claims(&self, object: &ObjectKey) -> Result<Vec<storage::ObjectMeta>> {
+        match layout::claim(object, "0", 0).filter(|_| !self.descriptor().conditional_put) {
+            Some((_, prefix)) => Ok(storage::list_all(self.store().as_ref(), &prefix)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Puts an object of a single line, unless the name is taken.
     ///
     /// # Errors

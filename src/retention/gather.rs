@@ -226,20 +226,24 @@ impl Gathered {
         let unfinished: Vec<BackupId> = unfinished.cloned().collect();
         let begun = side_by_side(&unfinished, |id| {
             ctx.cancel.check()?;
-            match repository.get_begin(&self.place, id) {
-                Ok(begin) => Ok(Some(begin)),
-                Err(error) if error.is_about_one_object() => Ok(None),
-                Err(error) => Err(error),
-            }
+            let begin = match repository.get_begin(&self.place, id) {
+                Ok(begin) => begin,
+                Err(error) if error.is_about_one_object() => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            // By the store's clock, where that is later: its host's may be behind.
+            let stored = repository.store().head(&self.place.begin(id)).ok().and_then(|m| m.stored);
+            let began = stored.map_or(begin.started, |stored| stored.max(begin.started));
+            Ok(Some((began, begin)))
         })?;
         (self.facts.running, self.dead) = (Vec::new(), Vec::new());
         for (id, begin) in unfinished.iter().zip(begun) {
             match begin {
-                Some(begin) if is_alive(&begin, leases, now) => {
+                Some((began, begin)) if is_alive(&begin, began, leases, now) => {
                     self.facts.running.push(running(begin));
                 }
-                Some(begin) => {
-                    let began = Some(begin.started);
+                Some((began, _)) => {
+                    let began = Some(began);
                     self.dead.push(Dead { id: id.clone(), began, is_sealed: false });
                 }
                 // What it may need is not known, so while it may live it keeps all WAL; what it may stand on is kept
@@ -320,12 +324,12 @@ fn running(begin: Begin) -> Running {
 
 /// Whether a backup may still be completed, as far as anybody cares: whoever is sealed after that and lives all the
 /// same fails at its commit.
-fn is_alive(begin: &Begin, leases: &[LeaseRecord], now: Timestamp) -> bool {
-    if begin.started + YOUNG > now {
+fn is_alive(begin: &Begin, began: Timestamp, leases: &[LeaseRecord], now: Timestamp) -> bool {
+    if began + YOUNG > now {
         return true;
     }
     match &begin.lease {
-        None => begin.started + DEAD_WITHOUT_LEASE > now,
+        None => began + DEAD_WITHOUT_LEASE > now,
         Some(holder) => {
             let lease = leases.iter().find(|lease| lease.holder == *holder);
             lease.is_some_and(|lease| lease.holds(now - DEAD_AFTER))

@@ -23,6 +23,9 @@ const USEFUL_FOR: Duration = Duration::from_hours(7 * 24);
 /// How long what has a file table and no manifest stays, and is told of.
 const TOLD_FOR: Duration = Duration::from_hours(30 * 24);
 
+/// How long whoever has claimed a name may take to put its object.
+const CLAIMED_FOR: Duration = Duration::from_hours(7 * 24);
+
 /// How long the seal on an attempt stays, so that its writer, however long it was paused, finds its name taken.
 const SEALED_FOR: Duration = Duration::from_hours(366 * 24);
 
@@ -228,21 +231,9 @@ pub(super) fn sweep(
     mut between: impl FnMut() -> Result<()>,
 ) -> Result<(u64, u64)> {
     let (place, id) = (&gathered.place, &remains.id);
-    if remains.left != Left::Removed && !remains.is_sealed {
-        match repository.abandon(ctx, place, id, "it was interrupted, and is swept") {
-            Ok(()) => {}
-            // Completed after all, or sealed by a backup that uses it: whoever looks next decides.
-            Err(crate::repo::Error::Storage(error)) if error.is_already_exists() => {
-                ctx.note(format!("{id} is not swept: its name was taken meanwhile"));
-                return Ok((0, 0));
-            }
-            // Claimed by one that died, on a store without conditional puts: nobody gets the name.
-            Err(crate::repo::Error::Claimed { .. }) => {
-                ctx.note(format!("{id} is not swept: its name was claimed, and nobody has it"));
-                return Ok((0, 0));
-            }
-            Err(error) => return Err(error),
-        }
+    if remains.left != Left::Removed && !remains.is_sealed && !seal(ctx, repository, gathered, id)?
+    {
+        return Ok((0, 0));
     }
     let (mut objects, mut bytes) = (0, 0);
     let store = repository.store();
@@ -275,4 +266,30 @@ pub(super) fn sweep(
         store.delete(&place.manifest(id))?;
     }
     Ok((objects, bytes))
+}
+
+/// Takes the name of a manifest that will not be put any more; whether nobody gets it now.
+fn seal(ctx: &Ctx, repository: &Repository, gathered: &Gathered, id: &BackupId) -> Result<bool> {
+    let name = gathered.place.manifest(id);
+    let long_ago = ctx.clock.now() - CLAIMED_FOR;
+    let claims = repository.claims(&name)?;
+    if !claims.is_empty() {
+        // One died between claim and object: whoever comes now sees the claim and is refused, and who has claimed it
+        // before is given time. Another try would be one more claim.
+        let is_old = claims.iter().all(|claim| claim.stored.is_some_and(|at| at < long_ago));
+        if !is_old {
+            ctx.note(format!("{id} is not swept yet: its name is claimed"));
+        }
+        return Ok(is_old);
+    }
+    match repository.abandon(ctx, &gathered.place, id, "it was interrupted, and is swept") {
+        Ok(()) => Ok(true),
+        // Completed after all, or sealed by a backup that uses it: whoever looks next decides.
+        Err(crate::repo::Error::Storage(error)) if error.is_already_exists() => {
+            ctx.note(format!("{id} is not swept: its name was taken meanwhile"));
+            Ok(false)
+        }
+        Err(crate::repo::Error::Claimed { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

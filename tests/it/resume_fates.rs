@@ -10,7 +10,7 @@ use pgkeep::backup::Error;
 use pgkeep::repo::BackupType;
 use pgkeep::storage::faulty::Effect;
 use pgkeep::storage::{
-    FaultyStore, MemoryStore, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    FaultyStore, MemoryStore, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, list_all,
 };
 
 use crate::resume_live::{FILL, PACK, at_rest, die, operations_of, taken};
@@ -112,6 +112,9 @@ fn d2026_11_29_a_name_that_was_claimed_and_not_taken_keeps_no_backup_away() {
         let repository = live.open(Arc::new(dying.clone())).unwrap();
         dying.die_at(dying.operations() + operation.unsigned_abs(), Effect::Full);
         live.backup(&repository, |_| {}).unwrap_err();
+        for lease in list_all(&live.store.0, "lease/").unwrap() {
+            live.store.0.delete(&lease.key).unwrap();
+        }
         for id in healthy.backups(&live.ctx, &live.place).unwrap().unfinished {
             if id != attempt {
                 live.store.0.delete(&live.place.begin(&id)).unwrap();

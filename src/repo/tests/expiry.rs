@@ -122,6 +122,7 @@ fn f087_a_clock_that_is_far_from_the_store_s_takes_no_lease() {
             }
             other => panic!("{other:?}"),
         }
+        take(&repository, &there, Scope::Backup, "db1").unwrap().release(&there);
         let near = Ctx::fixed(ctx.clock.now() + SKEW_MAX * ahead, 8);
         take(&repository, &near, Scope::Expire, "db1").unwrap().release(&near);
     }

@@ -15,7 +15,9 @@ use pgkeep::repo::{
     RowKind, Scope, Summary, WalFacts,
 };
 use pgkeep::retention::{self, ExpirePlan, Freed, Policy};
-use pgkeep::storage::{FaultyStore, MemoryStore, ObjectStore};
+use pgkeep::storage::{
+    self, FaultyStore, MemoryStore, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
+};
 
 use super::sample;
 
@@ -44,6 +46,51 @@ pub struct Archived {
     pub segment: String,
 }
 
+/// A store that takes a condition and does not honour it.
+#[derive(Debug)]
+struct Ignoring(MemoryStore);
+
+impl ObjectStore for Ignoring {
+    fn location(&self) -> String {
+        self.0.location()
+    }
+    fn must_be_tried(&self) -> bool {
+        true
+    }
+    fn put(&self, key: &ObjectKey, body: &[u8]) -> storage::Result<()> {
+        self.0.put(key, body)
+    }
+    fn put_if_absent(&self, key: &ObjectKey, body: &[u8]) -> storage::Result<()> {
+        self.0.put(key, body)
+    }
+    fn put_stream(&self, key: &ObjectKey) -> storage::Result<Box<dyn ObjectWriter>> {
+        self.0.put_stream(key)
+    }
+    fn get(&self, key: &ObjectKey) -> storage::Result<Vec<u8>> {
+        self.0.get(key)
+    }
+    fn read_range(&self, key: &ObjectKey, offset: u64, buffer: &mut [u8]) -> storage::Result<()> {
+        self.0.read_range(key, offset, buffer)
+    }
+    fn read_up_to(&self, key: &ObjectKey, offset: u64, max: usize) -> storage::Result<Vec<u8>> {
+        self.0.read_up_to(key, offset, max)
+    }
+    fn head(&self, key: &ObjectKey) -> storage::Result<ObjectMeta> {
+        self.0.head(key)
+    }
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        max: usize,
+    ) -> storage::Result<Vec<ObjectMeta>> {
+        self.0.list(prefix, after, max)
+    }
+    fn delete(&self, key: &ObjectKey) -> storage::Result<()> {
+        self.0.delete(key)
+    }
+}
+
 pub struct World {
     pub ctx: Ctx,
     pub store: MemoryStore,
@@ -61,15 +108,20 @@ pub struct World {
 
 impl World {
     pub fn begin(seed: u64) -> Self {
-        Self::begin_in(seed, |store| store)
+        Self::begin_in(seed, |store| store, false)
+    }
+
+    /// One whose repository goes by claims: its store did not honour conditions when it was made.
+    pub fn by_claims(seed: u64) -> Self {
+        Self::begin_in(seed, |store| store, true)
     }
 
     /// One whose store has storage classes.
     pub fn with_classes(seed: u64) -> Self {
-        Self::begin_in(seed, MemoryStore::with_classes)
+        Self::begin_in(seed, MemoryStore::with_classes, false)
     }
 
-    fn begin_in(seed: u64, made: impl FnOnce(MemoryStore) -> MemoryStore) -> Self {
+    fn begin_in(seed: u64, made: impl FnOnce(MemoryStore) -> MemoryStore, by_claims: bool) -> Self {
         let begun: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let ctx = Ctx::fixed(begun, seed);
         let store = made(MemoryStore::with_clock(Arc::clone(&ctx.clock)));
@@ -77,7 +129,13 @@ impl World {
         let unlock = Unlock::Clear;
         let options =
             InitOptions { cipher: CipherChoice::None, unlock: &unlock, label: "", cost: 14 };
-        let repository = Repository::init(&ctx, Arc::new(store.clone()), &options).unwrap();
+        let first: Arc<dyn ObjectStore> = match by_claims {
+            true => Arc::new(Ignoring(store.clone())),
+            false => Arc::new(store.clone()),
+        };
+        let repository = Repository::init(&ctx, first, &options).unwrap();
+        assert_eq!(repository.descriptor().conditional_put, !by_claims);
+        let repository = Repository::open(Arc::new(store.clone()), &unlock).unwrap();
         let registration = Registration {
             cluster: "main".into(),
             system: 7,
@@ -349,7 +407,9 @@ impl World {
     pub fn content(&self) -> BTreeMap<String, u64> {
         let listed = pgkeep::storage::list_all(&self.store, "").unwrap();
         let own = listed.into_iter().filter(|meta| {
-            !meta.key.as_str().starts_with("lease/") && !meta.key.as_str().contains("/keep/")
+            let name = meta.key.as_str();
+            // Claims stay, and each attempt has its own.
+            !name.starts_with("lease/") && !name.contains("/keep/") && !name.contains("/claim/")
         });
         own.map(|meta| (meta.key.to_string(), meta.size)).collect()
     }
