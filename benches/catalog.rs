@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use pgkeep::base::{Clock as _, Ctx, Timestamp};
+use pgkeep::base::{Ctx, Timestamp};
 use pgkeep::crypt::{BlockHasher, Unlock};
 use pgkeep::pg::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use pgkeep::repo::manifest::{Counts, ServerRecord, Totals};
@@ -219,7 +219,7 @@ fn backup(
     full: Option<&BackupId>,
 ) -> BackupId {
     let started = begun() + TimeDelta::hours(i64::try_from(6 * number).unwrap());
-    let parent = full.filter(|_| number % FULLS != 0);
+    let parent = full.filter(|_| !number.is_multiple_of(FULLS));
     let kind = if parent.is_some() { BackupType::Differential } else { BackupType::Full };
     let id = BackupId::of(kind, parent, started);
     let hash = HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key: [7; 32] };
