@@ -183,22 +183,35 @@ impl Connection {
     }
 
     pub(super) async fn head(&self, key: &ObjectKey) -> std::result::Result<ObjectMeta, Failure> {
+        // An answer to HEAD has no body, so nothing says who did not find it.
+        match self.head_once(key).await {
+            Err(failure) if failure.meaning == Meaning::BareNotFound => {
+                match self.find(key.as_str()).await {
+                    Ok(None) => Err(Failure { meaning: Meaning::NoSuchKey, ..failure }),
+                    Err(other) => Err(other),
+                    // It may have been put in between.
+                    Ok(Some(_)) => match self.head_once(key).await {
+                        Err(failure) => Err(self.settle(key.as_str(), failure).await),
+                        found => found,
+                    },
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn head_once(&self, key: &ObjectKey) -> std::result::Result<ObjectMeta, Failure> {
         let name = self.name(key.as_str());
         let attempt = async |_| {
             let request = self.client().head_object().bucket(&self.options.bucket).key(&name);
             request.set_request_payer(self.payer()).send().await.map_err(Failure::of)
         };
-        match self.call(Operation::Head, 0, attempt).await {
-            Ok(value) => {
-                let size = value.content_length().and_then(|length| u64::try_from(length).ok());
-                let size = size.ok_or_else(|| Failure::wrong_answer("an answer without a length"));
-                let stored = value.last_modified().and_then(moment);
-                let class = Some(class_named(value.storage_class().map(|class| class.as_str())));
-                Ok(ObjectMeta { key: key.clone(), size: size?, stored, class })
-            }
-            // An answer to HEAD has no body, so nothing says who did not find it.
-            Err(failure) => Err(self.settle(key.as_str(), failure).await),
-        }
+        let value = self.call(Operation::Head, 0, attempt).await?;
+        let size = value.content_length().and_then(|length| u64::try_from(length).ok());
+        let size = size.ok_or_else(|| Failure::wrong_answer("an answer without a length"))?;
+        let stored = value.last_modified().and_then(moment);
+        let class = Some(class_named(value.storage_class().map(|class| class.as_str())));
+        Ok(ObjectMeta { key: key.clone(), size, stored, class })
     }
 
     async fn delete(&self, key: &ObjectKey) -> std::result::Result<(), Failure> {
