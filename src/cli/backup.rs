@@ -43,7 +43,7 @@ pub fn backup(run: &Invocation, args: &BackupArgs) -> Result<Exit, Failure> {
     if !is_sound {
         warn_of_damage(run, &finished);
     }
-    let expired = super::expire::after_backup(run, &to.name);
+    let expired = super::expire::after_backup(run, &resolved, settings);
     if let Err(failure) = &expired {
         failure.report(run.voice.format, run.voice.color);
         run.ctx.warn("the backup is complete; expire after it failed");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::answers::Answers;
 use super::args::InfoArgs;
 use super::backup::base_json;
 use super::error::Failure;
@@ -42,26 +43,17 @@ struct Content {
 
 /// Shows every repository, or the one that is named.
 pub fn info(run: &Invocation, args: &InfoArgs) -> Result<Exit, Failure> {
-    let settings = run.settings()?;
-    let zone = settings.schedule().timezone;
-    let resolved = run.resolve(&settings)?;
+    let resolved = run.resolved()?;
     let named = run.global.repository.as_ref();
     let meant = |each: &&RepositorySettings| named.is_none_or(|named| *named == each.name);
-    let mut shown = Vec::new();
-    let mut first_failure = None;
+    let mut answers = Answers::default();
     for settings in resolved.repositories.iter().filter(meant) {
-        match content(run, (&resolved, zone), settings, args.epoch) {
-            Ok(content) if args.json => shown.push(content.json()),
+        match content(run, &resolved, settings, args.epoch) {
+            Ok(content) if args.json => answers.told.push(content.json()),
             Ok(content) => print(&content.text())?,
-            // The other repositories are worth seeing all the same.
             Err(failure) => {
-                if args.json {
-                    shown.push(json!({ "repository": settings.name, "error": failure.message }));
-                }
-                match &first_failure {
-                    None => first_failure = Some(failure),
-                    Some(_) => failure.report(run.voice.format, run.voice.color),
-                }
+                let told = json!({ "repository": settings.name, "error": failure.message });
+                answers.fail(run, told, failure);
             }
         }
     }
@@ -70,15 +62,15 @@ pub fn info(run: &Invocation, args: &InfoArgs) -> Result<Exit, Failure> {
             "format_version": 1,
             "cluster": resolved.cluster_name,
             "time": run.ctx.clock.now().to_rfc3339(),
-            "repositories": shown,
+            "repositories": answers.told,
         }))?;
     }
-    first_failure.map_or(Ok(Exit::Ok), Err)
+    answers.end(Exit::Ok)
 }
 
 fn content(
     run: &Invocation,
-    (resolved, zone): (&Resolved, chrono_tz::Tz),
+    resolved: &Resolved,
     settings: &RepositorySettings,
     epoch: Option<u32>,
 ) -> Result<Content, Failure> {
@@ -89,6 +81,7 @@ fn content(
         run.place_for_reading(resolved, &settings.name, repository, epoch)?;
     let backups = repository.backups(&run.ctx, &place)?;
     let survey = repository.survey(&run.ctx, &place, &registration)?;
+    let removed = survey.kept.newest.map(|keep| keep.removed).unwrap_or_default();
     let (wal, mut notes) = (survey.wal, survey.unreadable);
     notes.extend(wal.barriers().map(|(timeline, lsn)| {
         format!(
@@ -102,11 +95,9 @@ fn content(
     let newest = backups.complete.last();
     let chain = newest.map(|newest| repository.bases(&place, &newest.id));
     let chain = chain.transpose()?.unwrap_or_default();
-    let removed = repository.kept(&run.ctx, &place)?.newest.map(|keep| keep.removed);
-    let removed = removed.unwrap_or_default();
     let kept = match settings.retention.is_given {
         true => {
-            let policy = wiring::policy(&settings.retention, zone);
+            let policy = wiring::policy(resolved, settings);
             Some(reasons(run, repository, &place, &policy)?)
         }
         false => None,

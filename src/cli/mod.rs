@@ -5,6 +5,7 @@
 //! [`output`]. What PostgreSQL runs follows rules of its own: [`fate`].
 
 mod adopt;
+mod answers;
 mod archive;
 mod args;
 mod backup;

@@ -173,6 +173,7 @@ impl Settings {
         Ok(Resolved {
             cluster_name: cluster_name.to_owned(),
             cluster: settings.clone(),
+            timezone: self.schedule.timezone,
             repositories: self.repositories()?,
             selected,
             file,
@@ -243,6 +244,8 @@ pub struct Resolved {
     pub cluster_name: String,
     /// The cluster.
     pub cluster: ClusterSettings,
+    /// The zone in which days begin, and times of the schedule are meant.
+    pub timezone: chrono_tz::Tz,
     /// All repositories, in the order of the file: WAL goes to each of them.
     pub repositories: Vec<RepositorySettings>,
     selected: Option<usize>,

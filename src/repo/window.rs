@@ -12,6 +12,7 @@ use super::backup_id::BackupId;
 use super::catalog::Backups;
 use super::error::{Error, Result};
 use super::found::{Found, NewestMoment};
+use super::keep::Kept;
 use super::layout::{Kind, Place};
 use super::manifest::Summary;
 use super::notes::Notes;
@@ -59,7 +60,9 @@ pub struct Window {
 pub struct Survey {
     /// Segments and histories.
     pub wal: ArchivedWal,
-    /// Histories and summaries that cannot be read, in words.
+    /// What expiry decided; what it gave up is not among the segments.
+    pub kept: Kept,
+    /// Histories, records of expiry and summaries that cannot be read, in words.
     pub unreadable: Vec<String>,
     /// Which segments hold what is rare.
     pub notes: Notes,
@@ -126,7 +129,7 @@ impl Repository {
             claimed = claimed.into_iter().flat_map(|claim| expired.missing(claim)).collect();
             wal.give_up(&expired);
         }
-        let mut unreadable = kept.unreadable;
+        let mut unreadable = kept.unreadable.clone();
         for (number, content) in self.histories(place)? {
             let Some(timeline) = TimelineId::new(number) else { continue };
             match History::parse(timeline, &content) {
@@ -137,7 +140,7 @@ impl Repository {
         let (notes, hidden) = self.notes(ctx, place, &wal)?;
         unreadable.extend(hidden);
         unreadable.extend(self.add_minimals(ctx, place, &notes, &mut wal)?);
-        Ok(Survey { wal, unreadable, claimed, complaints, notes })
+        Ok(Survey { wal, kept, unreadable, claimed, complaints, notes })
     }
 
     /// As [`Repository::survey`], but lists every segment, whatever summaries say of it.

@@ -14,7 +14,7 @@ use super::policy::Policy;
 use super::reason::{Reason, WalReason};
 use super::wal_spans::wal_spans;
 use crate::base::Timestamp;
-use crate::pg::{ArchivedWal, Stretch};
+use crate::pg::{ArchivedWal, SegmentSize, Stretch};
 use crate::repo::{BackupId, BackupType};
 
 /// Servers' clocks may be that far ahead of this one's.
@@ -37,6 +37,14 @@ impl Decision {
     /// The backups that are removed, oldest first.
     pub fn removed(&self) -> impl Iterator<Item = &BackupId> {
         self.backups.iter().filter(|(_, reasons)| reasons.is_empty()).map(|(id, _)| id)
+    }
+
+    /// The WAL that stays, whether it is archived yet or not.
+    #[must_use]
+    pub fn kept_wal(&self, size: SegmentSize) -> ArchivedWal {
+        let mut kept = ArchivedWal::new(size);
+        self.wal_kept.iter().for_each(|(stretch, _)| kept.add_stretch(*stretch));
+        kept
     }
 
     /// Why a backup stays.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::decide::{Decision, decide};
+use super::freed::Freed;
 use super::gather::{Gathered, Looks, gather};
 use super::policy::Policy;
 use super::remains::{self, Left, Remains};
@@ -40,19 +41,6 @@ pub struct PlacePlan {
     pub remains: Vec<Remains>,
     /// Backups whose manifests vanished without expiry: nothing of them is touched.
     pub vanished: BTreeSet<BackupId>,
-}
-
-/// What was done.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Freed {
-    /// Backups that were removed.
-    pub backups: u64,
-    /// Segments that were removed.
-    pub segments: u64,
-    /// Objects of all kinds.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
 }
 
 /// Plans expiry of a cluster. Changes nothing.
@@ -112,8 +100,8 @@ impl PlacePlan {
     /// What is given up of the WAL: all that nothing keeps, there or not, up to the newest segment of each timeline.
     fn expired(&self) -> ArchivedWal {
         let wal = &self.gathered.facts.wal;
-        let mut kept = ArchivedWal::new(wal.segment_size());
-        self.decision.wal_kept.iter().for_each(|(stretch, _)| kept.add_stretch(*stretch));
+        let size = wal.segment_size();
+        let kept = self.decision.kept_wal(size);
         let mut expired = wal.given_up();
         let known = expired.timelines().into_iter().chain(wal.timelines());
         for timeline in known.collect::<BTreeSet<_>>() {
@@ -122,19 +110,14 @@ impl PlacePlan {
             kept.missing(all).into_iter().for_each(|gone| expired.add_stretch(gone));
         }
         // What came back and stays is not given up any more.
-        let mut stays = ArchivedWal::new(wal.segment_size());
+        let mut goes = ArchivedWal::new(size);
         for stretch in self.gathered.returned.stretches() {
-            let mut left = ArchivedWal::new(wal.segment_size());
-            left.add_stretch(stretch);
-            let gone: Vec<Stretch> = kept.missing(stretch);
-            let mut taken = ArchivedWal::new(wal.segment_size());
-            gone.into_iter().for_each(|gone| taken.add_stretch(gone));
-            left.give_up(&taken);
-            stays.add_listed(&left);
+            kept.missing(stretch).into_iter().for_each(|gone| goes.add_stretch(gone));
         }
-        let mut rest = expired;
-        rest.give_up(&stays);
-        rest
+        let mut stays = self.gathered.returned.clone();
+        stays.give_up(&goes);
+        expired.give_up(&stays);
+        expired
     }
 
     /// The record of all that, as the `number`th.
@@ -216,7 +199,7 @@ pub fn estimate(ctx: &Ctx, repository: &Repository, plan: &ExpirePlan) -> Result
 /// Carries a plan out.
 ///
 /// # Errors
-/// As the store's; [`Error::LeaseLost`]; [`Error::Expiring`] where somebody else decided meanwhile.
+/// As the store's; [`Error::LeaseLost`]; [`Error::Decided`] where somebody else decided meanwhile.
 pub fn execute_expiry(
     ctx: &Ctx,
     repository: &Repository,
@@ -261,14 +244,13 @@ fn record(
         }
         recorded.push((keep, is_new));
     }
-    let before: Vec<_> = plan.places.iter().map(|place| place.gathered.facts.clone()).collect();
     for place in &mut plan.places {
         place.gathered.refresh(ctx, repository)?;
     }
     let now: Vec<_> = plan.places.iter().map(|place| place.gathered.facts.clone()).collect();
     let decisions = decide(&policy, ctx.clock.now(), &now);
-    for ((place, again), before) in plan.places.iter_mut().zip(decisions).zip(before) {
-        spare(repository, place, again, &before)?;
+    for (place, again) in plan.places.iter_mut().zip(decisions) {
+        spare(repository, place, again)?;
     }
     for (place, (mut keep, is_new)) in plan.places.iter_mut().zip(recorded) {
         let mut spared = place.keep(ctx, keep.number + u64::from(is_new), &policy, host);
@@ -313,12 +295,7 @@ fn require_newest(repository: &Repository, place: &Place, keep: &Keep) -> Result
 }
 
 /// Takes out of a plan what a second look keeps, and what the first look did not see.
-fn spare(
-    repository: &Repository,
-    place: &mut PlacePlan,
-    again: Decision,
-    before: &super::PlaceFacts,
-) -> Result<()> {
+fn spare(repository: &Repository, place: &mut PlacePlan, again: Decision) -> Result<()> {
     let planned: BTreeSet<BackupId> = place.decision.removed().cloned().collect();
     let removed: BTreeSet<BackupId> = again.removed().cloned().collect();
     let mut decision = again;
@@ -329,11 +306,7 @@ fn spare(
         }
     }
     // What was planned with what is kept now taken out of it.
-    let size = before.wal.segment_size();
-    let mut kept = ArchivedWal::new(size);
-    decision.wal_kept.iter().for_each(|(stretch, _)| kept.add_stretch(*stretch));
-    let mut kept_before = ArchivedWal::new(size);
-    place.decision.wal_kept.iter().for_each(|(stretch, _)| kept_before.add_stretch(*stretch));
+    let kept = decision.kept_wal(place.gathered.segment_size());
     let planned = place.decision.wal_removed.iter();
     decision.wal_removed = planned.flat_map(|stretch| kept.missing(*stretch)).collect();
     decision.wal_kept.extend(place.decision.wal_kept.iter().cloned());
@@ -416,13 +389,9 @@ fn remove_wal(
     for stretch in expired.stretches() {
         repository.each_page(ctx, place, size, stretch, |page| {
             lease.require(ctx)?;
-            let old = page.into_iter().filter(|(_, meta)| is_older(meta.stored, decided));
-            let old: Vec<_> = old.map(|(_, meta)| meta).collect();
-            let keys: Vec<ObjectKey> = old.iter().map(|meta| meta.key.clone()).collect();
-            store.delete_many(&keys)?;
-            freed.segments += keys.len() as u64;
-            freed.objects += keys.len() as u64;
-            freed.bytes += old.iter().map(|meta| meta.size).sum::<u64>();
+            let old = page.iter().map(|(_, meta)| meta);
+            let old = old.filter(|meta| is_older(meta.stored, decided));
+            freed.segments += freed.remove(store.as_ref(), old)?;
             Ok(())
         })?;
     }
@@ -445,8 +414,7 @@ fn remove_beside(
 ) -> Result<()> {
     let (place, size) = (&plan.gathered.place, plan.gathered.segment_size());
     let store = repository.store();
-    let mut kept = ArchivedWal::new(size);
-    plan.decision.wal_kept.iter().for_each(|(stretch, _)| kept.add_stretch(*stretch));
+    let kept = plan.decision.kept_wal(size);
     let is_old = |stored: Option<Timestamp>| is_older(stored, decided);
     let prefixes =
         [place.notes_prefix(), place.family_prefix("label"), place.all_partials_prefix()];
@@ -470,11 +438,7 @@ fn remove_beside(
                 })
             };
             let gone = page.iter().filter(|meta| is_gone(&meta.key) && is_old(meta.stored));
-            let gone: Vec<_> = gone.collect();
-            let keys: Vec<ObjectKey> = gone.iter().map(|meta| meta.key.clone()).collect();
-            store.delete_many(&keys)?;
-            freed.objects += keys.len() as u64;
-            freed.bytes += gone.iter().map(|meta| meta.size).sum::<u64>();
+            freed.remove(store.as_ref(), gone)?;
             match page.last() {
                 Some(last) if page.len() == 1000 => after = Some(last.key.to_string()),
                 _ => break,
@@ -500,9 +464,7 @@ fn remove_remains(
     });
     for remains in removed.chain(plan.remains.iter().cloned()) {
         let between = || lease.require(ctx);
-        let (objects, bytes) = remains::sweep(ctx, repository, &plan.gathered, &remains, between)?;
-        freed.objects += objects;
-        freed.bytes += bytes;
+        remains::sweep(ctx, repository, &plan.gathered, &remains, between, freed)?;
     }
     remove_old_records(repository, plan)
 }

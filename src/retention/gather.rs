@@ -95,11 +95,11 @@ fn gather_place(
 ) -> Result<Gathered> {
     let size = SegmentSize::new(registration.wal_segment_size.into())
         .map_err(|error| Error::Limit(error.to_string()))?;
-    let kept = repository.kept(ctx, &place)?;
     let mut survey = match looks {
         Looks::Summaries => repository.survey(ctx, &place, &registration)?,
         Looks::Listing => repository.survey_by_list(ctx, &place, &registration)?,
     };
+    let kept = survey.kept;
     let returned = returned(ctx, repository, (&place, size), &kept)?;
     survey.wal.add_listed(&returned);
     let mut ends = Vec::new();
@@ -232,7 +232,10 @@ impl Gathered {
                 Err(error) => return Err(error),
             };
             // By the store's clock, where that is later: its host's may be behind.
-            let stored = repository.store().head(&self.place.begin(id)).ok().and_then(|m| m.stored);
+            let stored = match repository.store().head(&self.place.begin(id)) {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                found => found.ok().and_then(|meta| meta.stored),
+            };
             let began = stored.map_or(begin.started, |stored| stored.max(begin.started));
             Ok(Some((began, begin)))
         })?;

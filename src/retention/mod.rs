@@ -8,6 +8,7 @@ mod calendar;
 mod decide;
 mod expire;
 mod facts;
+mod freed;
 mod gather;
 mod indexed;
 mod leftovers;
@@ -21,8 +22,9 @@ mod tests;
 
 pub use calendar::{Cycle, Period, representatives};
 pub use decide::{Decision, decide};
-pub use expire::{ExpirePlan, Freed, PlacePlan, estimate, execute_expiry, plan_expiry};
+pub use expire::{ExpirePlan, PlacePlan, estimate, execute_expiry, plan_expiry};
 pub use facts::{Candidate, End, InUse, Pinned, PlaceFacts, Running};
+pub use freed::Freed;
 pub use gather::{Dead, Gathered, Looks, gather};
 pub use leftovers::{AGE_MIN, Leftover, Plan, execute, plan};
 pub use policy::Policy;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::gather::{Gathered, began_by_name};
+use super::freed::Freed;
+use super::gather::{Dead, Gathered, began_by_name};
 use crate::base::{Ctx, Timestamp, side_by_side};
 use crate::repo::{BackupId, Repository, Result};
 use crate::storage::{self, ObjectKey};
@@ -94,12 +95,17 @@ pub(super) fn find(
     let now = ctx.clock.now();
     // What was told once is told until nothing of it is left: catalogues forget.
     let told = gathered.kept.newest.iter().flat_map(|keep| keep.vanished.iter().cloned());
-    let sealed = |id: &BackupId| gathered.dead.iter().any(|dead| dead.is_sealed && dead.id == *id);
+    let dead: BTreeMap<&BackupId, &Dead> =
+        gathered.dead.iter().map(|dead| (&dead.id, dead)).collect();
+    let unfinished: BTreeSet<&BackupId> = gathered.backups.unfinished.iter().collect();
+    let running = gathered.facts.running.iter().map(|running| &running.id);
+    let running: BTreeSet<&BackupId> = running.collect();
+    let sealed = |id: &BackupId| dead.get(id).is_some_and(|dead| dead.is_sealed);
     // One with a file table was complete but for its manifest, or about to be: it gets a month to be told of.
     let tabled = has_table.into_iter().filter(|id| {
         let is_late = began_by_name(id).is_some_and(|began| began + YOUNG < now);
         let is_recent = began_by_name(id).is_some_and(|began| began + TOLD_FOR > now);
-        is_late && is_recent && gathered.backups.unfinished.contains(id)
+        is_late && is_recent && unfinished.contains(id)
     });
     let vanished: BTreeSet<BackupId> = vanished
         .into_iter()
@@ -111,11 +117,11 @@ pub(super) fn find(
         })
         .collect();
     let vanished = still_gone(repository, gathered, vanished)?;
-    let (used, dead) = (gathered.used_attempts(repository)?, &gathered.dead);
+    let used = gathered.used_attempts(repository)?;
     let unreadable = gathered.backups.unreadable.iter();
     let unreadable: BTreeSet<&str> = unreadable.map(|(name, _)| name.as_str()).collect();
     let mut ids: BTreeSet<&BackupId> = counted.keys().collect();
-    ids.extend(dead.iter().map(|dead| &dead.id));
+    ids.extend(dead.keys());
     // Of a removed backup nothing may be left but its begin record.
     let keep = gathered.kept.newest.as_ref();
     let is_removed = |id: &&BackupId| keep.is_some_and(|keep| keep.removed.contains(*id));
@@ -123,15 +129,14 @@ pub(super) fn find(
     let mut remains = Vec::new();
     for id in ids {
         let (objects, bytes) = counted.get(id).copied().unwrap_or_default();
-        let is_running = gathered.facts.running.iter().any(|running| running.id == *id);
-        if is_running
+        if running.contains(id)
             || used.contains(id)
             || vanished.contains(id)
             || unreadable.contains(id.as_str())
         {
             continue;
         }
-        let attempt = dead.iter().find(|dead| dead.id == *id);
+        let attempt = dead.get(id);
         let is_sealed = attempt.is_some_and(|attempt| attempt.is_sealed);
         let began = attempt.and_then(|attempt| attempt.began).or_else(|| began_by_name(id));
         let left = if keep.is_some_and(|keep| keep.removed.contains(id)) {
@@ -218,7 +223,7 @@ fn count(
     }
 }
 
-/// Sweeps one id, and tells how many objects and bytes that was. The manifest's name is taken first where a late
+/// Sweeps one id, and counts that. The manifest's name is taken first where a late
 /// commit is possible; nothing is swept where it cannot be.
 ///
 /// # Errors
@@ -229,13 +234,13 @@ pub(super) fn sweep(
     gathered: &Gathered,
     remains: &Remains,
     mut between: impl FnMut() -> Result<()>,
-) -> Result<(u64, u64)> {
+    freed: &mut Freed,
+) -> Result<()> {
     let (place, id) = (&gathered.place, &remains.id);
     if remains.left != Left::Removed && !remains.is_sealed && !seal(ctx, repository, gathered, id)?
     {
-        return Ok((0, 0));
+        return Ok(());
     }
-    let (mut objects, mut bytes) = (0, 0);
     let store = repository.store();
     if remains.left != Left::Removed {
         // The seal tells of it, and no backup uses an attempt without its record.
@@ -248,13 +253,8 @@ pub(super) fn sweep(
         };
         for batch in storage::list_all(store.as_ref(), &prefix)?.chunks(1000) {
             between()?;
-            let batch =
-                batch.iter().filter(|meta| family != "files" || meta.key == place.files(id));
-            let batch: Vec<_> = batch.collect();
-            let keys: Vec<ObjectKey> = batch.iter().map(|meta| meta.key.clone()).collect();
-            store.delete_many(&keys)?;
-            objects += keys.len() as u64;
-            bytes += batch.iter().map(|meta| meta.size).sum::<u64>();
+            let own = batch.iter().filter(|meta| family != "files" || meta.key == place.files(id));
+            freed.remove(store.as_ref(), own)?;
         }
     }
     let began = began_by_name(id);
@@ -265,7 +265,7 @@ pub(super) fn sweep(
     if remains.is_sealed && is_seal_old(began, ctx.clock.now()) {
         store.delete(&place.manifest(id))?;
     }
-    Ok((objects, bytes))
+    Ok(())
 }
 
 /// Takes the name of a manifest that will not be put any more; whether nobody gets it now.

@@ -157,14 +157,12 @@ pub fn backup_options(
     })
 }
 
-/// The rules by which backups stay.
+/// The rules by which backups stay in a repository.
 #[must_use]
-pub fn policy(
-    settings: &crate::config::Retention,
-    zone: chrono_tz::Tz,
-) -> crate::retention::Policy {
+pub fn policy(resolved: &Resolved, repository: &RepositorySettings) -> crate::retention::Policy {
     let crate::config::Retention { daily, weekly, monthly, yearly, last, min_full, window, .. } =
-        *settings;
+        repository.retention;
+    let zone = resolved.timezone;
     crate::retention::Policy { daily, weekly, monthly, yearly, last, min_full, window, zone }
 }
 

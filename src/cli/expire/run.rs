@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::text;
+use super::text::{self, NO_RULES};
 use crate::base::ByteSize;
+use crate::cli::answers::Answers;
 use crate::cli::args::ExpireArgs;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
@@ -14,10 +15,6 @@ use crate::config::{RepositorySettings, Resolved};
 use crate::repo::{LeaseRequest, Repository, Scope};
 use crate::retention::{self, ExpirePlan, Freed, Plan};
 use crate::wiring::{self, Access};
-
-/// Nothing is removed by rules that nobody gave: a configuration may have lost them.
-pub const NO_RULES: &str =
-    "no [repository.<name>.retention] is written: no backup and no WAL is removed";
 
 /// What was done, or would be, in one repository.
 struct Expired {
@@ -32,33 +29,24 @@ struct Expired {
 
 /// Removes what is not kept from every repository, or from the one that is named.
 pub fn expire(run: &Invocation, args: &ExpireArgs) -> Result<Exit, Failure> {
-    let settings = run.settings()?;
-    let zone = settings.schedule().timezone;
-    let resolved = run.resolve(&settings)?;
+    let resolved = run.resolved()?;
     let named = run.global.repository.as_ref();
     let meant = |each: &&RepositorySettings| named.is_none_or(|named| *named == each.name);
-    let mut shown = Vec::new();
-    let mut first_failure = None;
+    let mut answers = Answers::default();
     let mut is_sound = true;
     for settings in resolved.repositories.iter().filter(meant) {
         let name = &settings.name;
-        match expire_in(run, args, (&resolved, settings), zone) {
+        match expire_in(run, args, &resolved, settings) {
             Ok(expired) => {
                 is_sound &= warn_of(run, name, &expired);
                 match args.json {
-                    true => shown.push(as_json(name, &expired)),
+                    true => answers.told.push(as_json(name, &expired)),
                     false => print(&as_text(name, &expired))?,
                 }
             }
-            // What the others hold is worth removing all the same.
             Err(failure) => {
-                if args.json {
-                    shown.push(json!({ "repository": name, "error": failure.json_error() }));
-                }
-                match &first_failure {
-                    None => first_failure = Some(failure),
-                    Some(_) => failure.report(run.voice.format, run.voice.color),
-                }
+                let told = json!({ "repository": name, "error": failure.json_error() });
+                answers.fail(run, told, failure);
             }
         }
     }
@@ -67,32 +55,29 @@ pub fn expire(run: &Invocation, args: &ExpireArgs) -> Result<Exit, Failure> {
             "format_version": 2,
             "cluster": resolved.cluster_name,
             "dry_run": args.dry_run,
-            "repositories": shown,
+            "repositories": answers.told,
         }))?;
     } else if args.dry_run {
         print("Nothing was changed.")?;
     }
-    let exit = if is_sound { Exit::Ok } else { Exit::Warnings };
-    first_failure.map_or(Ok(exit), Err)
+    answers.end(if is_sound { Exit::Ok } else { Exit::Warnings })
 }
 
 /// Expiry in one repository after a backup. Nobody is asked: what would need a word waits for one.
 ///
 /// # Errors
 /// Any; the backup is complete all the same.
-pub fn after_backup(run: &Invocation, name: &str) -> Result<(), Failure> {
-    let settings = run.settings()?;
-    let zone = settings.schedule().timezone;
-    let resolved = run.resolve(&settings)?;
-    let Some(settings) = resolved.repositories.iter().find(|each| each.name == name) else {
-        return Ok(());
-    };
+pub fn after_backup(
+    run: &Invocation,
+    resolved: &Resolved,
+    settings: &RepositorySettings,
+) -> Result<(), Failure> {
     if !settings.retention.after_backup {
         return Ok(());
     }
     let args = ExpireArgs { dry_run: false, yes: false, json: false };
-    let expired = expire_in(run, &args, (&resolved, settings), zone)?;
-    warn_of(run, name, &expired);
+    let expired = expire_in(run, &args, resolved, settings)?;
+    warn_of(run, &settings.name, &expired);
     if let Some((_, freed)) = expired.done {
         run.ctx.note(format!("expire: {}", freed_text(&freed)));
     }
@@ -103,8 +88,8 @@ pub fn after_backup(run: &Invocation, name: &str) -> Result<(), Failure> {
 fn expire_in(
     run: &Invocation,
     args: &ExpireArgs,
-    (resolved, settings): (&Resolved, &RepositorySettings),
-    zone: chrono_tz::Tz,
+    resolved: &Resolved,
+    settings: &RepositorySettings,
 ) -> Result<Expired, Failure> {
     run.ctx.cancel.check().map_err(crate::repo::Error::from)?;
     let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
@@ -116,7 +101,7 @@ fn expire_in(
     let found = store.unfinished().map_err(|error| failed(error.into()))?;
     let leftovers = retention::plan(found, ctx.clock.now());
     let cluster = resolved.cluster_name.as_str();
-    let policy = wiring::policy(&settings.retention, zone);
+    let policy = wiring::policy(resolved, settings);
     let is_given = settings.retention.is_given;
     if args.dry_run || !is_given {
         let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
@@ -127,8 +112,10 @@ fn expire_in(
                 Some((removed.map_err(failed)?, Freed::default()))
             }
         };
-        let estimate = retention::estimate(ctx, repository, &plan).map_err(failed)?;
-        let estimate = args.dry_run.then_some(estimate);
+        let estimate = match args.dry_run {
+            true => Some(retention::estimate(ctx, repository, &plan).map_err(failed)?),
+            false => None,
+        };
         return Ok(Expired { leftovers, plan, is_given, estimate, done });
     }
     let host = wiring::host().to_string();

@@ -8,6 +8,10 @@ use crate::pg::{SegmentNo, Stretch};
 use crate::repo::BackupId;
 use crate::retention::{ExpirePlan, Left, PlacePlan, Reason};
 
+/// Nothing is removed by rules that nobody gave: a configuration may have lost them.
+pub const NO_RULES: &str =
+    "no [repository.<name>.retention] is written: no backup and no WAL is removed";
+
 /// Reasons in one text.
 pub fn reasons<'a>(reasons: impl IntoIterator<Item = &'a Reason>) -> String {
     let each: Vec<String> = reasons.into_iter().map(ToString::to_string).collect();
@@ -18,7 +22,7 @@ pub fn reasons<'a>(reasons: impl IntoIterator<Item = &'a Reason>) -> String {
 pub fn plan(name: &str, plan: &ExpirePlan, is_given: bool) -> String {
     let mut lines = vec![format!("{name}: rules: {}", plan.policy)];
     if !is_given {
-        lines.push(format!("  {}", super::run::NO_RULES));
+        lines.push(format!("  {}", NO_RULES));
     }
     for place in &plan.places {
         let facts = &place.gathered.facts;

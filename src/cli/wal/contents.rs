@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::args::WalShowArgs;
+use crate::cli::answers::Answers;
 use crate::cli::error::Failure;
+use crate::cli::exit::Exit;
 use crate::cli::invocation::Invocation;
 use crate::cli::output::print_json;
 use crate::config::{RepositorySettings, Resolved};
@@ -134,20 +136,16 @@ pub fn show(
     asked: Vec<Asked>,
     mut shown: impl FnMut(&Contents) -> Result<Value, Failure>,
 ) -> Result<(), Failure> {
-    let mut repositories = Vec::new();
-    let mut first_failure = None;
+    let mut answers = Answers::default();
     for (name, contents) in asked {
         let is_meant = is_meant(run, &name);
         match contents {
-            Ok(contents) if is_meant => repositories.push(shown(&contents)?),
+            Ok(contents) if is_meant => answers.told.push(shown(&contents)?),
             Ok(_) => {}
             Err(failure) if !is_meant => run.ctx.warn(failure.message),
             Err(failure) => {
-                repositories.push(json!({ "repository": name, "error": failure.json_error() }));
-                match &first_failure {
-                    None => first_failure = Some(failure),
-                    Some(_) => failure.report(run.voice.format, run.voice.color),
-                }
+                let told = json!({ "repository": name, "error": failure.json_error() });
+                answers.fail(run, told, failure);
             }
         }
     }
@@ -156,8 +154,8 @@ pub fn show(
             "format_version": 1,
             "cluster": resolved.cluster_name,
             "time": run.ctx.clock.now().to_rfc3339(),
-            "repositories": repositories,
+            "repositories": answers.told,
         }))?;
     }
-    first_failure.map_or(Ok(()), Err)
+    answers.end(Exit::Ok).map(drop)
 }
