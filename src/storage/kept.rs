@@ -254,6 +254,10 @@ impl<S: ObjectStore> ObjectStore for KeptStore<S> {
         self.inner.thaw(key, thaw)
     }
 
+    fn tag(&self, key: &ObjectKey, name: &str, value: &str) -> Result<()> {
+        self.inner.tag(key, name, value)
+    }
+
     fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
         self.inner.lock(key, until)
     }

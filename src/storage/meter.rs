@@ -41,6 +41,8 @@ pub struct Requests {
     pub class: u64,
     /// Moves to a storage class.
     pub set_class: u64,
+    /// Tags.
+    pub tag: u64,
     /// Thaws that were asked for.
     pub thaw: u64,
     /// Locks.
@@ -70,7 +72,7 @@ impl Requests {
     pub fn writes(&self) -> u64 {
         let of_objects = self.put + self.put_if_absent + self.finish;
         let of_removals = self.delete + self.delete_many + self.delete_version;
-        of_objects + of_removals + self.set_class + self.thaw + self.lock
+        of_objects + of_removals + self.set_class + self.tag + self.thaw + self.lock
     }
 }
 
@@ -236,6 +238,11 @@ impl<S: ObjectStore> ObjectStore for MeteredStore<S> {
         self.inner.thaw(key, thaw)
     }
 
+    fn tag(&self, key: &ObjectKey, name: &str, value: &str) -> Result<()> {
+        self.meter.count(|requests| requests.tag += 1);
+        self.inner.tag(key, name, value)
+    }
+
     fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
         self.meter.count(|requests| requests.lock += 1);
         self.inner.lock(key, until)
@@ -328,6 +335,7 @@ mod tests {
         store.reset();
         store.set_class(&key, &StorageClass::Glacier, &meta).unwrap();
         store.class(&key).unwrap();
+        store.tag(&key, "a", "b").unwrap();
         store.thaw(&key, Thaw { days: 1, speed: crate::storage::ThawSpeed::Bulk }).unwrap();
         store.lock(&key, Timestamp::UNIX_EPOCH).unwrap();
         store.locked_until(&key).unwrap();
@@ -336,6 +344,7 @@ mod tests {
         let expected = Requests {
             class: 1,
             set_class: 1,
+            tag: 1,
             thaw: 1,
             lock: 1,
             locked_until: 1,
@@ -344,6 +353,6 @@ mod tests {
             ..Requests::default()
         };
         assert_eq!(store.requests(), expected);
-        assert_eq!((expected.reads(), expected.writes()), (3, 4));
+        assert_eq!((expected.reads(), expected.writes()), (3, 5));
     }
 }

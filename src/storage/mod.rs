@@ -231,6 +231,15 @@ pub trait ObjectStore: Send + Sync + Debug {
         Err(Error::lacking("move", key, "storage classes"))
     }
 
+    /// Gives an object a tag beside those that it has, for rules of the bucket that go by it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Unsupported`] where there are no tags.
+    fn tag(&self, key: &ObjectKey, name: &str, value: &str) -> Result<()> {
+        let _ = (name, value);
+        Err(Error::lacking("tag", key, "tags"))
+    }
+
     /// Asks for a cold object to be made readable, and tells how far that is. To ask again does no harm: a thaw
     /// under way goes on (faster, where that was asked for), a thawed copy stays as long as the one who asked
     /// for longest wants it. An object that is not cold is online.

@@ -116,6 +116,10 @@ impl<S: ObjectStore> ObjectStore for ReadOnlyStore<S> {
         self.0.thaw(key, thaw)
     }
 
+    fn tag(&self, key: &ObjectKey, _name: &str, _value: &str) -> Result<()> {
+        refused("tag", key)
+    }
+
     fn lock(&self, key: &ObjectKey, _until: Timestamp) -> Result<()> {
         refused("lock", key)
     }
@@ -153,6 +157,7 @@ mod tests {
             store.delete(&key),
             store.delete_many(&[key.clone(), new.clone()]),
             store.set_class(&key, &StorageClass::Glacier, &meta),
+            store.tag(&key, "a", "b"),
             store.lock(&key, Timestamp::MAX_UTC),
             store.delete_version(&key, "1"),
         ];

@@ -87,6 +87,9 @@ macro_rules! forward {
             fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
                 (**self).thaw(key, thaw)
             }
+            fn tag(&self, key: &ObjectKey, name: &str, value: &str) -> Result<()> {
+                (**self).tag(key, name, value)
+            }
             fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
                 (**self).lock(key, until)
             }

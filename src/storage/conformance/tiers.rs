@@ -35,6 +35,8 @@ pub fn classes_are_told(store: &dyn ObjectStore) {
         assert_eq!(store.thaw(&key("class/a"), BULK).unwrap(), Availability::Online);
         let refused = move_to(store, "class/a", &StorageClass::GlacierIr).unwrap_err();
         assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
+        let refused = store.tag(&key("class/a"), "tag", "a").unwrap_err();
+        assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
         return;
     }
     let mut streamed = store.put_stream(&key("class/streamed")).unwrap();
@@ -53,6 +55,15 @@ pub fn classes_are_told(store: &dyn ObjectStore) {
             assert!(store.get(&key(name)).unwrap() == before.1, "{name} is another one now");
         }
         assert_eq!(store.thaw(&key(name), BULK).unwrap(), Availability::Online);
+        // A tag changes nothing, and may be given twice. A server may have none.
+        for tag in ["a", "a", "b"] {
+            match store.tag(&key(name), "tag", tag) {
+                Err(Error::Unsupported { .. }) => {}
+                other => other.unwrap(),
+            }
+        }
+        assert_eq!(told(store, name), ObjectClass::ONLINE);
+        assert!(store.get(&key(name)).unwrap() == before.1, "{name} is another one now");
     }
 }
 
@@ -68,6 +79,8 @@ pub fn only_what_is_meant_is_moved(store: &dyn ObjectStore) {
     if !store.has_classes() {
         return;
     }
+    let untagged = store.tag(&absent, "tag", "a").unwrap_err();
+    assert!(untagged.is_not_found() || matches!(untagged, Error::Unsupported { .. }), "{untagged}");
     put_all(store, &["meant/a", "meant/longer"]);
     let other = store.head(&key("meant/longer")).unwrap();
     let gone = store.set_class(&absent, &StorageClass::GlacierIr, &other).unwrap_err();

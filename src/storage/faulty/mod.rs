@@ -331,6 +331,10 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
         self.shared.run("thaw", key.as_str(), || self.inner.thaw(key, thaw))
     }
 
+    fn tag(&self, key: &ObjectKey, name: &str, value: &str) -> Result<()> {
+        self.shared.run("tag", key.as_str(), || self.inner.tag(key, name, value))
+    }
+
     fn lock(&self, key: &ObjectKey, until: Timestamp) -> Result<()> {
         self.shared.run("lock", key.as_str(), || self.inner.lock(key, until))
     }

@@ -25,6 +25,7 @@ pub(super) struct Held {
     /// From when on a thawed copy is there, and until when.
     pub(super) thaw: Option<(Timestamp, Timestamp)>,
     pub(super) locked_until: Option<Timestamp>,
+    tags: BTreeMap<String, String>,
     /// Among all versions of the store.
     id: u64,
 }
@@ -36,7 +37,7 @@ impl Held {
         locked_until: Option<Timestamp>,
     ) -> Self {
         let (body, class) = (Arc::new(body), StorageClass::Standard);
-        Self { body, stored, class, thaw: None, locked_until, id: 0 }
+        Self { body, stored, class, thaw: None, locked_until, tags: BTreeMap::new(), id: 0 }
     }
 
     pub(super) fn availability(&self, now: Timestamp) -> Availability {
@@ -186,6 +187,19 @@ impl Objects {
         let held = self.get_mut(key)?;
         held.thaw(key, thaw, now)?;
         Ok(held.availability(now))
+    }
+
+    pub(super) fn tag(&mut self, key: &ObjectKey, name: &str, value: &str) -> Result<()> {
+        self.get_mut(key)?.tags.insert(name.to_owned(), value.to_owned());
+        Ok(())
+    }
+
+    pub(super) fn follow_tags(&mut self, name: &str) {
+        for held in self.current.values_mut() {
+            if let Some(class) = held.tags.get(name) {
+                held.class = StorageClass::parse(class);
+            }
+        }
     }
 
     pub(super) fn lock(&mut self, key: &ObjectKey, until: Timestamp) -> Result<()> {

@@ -44,6 +44,11 @@ impl MemoryStore {
         Self { has_classes: true, ..self }
     }
 
+    /// Does what a bucket's rules do some time: what has this tag moves to the class that is its value.
+    pub fn follow_tags(&self, name: &str) {
+        self.write().follow_tags(name);
+    }
+
     /// With locks, by this rule for what is put. Without versions, nothing locked can be removed or replaced.
     #[must_use]
     pub fn with_locks(self, rule: LockRule) -> Self {
@@ -219,6 +224,13 @@ impl ObjectStore for MemoryStore {
         }
         let moment = (self.stored(), self.now());
         self.write().set_class(key, class, expected, self.keeps_versions, moment)
+    }
+
+    fn tag(&self, key: &ObjectKey, name: &str, value: &str) -> Result<()> {
+        match self.has_classes {
+            true => self.write().tag(key, name, value),
+            false => Err(Error::lacking("tag", key, "tags")),
+        }
     }
 
     fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {

@@ -62,7 +62,9 @@ impl S3Store {
 }
 
 /// "Does not know" and "does not tell" are answers here.
-fn told<T>(outcome: std::result::Result<T, Failure>) -> std::result::Result<Option<T>, Failure> {
+pub(super) fn told<T>(
+    outcome: std::result::Result<T, Failure>,
+) -> std::result::Result<Option<T>, Failure> {
     match outcome {
         Ok(value) => Ok(Some(value)),
         Err(failure) if matches!(failure.meaning, Meaning::Forbidden | Meaning::Unsupported) => {

@@ -12,6 +12,7 @@ mod connection;
 mod copies;
 mod download;
 mod failure;
+mod lifecycle;
 mod list;
 mod locks;
 mod multipart;
@@ -25,6 +26,7 @@ mod versions;
 mod whole;
 
 pub use bucket::BucketFacts;
+pub use lifecycle::BucketRule;
 pub use options::{AccessKeys, Checksums, Credentials, KeySource, S3Options, ServerEncryption};
 pub use rights::Rights;
 pub use store::S3Store;

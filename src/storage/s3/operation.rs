@@ -26,6 +26,7 @@ pub(super) enum Operation {
     HeadBucket,
     LockConfiguration,
     Versioning,
+    Lifecycle,
 }
 
 impl Operation {
@@ -55,6 +56,7 @@ impl Operation {
             Self::HeadBucket => "look at",
             Self::LockConfiguration => "read the lock configuration of",
             Self::Versioning => "read the versioning of",
+            Self::Lifecycle => "read the lifecycle rules of",
         }
     }
 
@@ -82,6 +84,7 @@ impl Operation {
             Self::Location => "s3:GetBucketLocation",
             Self::LockConfiguration => "s3:GetBucketObjectLockConfiguration",
             Self::Versioning => "s3:GetBucketVersioning",
+            Self::Lifecycle => "s3:GetLifecycleConfiguration",
         }
     }
 
@@ -106,6 +109,7 @@ impl Operation {
                 | Self::Location
                 | Self::LockConfiguration
                 | Self::Versioning
+                | Self::Lifecycle
         )
     }
 }

@@ -376,6 +376,10 @@ impl ObjectStore for S3Store {
         self.wait(Operation::Copy, key, self.connection.set_class(key, class, expected))
     }
 
+    fn tag(&self, key: &ObjectKey, name: &str, value: &str) -> Result<()> {
+        self.wait(Operation::SetTags, key, self.connection.add_tag(key, name, value))
+    }
+
     fn thaw(&self, key: &ObjectKey, thaw: Thaw) -> Result<Availability> {
         self.wait(Operation::Thaw, key, self.connection.thaw(key, thaw))
     }

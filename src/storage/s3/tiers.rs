@@ -125,6 +125,16 @@ impl Connection {
         Ok(tags.into_iter().map(|tag| (tag.key, tag.value)).collect())
     }
 
+    /// Adds a tag to those that an object has.
+    pub(super) async fn add_tag(&self, key: &ObjectKey, name: &str, value: &str) -> Outcome<()> {
+        let mut tags = self.tags(key).await?;
+        if tags.get(name).is_some_and(|known| known == value) {
+            return Ok(());
+        }
+        tags.insert(name.to_owned(), value.to_owned());
+        self.set_tags(key, &tags).await
+    }
+
     async fn set_tags(&self, key: &ObjectKey, tags: &BTreeMap<String, String>) -> Outcome<()> {
         let name = self.name(key.as_str());
         let tag = |(key, value): (&String, &String)| {

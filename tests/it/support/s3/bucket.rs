@@ -27,6 +27,8 @@ pub struct Rules {
     /// Looks at the condition, and stores a while later whatever came meanwhile.
     pub loses_races: bool,
     pub stale_lists: u64,
+    /// What is told of the bucket's lifecycle; nothing is done by it.
+    pub lifecycle: Vec<s3s::dto::LifecycleRule>,
     pub part_bytes_min: usize,
 }
 

@@ -3,6 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use s3s::dto::{
+    ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter, Transition,
+    TransitionStorageClass,
+};
+
 use super::accounts::{Accounts, Asked};
 use super::bucket::Rules;
 use super::server::TestS3;
@@ -85,6 +90,32 @@ impl S3Builder {
     /// Lists show what was there so many lists ago, new objects and deleted ones alike.
     pub fn stale_lists(mut self, lists: u64) -> Self {
         self.rules.stale_lists = lists;
+        self
+    }
+
+    /// Tells of a rule for names that begin so: it ends current objects, or moves them to a class. No rule is
+    /// followed.
+    pub fn lifecycle_rule(mut self, prefix: &str, class: Option<&'static str>) -> Self {
+        let transition = |class: &'static str| Transition {
+            storage_class: Some(TransitionStorageClass::from_static(class)),
+            days: Some(30),
+            ..Transition::default()
+        };
+        let ends = LifecycleExpiration { days: Some(30), ..LifecycleExpiration::default() };
+        self.rules.lifecycle.push(LifecycleRule {
+            id: Some(format!("rule-{}", self.rules.lifecycle.len())),
+            filter: Some(LifecycleRuleFilter {
+                prefix: Some(prefix.to_owned()),
+                ..LifecycleRuleFilter::default()
+            }),
+            status: ExpirationStatus::from_static(ExpirationStatus::ENABLED),
+            transitions: class.map(|class| vec![transition(class)]),
+            expiration: class.is_none().then_some(ends),
+            abort_incomplete_multipart_upload: None,
+            noncurrent_version_expiration: None,
+            noncurrent_version_transitions: None,
+            prefix: None,
+        });
         self
     }
 

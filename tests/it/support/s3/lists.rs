@@ -226,6 +226,18 @@ pub async fn get_bucket_location(
     Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
 }
 
+pub async fn get_bucket_lifecycle_configuration(
+    service: &Service,
+    _request: S3Request<GetBucketLifecycleConfigurationInput>,
+) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
+    let rules = service.bucket().rules.lifecycle.clone();
+    if rules.is_empty() {
+        return Err(s3_error!(NoSuchLifecycleConfiguration));
+    }
+    let rules = Some(rules);
+    Ok(S3Response::new(GetBucketLifecycleConfigurationOutput { rules, ..Default::default() }))
+}
+
 pub async fn get_bucket_versioning(
     service: &Service,
     _request: S3Request<GetBucketVersioningInput>,

@@ -89,6 +89,8 @@ operations! {
     list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput: lists;
     head_bucket(HeadBucketInput) -> HeadBucketOutput: lists;
     get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput: lists;
+    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput)
+        -> GetBucketLifecycleConfigurationOutput: lists;
     get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput: lists;
     delete_object(DeleteObjectInput) -> DeleteObjectOutput: deletes;
     delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput: deletes;
