@@ -45,6 +45,7 @@ mod slot_changes;
 mod slots;
 mod stored;
 mod text;
+mod usage;
 mod wal_object;
 mod window;
 
@@ -81,6 +82,7 @@ pub use records::{Begin, HashScheme, Registration};
 pub use repository::{InitOptions, Repository};
 pub use runs::{Find, Unit, Wanted};
 pub use sealed::{SealedRandom, SealedReader, SealedSummary, SealedWriter};
+pub use usage::{Family, Held, Holding, Usage};
 pub use wal_object::{
     Origin, SealedWal, WAL_PIECE, WAL_READ_PIECE, WalFacts, WalPiece, WalPut, WalReader,
 };
