@@ -12,8 +12,8 @@ use super::survey::continued;
 use crate::base::Ctx;
 use crate::repo::{self, Backups, OpenedBackup, Place, Registration, Repository, Summary};
 
-/// The backup that was chosen, and what it was chosen from.
-pub(super) struct Chosen<'a> {
+/// The backup that was chosen, and what it was chosen from: found without reading a pack.
+pub struct Chosen<'a> {
     /// What the caller may choose, with what an interrupted run of the same restore began with.
     pub(super) options: Options,
     pub(super) archive: Archive<'a>,
@@ -23,13 +23,16 @@ pub(super) struct Chosen<'a> {
 }
 
 /// Chooses a backup and opens it.
-pub(super) fn chosen<'a>(
+///
+/// # Errors
+/// [`Error::Unreachable`], and the repository's.
+pub fn choose_backup<'a>(
     ctx: &Ctx,
     options: &Options,
-    choices: &Choices,
     (repository, place): (&'a Repository, &'a Place),
     registration: &Registration,
 ) -> Result<Chosen<'a>> {
+    let choices = &Choices::new(options, repository, place);
     let mut archive = Archive::read(ctx, repository, place, registration)?;
     let mut choose = |backups: &Backups| {
         let options = continued(options, choices, &backups.complete)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::address::Address;
 use super::beside;
 use super::choose::Way;
-use super::chosen::{Chosen, chosen};
+use super::chosen::{Chosen, choose_backup};
 use super::conf_file::{CONF, configuration};
 use super::configured::ServerFiles;
 use super::control::control_file;
@@ -182,8 +182,22 @@ pub fn plan(
     place: &Place,
     registration: &Registration,
 ) -> Result<Plan> {
-    let choices = Choices::new(options, repository, place);
-    let chosen = chosen(ctx, options, &choices, (repository, place), registration)?;
+    let chosen = choose_backup(ctx, options, (repository, place), registration)?;
+    plan_chosen(ctx, options, repository, place, chosen)
+}
+
+/// As [`plan`], with a backup that was chosen. Its packs are read here: the settings of its server, and a sample.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_chosen(
+    ctx: &Ctx,
+    asked: &Options,
+    repository: &Repository,
+    place: &Place,
+    chosen: Chosen<'_>,
+) -> Result<Plan> {
+    let choices = Choices::new(asked, repository, place);
     let Chosen { options, archive, backups, reached, opened } = chosen;
     let options = &options;
     let Reached { history, way, replayed, windows, holes, lost, warnings: told } = reached;

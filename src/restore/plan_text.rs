@@ -147,7 +147,7 @@ fn window_text(window: &Window) -> String {
     format!("timeline {timeline}: {from} to {}, from backup {backup}", shown(window.to))
 }
 
-fn lost_text(lost: Option<&Lost>) -> String {
+pub(super) fn lost_text(lost: Option<&Lost>) -> String {
     let Some(lost) = lost else { return "nothing that is in the archive".into() };
     let commits = match lost.commits_at_most {
         None => format!("at least {}", counted(lost.commits_at_least)),
@@ -162,7 +162,7 @@ fn counted(commits: u64) -> String {
     if commits == 1 { "1 commit".into() } else { format!("{commits} commits") }
 }
 
-fn whole_seconds(time: &Timestamp) -> String {
+pub(super) fn whole_seconds(time: &Timestamp) -> String {
     time.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 

@@ -1,7 +1,8 @@
 //! Words as a shell reads them.
 
 /// A word, quoted where it has to be.
-pub(super) fn word(word: &str) -> String {
+#[must_use]
+pub fn word(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=:,+@%".contains(&byte);
     if !word.is_empty() && word.bytes().all(is_plain) {
         word.to_owned()
