@@ -21,6 +21,8 @@ pub enum Stage {
     Tier,
     /// Asking for cold packs to be thawed.
     Thaw,
+    /// Waiting until they are.
+    WaitForThaw,
 }
 
 /// Something worth telling a person or a log.

@@ -184,6 +184,7 @@ fn words(stage: Stage) -> &'static str {
         Stage::Sync => "making it durable",
         Stage::Tier => "moving packs to colder storage",
         Stage::Thaw => "asking for packs to be thawed",
+        Stage::WaitForThaw => "waiting for packs to be thawed",
     }
 }
 

@@ -91,6 +91,8 @@ pub enum Form {
     Rate,
     /// A share of something.
     Share,
+    /// What something costs.
+    Price,
     /// Bytes.
     Size,
     /// A whole number.
@@ -115,6 +117,7 @@ impl Form {
             Self::Duration => "a duration with its unit, in quotes, such as \"90s\" or \"5m\"",
             Self::Rate => "bytes per second with their unit, in quotes, such as \"100MiB\"",
             Self::Share => "hundredths, in quotes, such as \"70%\"",
+            Self::Price => "a decimal number, in quotes, such as \"0.023\"",
             Self::Size => "bytes with their unit, in quotes, such as \"256MiB\"",
             Self::Integer => "a whole number without quotes",
             Self::Boolean => "true or false, without quotes",
@@ -138,8 +141,8 @@ pub struct Key {
 }
 
 use Form::{
-    Boolean, Duration, EnvironmentSecret, Integer, Path, Rate, Secret, SecretPath, Share, Size,
-    Text,
+    Boolean, Duration, EnvironmentSecret, Integer, Path, Price, Rate, Secret, SecretPath, Share,
+    Size, Text,
 };
 use Section::{Cluster, Daemon, Repository, Schedule};
 
@@ -251,15 +254,33 @@ pub const KEYS: &[Key] = &[
     key(Repository, "retention.after_backup", Boolean, Some("false"),
         "whether each backup is followed by expire"),
     key(Repository, "tiering.after", Duration, None,
-        "age at which whole closed chains move to colder storage; none means never (not carried out yet)"),
+        "age at which whole closed chains move to colder storage; none means never"),
     key(Repository, "tiering.storage_class", Text, None,
-        "the storage class they move to, such as GLACIER or DEEP_ARCHIVE (not carried out yet)"),
+        "the storage class they move to, such as GLACIER or DEEP_ARCHIVE"),
     key(Repository, "tiering.monthly_class", Text, None,
-        "the class for chains whose full is kept for a month; none means storage_class (not carried out yet)"),
+        "the class for chains whose full is kept for a month; none means storage_class"),
     key(Repository, "tiering.yearly_class", Text, None,
-        "the class for chains whose full is kept for a year; none means monthly_class (not carried out yet)"),
+        "the class for chains whose full is kept for a year; none means monthly_class"),
+    key(Repository, "tiering.by", Text, Some("copy"),
+        "copy moves packs itself; tag only tags them, for the rules that repository lifecycle prints"),
     key(Repository, "tiering.thaw_days", Integer, Some("7"),
-        "how many days what was thawed stays readable, 1 to 365 (not carried out yet)"),
+        "how many days what was thawed stays readable, 1 to 365"),
+    key(Repository, "prices.currency", Text, Some("USD"),
+        "the currency of the prices, as repository stats shows it"),
+    key(Repository, "prices.standard", Price, None,
+        "what a GiB costs for a month in STANDARD, or in a folder"),
+    key(Repository, "prices.standard_ia", Price, None,
+        "in STANDARD_IA"),
+    key(Repository, "prices.onezone_ia", Price, None,
+        "in ONEZONE_IA"),
+    key(Repository, "prices.intelligent_tiering", Price, None,
+        "in INTELLIGENT_TIERING"),
+    key(Repository, "prices.glacier_ir", Price, None,
+        "in GLACIER_IR"),
+    key(Repository, "prices.glacier", Price, None,
+        "in GLACIER"),
+    key(Repository, "prices.deep_archive", Price, None,
+        "in DEEP_ARCHIVE"),
     key(Schedule, "timezone", Text, Some("UTC"),
         "time zone of the times below, by its IANA name"),
     key(Schedule, "full", Text, None,
@@ -305,7 +326,7 @@ mod tests {
 
     #[test]
     fn sections_below_are_known() {
-        assert_eq!(Repository.sections_below(), ["encryption", "retention", "tiering"]);
+        assert_eq!(Repository.sections_below(), ["encryption", "retention", "tiering", "prices"]);
         assert!(Cluster.sections_below().is_empty());
         assert_eq!(Section::find("daemon"), Some(Daemon));
         assert_eq!(Section::find("clusters"), None);

@@ -3,6 +3,7 @@
 //! Reading a section finds what is wrong in it. What is missing in a repository is found by
 //! `RepositoryDraft::complete`, when the repository is needed.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,16 +13,17 @@ use super::layers::{Layered, Origin, SectionName, Setting};
 use super::location::{Location, parse_location};
 use super::reader::Reader;
 use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
-use super::schema::Section;
+use super::schema::{Form, Section};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
     Fallback, absolute, boolean, cipher, count, cron, days, fallback, jobs, pack_size, percent,
-    rate, secret_file, size, some_count, some_text, some_time, storage_class, time, timezone,
-    window,
+    price, rate, secret_file, size, some_count, some_text, some_time, storage_class, tiering_way,
+    time, timezone, window,
 };
 use crate::base::{ByteSize, Secret};
 use crate::repo::CipherChoice;
 use crate::storage::StorageClass;
+use crate::tiering::{PriceTable, Way};
 
 /// `[cluster.<name>]`
 #[derive(Debug, Clone)]
@@ -75,6 +77,8 @@ pub struct RepositorySettings {
     pub tiering: Option<Tiering>,
     /// How many days what was thawed stays readable.
     pub thaw_days: u16,
+    /// What storage costs.
+    pub prices: PriceTable,
 }
 
 /// `[repository.<name>.retention]`
@@ -113,6 +117,17 @@ pub struct Tiering {
     pub monthly_class: Option<StorageClass>,
     /// Of chains whose full is kept for a year.
     pub yearly_class: Option<StorageClass>,
+    /// Who moves them.
+    pub way: Way,
+}
+
+impl Tiering {
+    /// Every class that something may move to.
+    pub fn classes(&self) -> impl Iterator<Item = &StorageClass> {
+        [Some(&self.storage_class), self.monthly_class.as_ref(), self.yearly_class.as_ref()]
+            .into_iter()
+            .flatten()
+    }
 }
 
 /// `[schedule]`: texts of six or seven fields, seconds first.
@@ -219,6 +234,7 @@ pub(super) struct RepositoryDraft {
     retention: Retention,
     tiering: Option<Tiering>,
     thaw_days: u16,
+    prices: PriceTable,
 }
 
 /// Reads `[repository.<name>]` and the sections below it.
@@ -263,6 +279,7 @@ pub(super) fn read_repository(
         },
         tiering: read_tiering(&section)?,
         thaw_days: section.get("tiering.thaw_days", days)?,
+        prices: read_prices(&section)?,
     })
 }
 
@@ -271,9 +288,10 @@ fn read_tiering(section: &Reader<'_>) -> Result<Option<Tiering>> {
     let class = section.find("tiering.storage_class", storage_class)?;
     let monthly_class = section.find("tiering.monthly_class", storage_class)?;
     let yearly_class = section.find("tiering.yearly_class", storage_class)?;
+    let way = section.get("tiering.by", tiering_way)?;
     match (after, class) {
         (Some(after), Some(storage_class)) => {
-            Ok(Some(Tiering { after, storage_class, monthly_class, yearly_class }))
+            Ok(Some(Tiering { after, storage_class, monthly_class, yearly_class, way }))
         }
         (Some(_), None) => Err(section.missing(
             "tiering.storage_class",
@@ -289,6 +307,21 @@ fn read_tiering(section: &Reader<'_>) -> Result<Option<Tiering>> {
         )),
         (None, None) => Ok(None),
     }
+}
+
+fn read_prices(section: &Reader<'_>) -> Result<PriceTable> {
+    let mut of_classes = BTreeMap::new();
+    for key in Section::Repository.keys() {
+        let class = key.name.strip_prefix("prices.").filter(|_| key.form == Form::Price);
+        let Some(class) = class.map(|class| StorageClass::parse(&class.to_ascii_uppercase()))
+        else {
+            continue;
+        };
+        if let Some(found) = section.find(key.name, price)? {
+            of_classes.insert(class, found);
+        }
+    }
+    Ok(PriceTable { currency: section.get("prices.currency", some_text)?, of_classes })
 }
 
 fn read_secrets(
@@ -347,6 +380,7 @@ impl RepositoryDraft {
             retention: self.retention.clone(),
             tiering: self.tiering.clone(),
             thaw_days: self.thaw_days,
+            prices: self.prices.clone(),
         })
     }
 

@@ -8,6 +8,7 @@ use super::secret_source::{SecretFile, SecretFolders};
 use crate::base::ByteSize;
 use crate::repo::CipherChoice;
 use crate::storage::StorageClass;
+use crate::tiering::{Price, Way};
 
 /// What `archive-push` and `archive-get` do when no daemon answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,19 @@ pub(super) fn storage_class(text: &str) -> Read<StorageClass> {
 pub(super) fn days(text: &str) -> Read<u16> {
     let days = text.parse().ok().filter(|days| (1..=365).contains(days));
     days.ok_or_else(|| format!("{text:?} is not a whole number of days from 1 to 365"))
+}
+
+pub(super) fn tiering_way(text: &str) -> Read<Way> {
+    match text {
+        "copy" => Ok(Way::Copy),
+        "tag" => Ok(Way::Tag),
+        _ => Err(format!("{text:?} is neither \"copy\" nor \"tag\"")),
+    }
+}
+
+pub(super) fn price(text: &str) -> Read<Price> {
+    let wrong = || format!("{text:?} is not a price: write a decimal number, such as \"0.023\"");
+    Price::parse(text).ok_or_else(wrong)
 }
 
 pub(super) fn some_text(text: &str) -> Read<String> {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::plan::Move;
+use super::policy::Way;
 use crate::base::Timestamp;
 use crate::storage::{ObjectMeta, StorageClass};
 
@@ -11,8 +12,10 @@ const DAY: i64 = 86_400;
 /// What a plan costs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Costs {
-    /// Copies, one for each pack; a large one is a few requests more.
+    /// Copies or tags, one for each pack; a large copy is a few requests more.
     pub requests: u64,
+    /// Whether rules of the bucket move what was tagged.
+    pub by_rule: bool,
     /// How long what moves is paid for at least, by class.
     pub minimum: Vec<MinimumStay>,
     /// What leaves a class before its own minimum is over.
@@ -105,7 +108,7 @@ impl Costs {
     pub(super) fn of<'a>(
         moves: impl Iterator<Item = &'a Move> + Clone,
         now: Timestamp,
-        versions: Option<bool>,
+        (way, versions): (Way, Option<bool>),
     ) -> Self {
         let (mut requests, mut bytes) = (0, 0);
         let mut minimum: Vec<MinimumStay> = Vec::new();
@@ -128,9 +131,11 @@ impl Costs {
         }
         minimum.sort_by_key(|stay| stay.class.coldness());
         let early = early_removal(moves.map(|each| &each.meta), now);
-        let old_versions = versions.filter(|_| requests > 0);
+        let by_rule = way == Way::Tag;
+        // What a rule moves stays the same version.
+        let old_versions = versions.filter(|_| requests > 0 && !by_rule);
         let old_versions =
             old_versions.map(|locked| OldVersions { objects: requests, bytes, locked });
-        Self { requests, minimum, early, old_versions }
+        Self { requests, by_rule, minimum, early, old_versions }
     }
 }

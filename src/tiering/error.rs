@@ -20,6 +20,12 @@ pub enum Error {
         /// The repository.
         location: String,
     },
+    /// What is waited for is not there any more.
+    #[error("{packs} packs are not there any more: they were removed while they were waited for")]
+    Gone {
+        /// How many.
+        packs: u64,
+    },
     /// A class has no thaw of that speed.
     #[error(
         "{class} knows no {speed} thaw; it knows {}",

@@ -94,6 +94,23 @@ fn packs(
     Ok(owners.into_iter().cloned().zip(listed).collect())
 }
 
+/// The packs that backups or attempts stored, for what it costs to remove them. A list for each.
+///
+/// # Errors
+/// As the store's.
+pub fn packs_of(
+    ctx: &Ctx,
+    repository: &Repository,
+    place: &Place,
+    owners: &[BackupId],
+) -> Result<Vec<ObjectMeta>> {
+    let listed = side_by_side(owners, |owner| {
+        ctx.cancel.check()?;
+        Ok::<_, Error>(list_packs(repository, place, owner)?)
+    })?;
+    Ok(listed.into_iter().flatten().collect())
+}
+
 /// The packs that a backup or attempt stored.
 pub(super) fn list_packs(
     repository: &Repository,

@@ -6,6 +6,7 @@
 //!
 //! What moves while somebody begins to read it costs him a thaw and nothing else: the bytes under a name never change.
 
+mod awaited;
 mod cold;
 mod costs;
 mod error;
@@ -14,18 +15,21 @@ mod gather;
 mod plan;
 mod plan_text;
 mod policy;
+mod prices;
 mod transition;
 
 #[cfg(test)]
 mod tests;
 
+pub use awaited::thaw_and_wait;
 pub use cold::{
     Cold, ColdClass, ColdPack, PackState, Readiness, Speed, cold_of, find_cold, poll, thaw,
 };
 pub use costs::{Costs, Early, MinimumStay, OldVersions, early_removal};
 pub use error::{Error, Result};
 pub use facts::{Going, InUse, Member, PlaceFacts, Running, StoreFacts};
-pub use gather::{Found, plan_tiering};
+pub use gather::{Found, packs_of, plan_tiering};
 pub use plan::{ChainPlan, Move, PlacePlan, Stays, Stuck, TierPlan, plan_place};
-pub use policy::{KeptAs, TierPolicy};
+pub use policy::{CLASS_TAG, KeptAs, TierPolicy, Way};
+pub use prices::{Price, PriceTable};
 pub use transition::{Moved, execute};

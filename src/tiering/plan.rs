@@ -229,7 +229,7 @@ pub fn plan_place(
         (facts.place.clone(), format!("{}-{}", facts.place.system(), facts.place.epoch()));
     let mut plan = PlacePlan { name, place, chains, costs: Costs::default() };
     let versions = store.has_versions.then_some(store.has_locks);
-    plan.costs = Costs::of(plan.moves(), now, versions);
+    plan.costs = Costs::of(plan.moves(), now, (policy.way, versions));
     plan
 }
 

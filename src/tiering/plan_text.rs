@@ -76,7 +76,11 @@ impl fmt::Display for Tally {
 impl fmt::Display for Costs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.requests > 0 {
-            write!(f, "\n  costs {} copies within the store", self.requests)?;
+            let how = match self.by_rule {
+                true => "transitions by the bucket's rules",
+                false => "copies within the store",
+            };
+            write!(f, "\n  costs {} {how}", self.requests)?;
         }
         for stay in &self.minimum {
             let tally = Tally { packs: stay.packs, bytes: stay.bytes };

@@ -18,7 +18,23 @@ pub struct TierPolicy {
     pub monthly: Option<StorageClass>,
     /// Where to, where it is kept for a year; as for a month without.
     pub yearly: Option<StorageClass>,
+    /// Who moves them.
+    pub way: Way,
 }
+
+/// How packs come to their class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// By copies within the store.
+    #[default]
+    Copy,
+    /// They get a tag, and rules of the bucket move them some time.
+    Tag,
+}
+
+/// The tag by which rules of the bucket move packs; its value is the class.
+pub const CLASS_TAG: &str = "pgkeep-class";
 
 /// For how long retention keeps a chain's full, as far as its class depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,9 +68,12 @@ impl fmt::Display for TierPolicy {
         if let Some(class) = &self.monthly {
             write!(f, ", monthly {class}")?;
         }
-        match &self.yearly {
-            Some(class) => write!(f, ", yearly {class}"),
-            None => Ok(()),
+        if let Some(class) = &self.yearly {
+            write!(f, ", yearly {class}")?;
+        }
+        match self.way {
+            Way::Copy => Ok(()),
+            Way::Tag => f.write_str(", by tag"),
         }
     }
 }

@@ -5,12 +5,12 @@
 //! the next run: until then the chain lies in two classes, and readers look at each object's.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::error::{Error, Result};
 use super::plan::{ChainPlan, Move, TierPlan};
+use super::policy::{CLASS_TAG, Way};
 use crate::base::{Ctx, Event, Stage, side_by_side};
-use crate::repo::{self, BackupId, Lease, Place, Repository, Scope};
+use crate::repo::{self, BackupId, KeptUp, Place, Repository, Scope};
 use crate::storage::{self, ObjectStore as _};
 
 /// What was done.
@@ -18,6 +18,8 @@ use crate::storage::{self, ObjectStore as _};
 pub struct Moved {
     /// Packs that lie where they are to lie now.
     pub packs: u64,
+    /// Whether they were tagged, and the bucket's rules move them some time.
+    pub by_tag: bool,
     /// Their bytes.
     pub bytes: u64,
     /// Packs that were removed since the plan was made.
@@ -28,7 +30,7 @@ pub struct Moved {
     pub passed: Vec<(BackupId, String)>,
 }
 
-/// Moves what was planned, with the lease on tiering kept up in between.
+/// Moves what was planned, under the lease on tiering.
 ///
 /// # Errors
 /// [`storage::Error::Changed`] names a pack that is another one than was listed; as the store's and the lease's. What
@@ -37,7 +39,7 @@ pub fn execute(
     ctx: &Ctx,
     repository: &Repository,
     plan: &TierPlan,
-    lease: &mut Lease,
+    lease: &KeptUp,
 ) -> Result<Moved> {
     let moving = plan.moving();
     let event = |event| ctx.observer.event(event);
@@ -46,12 +48,16 @@ pub fn execute(
         bytes_total: moving.bytes,
         files_total: moving.packs,
     });
-    let mut moved = Moved::default();
+    let way = plan.policy.way;
+    let mut moved = Moved { by_tag: way == Way::Tag, ..Moved::default() };
     for place in &plan.places {
         for chain in place.chains.iter().filter(|chain| !chain.moves.is_empty()) {
-            lease.keep_up(ctx)?;
+            lease.require(ctx)?;
             match begun_since(ctx, repository, &place.place, chain)? {
-                None => move_chain(ctx, repository, &place.place, chain, lease, &mut moved)?,
+                None => {
+                    let at = (&place.place, chain, way);
+                    move_chain(ctx, repository, at, lease, &mut moved)?;
+                }
                 Some(by) => {
                     ctx.note(format!("{} stays where it is: {by}", chain.root));
                     moved.passed.push((chain.root.clone(), by));
@@ -97,22 +103,16 @@ enum Outcome {
 fn move_chain(
     ctx: &Ctx,
     repository: &Repository,
-    place: &Place,
-    chain: &ChainPlan,
-    lease: &mut Lease,
+    (place, chain, way): (&Place, &ChainPlan, Way),
+    lease: &KeptUp,
     moved: &mut Moved,
 ) -> Result<()> {
-    let lease = Mutex::new(lease);
     // Those that were moved count although another one failed.
     let (packs, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
     let outcomes = side_by_side(&chain.moves, |each| {
         ctx.cancel.check()?;
-        {
-            let mut lease = lease.lock().unwrap_or_else(PoisonError::into_inner);
-            lease.keep_up(ctx)?;
-            lease.require(ctx)?;
-        }
-        let outcome = move_pack(ctx, repository, place, each)?;
+        lease.require(ctx)?;
+        let outcome = move_pack(ctx, repository, (place, way), each)?;
         if let Outcome::Moved(size) = outcome {
             packs.fetch_add(1, Ordering::Relaxed);
             bytes.fetch_add(size, Ordering::Relaxed);
@@ -142,11 +142,16 @@ fn told_partly(ctx: &Ctx, chain: &ChainPlan, moved: &Moved) {
 fn move_pack(
     ctx: &Ctx,
     repository: &Repository,
-    place: &Place,
+    (place, way): (&Place, Way),
     each: &Move,
 ) -> repo::Result<Outcome> {
     let Move { meta, owner, to, .. } = each;
-    match repository.store().set_class(&meta.key, to, meta) {
+    let store = repository.store();
+    let done = match way {
+        Way::Copy => store.set_class(&meta.key, to, meta),
+        Way::Tag => store.tag(&meta.key, CLASS_TAG, to.name()),
+    };
+    match done {
         Ok(()) => Ok(Outcome::Moved(meta.size)),
         Err(error) if error.is_not_found() => {
             // Expiry removes manifests first. One that is there still names this pack.

@@ -11,6 +11,7 @@ pub fn tier_policy(settings: &crate::config::Tiering) -> TierPolicy {
         class: settings.storage_class.clone(),
         monthly: settings.monthly_class.clone(),
         yearly: settings.yearly_class.clone(),
+        way: settings.way,
     }
 }
 

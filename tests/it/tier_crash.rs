@@ -12,7 +12,7 @@ use pgkeep::storage::faulty::Effect;
 use pgkeep::storage::{
     Availability, ObjectKey, ObjectStore as _, StorageClass, Thaw, ThawSpeed, list_all,
 };
-use pgkeep::tiering::{self, Error, Moved, TierPlan, TierPolicy};
+use pgkeep::tiering::{self, Error, Moved, TierPlan, TierPolicy, Way};
 use pgkeep::{storage, wiring};
 
 use crate::expire_crash::policy;
@@ -23,7 +23,7 @@ const BULK: Thaw = Thaw { days: 3, speed: ThawSpeed::Bulk };
 /// Two days old, and cold.
 pub fn rules() -> TierPolicy {
     let after = Duration::from_hours(48);
-    TierPolicy { after, class: StorageClass::Glacier, monthly: None, yearly: None }
+    TierPolicy { after, class: StorageClass::Glacier, monthly: None, yearly: None, way: Way::Copy }
 }
 
 /// Some days: a full each day, with an incremental and a differential behind it.
@@ -55,9 +55,9 @@ pub fn plan(
 }
 
 pub fn execute(ctx: &Ctx, repository: &Repository, plan: &TierPlan) -> tiering::Result<Moved> {
-    let mut lease = repository.take_lease(ctx, &World::request_for(Scope::Tier))?;
-    let moved = tiering::execute(ctx, repository, plan, &mut lease)?;
-    lease.release(ctx);
+    let lease = repository.take_lease(ctx, &World::request_for(Scope::Tier))?.beside(ctx);
+    let moved = tiering::execute(ctx, repository, plan, &lease)?;
+    drop(lease);
     Ok(moved)
 }
 
@@ -229,10 +229,10 @@ fn what_vanished_is_passed_over_and_what_changed_is_named() {
     assert!(changed && error.to_string().contains(moves[4].meta.key.as_str()), "{error}");
     // A lease that was lost ends the work.
     let world = days(5);
-    let mut lease =
-        world.repository.take_lease(&world.ctx, &World::request_for(Scope::Tier)).unwrap();
+    let lease = world.repository.take_lease(&world.ctx, &World::request_for(Scope::Tier));
+    let lease = lease.unwrap().beside(&world.ctx);
     world.pass(TimeDelta::from_std(LEASE_FOR + RENEW_AFTER).unwrap());
-    tiering::execute(&world.ctx, &world.repository, &planned, &mut lease).unwrap_err();
+    tiering::execute(&world.ctx, &world.repository, &planned, &lease).unwrap_err();
     world.ctx.cancel.cancel();
     assert!(classes(&world).values().all(|class| *class == StorageClass::Standard));
 }
@@ -261,4 +261,51 @@ fn what_expires_does_not_move_and_what_is_cold_expires() {
     world.expire(repository, &strict).unwrap();
     assert_readable_or_cold(&world, "after expiry");
     assert!(cold(&world) < before, "{before}");
+}
+
+/// Rules of the bucket move what has the tag, and nothing else; nobody copies.
+#[test]
+fn what_is_tagged_is_moved_by_the_buckets_rules() {
+    let world = days(5);
+    let (ctx, repository) = (&world.ctx, &world.repository);
+    let by_tag = TierPolicy { way: Way::Tag, ..rules() };
+    let planned = plan(ctx, repository, &policy(30, 0, 30), &by_tag).unwrap();
+    assert!(planned.to_string().contains("by tag"), "{planned}");
+    let before = classes(&world);
+    let moved = execute(ctx, repository, &planned).unwrap();
+    assert!(moved.by_tag && moved.packs > 3, "{moved:?}");
+    assert_eq!(classes(&world), before, "a tag moves nothing");
+    world.store.follow_tags(tiering::CLASS_TAG);
+    let cold = classes(&world).into_values().filter(|class| *class == StorageClass::Glacier);
+    assert_eq!(cold.count() as u64, moved.packs);
+    assert_readable_or_cold(&world, "after the rules");
+    let again = plan(ctx, repository, &policy(30, 0, 30), &by_tag).unwrap();
+    assert_eq!(again.moving().packs, 0, "{again}");
+}
+
+/// Whoever waits is told when everything can be read, asks again for what got cold meanwhile, and can be stopped.
+#[test]
+fn a_thaw_is_waited_for() {
+    let world = days(5);
+    tier(&world, &world.repository).unwrap();
+    let (ctx, repository, store) = (&world.ctx, &world.repository, &world.store);
+    let id = world.complete()[0].id.clone();
+    let cold = tiering::find_cold(ctx, repository, &world.place, &id).unwrap();
+    assert!(cold.objects > 0, "{cold:?}");
+    let wanted = storage::Thaw { days: 1, speed: storage::ThawSpeed::Bulk };
+    let before = ctx.clock.now();
+    let ready = tiering::thaw_and_wait(ctx, store, &cold, wanted).unwrap();
+    assert!(ready.is_complete() && ready.readable == cold.objects, "{ready:?}");
+    let took = ctx.clock.now() - before;
+    assert!((TimeDelta::hours(12)..TimeDelta::hours(13)).contains(&took), "{took}");
+    assert_eq!(read(repository, &world.place, &id).unwrap(), content(&id));
+    // A pack that is gone is not waited for.
+    world.pass(TimeDelta::days(3));
+    store.delete(&cold.packs[0].key).unwrap();
+    let gone = tiering::thaw_and_wait(ctx, store, &cold, wanted).unwrap_err();
+    assert!(matches!(gone, Error::Gone { packs: 1 }), "{gone}");
+    let other = world.complete()[1].id.clone();
+    let cold = tiering::find_cold(ctx, repository, &world.place, &other).unwrap();
+    world.ctx.cancel.cancel();
+    tiering::thaw_and_wait(ctx, store, &cold, wanted).unwrap_err();
 }

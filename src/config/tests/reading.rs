@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::storage::StorageClass;
+use crate::tiering::Way;
 
 /// DESIGN.md, section 10, word for word.
 const DESIGN: &str = r#"
@@ -74,6 +75,7 @@ fn the_example_of_the_design_is_read() {
         storage_class: StorageClass::Glacier,
         monthly_class: None,
         yearly_class: None,
+        way: Way::Copy,
     };
     assert_eq!(offsite.tiering, Some(tiering));
     let (options, _) = offsite.s3.as_ref().unwrap().options().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::facts::{Member, PlaceFacts};
-use super::super::policy::TierPolicy;
+use super::super::policy::{TierPolicy, Way};
 use crate::base::Timestamp;
 use crate::repo::{BackupId, BackupType, Place};
 use crate::storage::{ObjectMeta, StorageClass};
@@ -17,7 +17,7 @@ pub fn noon(day: i64) -> Timestamp {
 
 pub fn policy(days: u64, class: StorageClass) -> TierPolicy {
     let after = std::time::Duration::from_secs(days * 86_400);
-    TierPolicy { after, class, monthly: None, yearly: None }
+    TierPolicy { after, class, monthly: None, yearly: None, way: Way::Copy }
 }
 
 pub fn full(day: i64) -> BackupId {
