@@ -394,7 +394,8 @@ fn of_storage(error: &storage::Error) -> Advice {
             (Exit::Failed, Kind::Config, hint(next))
         }
         storage::Error::Cold { .. } => {
-            let next = "It must be thawed before it can be read.";
+            let next = "It must be thawed before it can be read: `pgkeep repository thaw` does that for a backup, \
+                        `pgkeep restore --thaw standard` thaws, waits and restores.";
             (Exit::Cold, Kind::Environment, hint(next))
         }
         storage::Error::Unsupported { .. } => {

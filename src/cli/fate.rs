@@ -44,9 +44,24 @@ pub enum Outcome {
 const GET: &str = "archive-get";
 const PUSH: &str = "archive-push";
 /// The subcommands; a test holds this to what the parser knows.
-pub const COMMANDS: [&str; 16] = [
-    "init", "check", "backup", PUSH, GET, "restore", "adopt", "info", "expire", "pin", "unpin",
-    "wal", "key", "daemon", "drain", "help",
+pub const COMMANDS: [&str; 17] = [
+    "init",
+    "check",
+    "backup",
+    PUSH,
+    GET,
+    "restore",
+    "adopt",
+    "info",
+    "expire",
+    "pin",
+    "unpin",
+    "wal",
+    "repository",
+    "key",
+    "daemon",
+    "drain",
+    "help",
 ];
 /// Global flags that take a value as the next argument; held to the parser likewise.
 pub const FLAGS_WITH_VALUE: [&str; 6] =

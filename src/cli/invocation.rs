@@ -1,12 +1,14 @@
 //! What every command works with: global flags, the world, the configuration.
 
+use std::ffi::OsString;
+
 use super::args::{Global, LogLevel};
 use super::error::Failure;
 use super::logging::{Reporter, Voice};
 use crate::base::Ctx;
 use crate::config::{Resolved, Settings, Warning};
 use crate::repo::{Place, Registration, Repository};
-use crate::wiring;
+use crate::{restore, wiring};
 
 /// What every command works with.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct Invocation {
     pub ctx: Ctx,
     /// How to talk on stderr.
     pub voice: Voice,
+    /// The command line as it was typed.
+    arguments: Vec<OsString>,
 }
 
 impl Invocation {
@@ -24,7 +28,20 @@ impl Invocation {
     pub fn new(global: Global, default_level: LogLevel) -> Self {
         let voice = Voice::new(&global, default_level);
         voice.begin();
-        Self { global, ctx: Ctx::system(Reporter::new(voice)), voice }
+        Self { global, ctx: Ctx::system(Reporter::new(voice)), voice, arguments: Vec::new() }
+    }
+
+    /// With the command line as it was typed, so that it can be told.
+    #[must_use]
+    pub fn typed(self, arguments: &[OsString]) -> Self {
+        Self { arguments: arguments.to_vec(), ..self }
+    }
+
+    /// The command that was typed, for a shell.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let words = self.arguments.iter().map(|word| restore::shell_word(&word.to_string_lossy()));
+        words.collect::<Vec<_>>().join(" ")
     }
 
     /// The configuration, its warnings told.

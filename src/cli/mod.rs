@@ -10,11 +10,13 @@ mod archive;
 mod args;
 mod backup;
 mod check;
+mod cold;
 mod daemon;
 mod error;
 mod exit;
 mod expire;
 mod fate;
+mod hold;
 mod info;
 mod init;
 mod invocation;
@@ -23,6 +25,7 @@ mod logging;
 mod output;
 mod own_place;
 mod pin;
+mod repository;
 mod restore;
 mod server_settings;
 mod unreachable;
@@ -86,13 +89,13 @@ fn ordinary(arguments: &[OsString]) -> ExitCode {
     let fate = match command {
         Command::ArchiveGet(_) => Fate::ArchiveGet,
         Command::ArchivePush(_) => Fate::ArchivePush,
-        command => return run(global, command).into(),
+        command => return run(arguments, global, command).into(),
     };
     fate::guarded(fate, || for_postgres(fate, Cli { global, command }))
 }
 
-fn run(global: Global, command: Command) -> Exit {
-    let run = Invocation::new(global, LogLevel::Info);
+fn run(arguments: &[OsString], global: Global, command: Command) -> Exit {
+    let run = Invocation::new(global, LogLevel::Info).typed(arguments);
     let done = match command {
         // Signals tell it to finish what is under way.
         Command::Daemon(args) => daemon::daemon(&run, &args),
@@ -114,6 +117,7 @@ fn dispatch(run: &Invocation, command: Command) -> Result<Exit, Failure> {
         Command::Restore(args) => restore::restore(run, &args),
         Command::Adopt(args) => adopt::adopt(run, &args),
         Command::Expire(args) => expire::expire(run, &args),
+        Command::Repository(command) => repository::repository(run, &command),
         Command::Pin(args) => pin::pin(run, &args),
         Command::Unpin(args) => pin::unpin(run, &args),
         Command::Drain(args) => daemon::drain(run, &args),

@@ -78,5 +78,6 @@ mod standby_live;
 mod summaries;
 mod support;
 mod tier_crash;
+mod tier_live;
 mod tier_thaw;
 mod wal_live;

@@ -41,6 +41,7 @@ pub fn look(
             return None;
         }
     }
+    super::lifecycle::look(settings, bucket.lifecycle_rules(), findings);
     let random = hex::encode(&entropy::random::<16>(run.ctx.entropy.as_ref()));
     match bucket.rights(&layout::descriptor(), &layout::probe(&random)) {
         Ok(rights) => {

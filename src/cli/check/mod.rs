@@ -5,6 +5,7 @@
 
 mod bucket;
 mod findings;
+mod lifecycle;
 mod repository;
 mod server;
 
@@ -48,8 +49,7 @@ fn look(run: &Invocation, findings: &mut Findings) -> Result<(), Failure> {
         findings.warn("configuration", warning.to_string(), "Change it there.");
     }
     if let Some(found) = not_carried_out(settings.layered()) {
-        let todo = "No backup and no WAL is removed or moved; run `pgkeep backup`, and now and then \
-             `pgkeep expire`, from cron or a timer.";
+        let todo = "Run `pgkeep backup`, and now and then `pgkeep expire`, from cron or a timer.";
         findings.warn("configuration", found, todo);
     }
     let (cluster, repository) = (run.global.cluster.as_deref(), run.global.repository.as_deref());
@@ -68,8 +68,7 @@ fn not_carried_out(layered: &Layered) -> Option<String> {
     let is_later = |address: &Address| match address.section.section {
         Section::Schedule => true,
         Section::Daemon => address.key == "listen",
-        Section::Repository => address.key.starts_with("tiering."),
-        Section::Cluster => false,
+        Section::Repository | Section::Cluster => false,
     };
     let given = layered.iter().filter(|(_, setting)| setting.origin != Origin::Default);
     let names: Vec<String> = given

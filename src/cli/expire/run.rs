@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::text::{self, NO_RULES};
+use super::tier::{self, Tiered};
 use crate::base::ByteSize;
 use crate::cli::answers::Answers;
 use crate::cli::args::ExpireArgs;
@@ -14,6 +15,7 @@ use crate::cli::restore::confirm;
 use crate::config::{RepositorySettings, Resolved};
 use crate::repo::{LeaseRequest, Repository, Scope};
 use crate::retention::{self, ExpirePlan, Freed, Plan};
+use crate::tiering::Early;
 use crate::wiring::{self, Access};
 
 /// What was done, or would be, in one repository.
@@ -21,10 +23,12 @@ struct Expired {
     leftovers: Plan,
     plan: ExpirePlan,
     is_given: bool,
-    /// What would be freed; in a dry run.
-    estimate: Option<Freed>,
+    /// What would be freed, and what leaves its class early; in a dry run.
+    estimate: Option<(Freed, Vec<Early>)>,
     /// Leftovers that were removed, and what else; nothing in a dry run.
     done: Option<(usize, Freed)>,
+    /// What moves to colder storage.
+    tiered: Tiered,
 }
 
 /// Removes what is not kept from every repository, or from the one that is named.
@@ -81,6 +85,9 @@ pub fn after_backup(
     if let Some((_, freed)) = expired.done {
         run.ctx.note(format!("expire: {}", freed_text(&freed)));
     }
+    if let Some(told) = expired.tiered.told() {
+        run.ctx.note(told);
+    }
     Ok(())
 }
 
@@ -103,26 +110,44 @@ fn expire_in(
     let cluster = resolved.cluster_name.as_str();
     let policy = wiring::policy(resolved, settings);
     let is_given = settings.retention.is_given;
-    if args.dry_run || !is_given {
+    if args.dry_run {
         let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
-        let done = match args.dry_run {
-            true => None,
-            false => {
-                let removed = retention::execute(ctx, store.as_ref(), &leftovers);
-                Some((removed.map_err(failed)?, Freed::default()))
-            }
-        };
-        let estimate = match args.dry_run {
-            true => Some(retention::estimate(ctx, repository, &plan).map_err(failed)?),
-            false => None,
-        };
-        return Ok(Expired { leftovers, plan, is_given, estimate, done });
+        let freed = retention::estimate(ctx, repository, &plan).map_err(failed)?;
+        let early = tier::early(ctx, repository, settings, &plan)?;
+        let tiered = tier::plan(ctx, repository, settings, &plan)?;
+        let estimate = Some((freed, early));
+        return Ok(Expired { leftovers, plan, is_given, estimate, done: None, tiered });
     }
     let host = wiring::host().to_string();
+    let (plan, removed, freed) = match is_given {
+        true => removed(run, args, resolved, settings, (repository, &leftovers, &host))?,
+        false => {
+            let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
+            let removed = retention::execute(ctx, store.as_ref(), &leftovers).map_err(failed)?;
+            (plan, removed, Freed::default())
+        }
+    };
+    let tiered = tier::carry_out(ctx, repository, settings, &plan, &host)?;
+    let done = Some((removed, freed));
+    Ok(Expired { leftovers, plan, is_given, estimate: None, done, tiered })
+}
+
+/// Removes what the rules do not keep, under the lease on that.
+fn removed(
+    run: &Invocation,
+    args: &ExpireArgs,
+    resolved: &Resolved,
+    settings: &RepositorySettings,
+    (repository, leftovers, host): (&Repository, &Plan, &str),
+) -> Result<(ExpirePlan, usize, Freed), Failure> {
+    let ctx = &run.ctx;
+    let failed = |source| Failure::from(wiring::Error::of_repository(&settings.name, source));
+    let cluster = resolved.cluster_name.as_str();
+    let policy = wiring::policy(resolved, settings);
     let request = LeaseRequest {
         scope: Scope::Expire,
         cluster,
-        host: &host,
+        host,
         pid: std::process::id(),
         purpose: "expire",
         backup: None,
@@ -131,20 +156,15 @@ fn expire_in(
     };
     // Renewed while somebody is asked, too.
     let lease = repository.take_lease(ctx, &request).map_err(failed)?.beside(ctx);
-    let work = || {
-        let mut plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
-        guard(args, settings, &plan)?;
-        let removed = retention::execute(ctx, store.as_ref(), &leftovers).map_err(failed)?;
-        let freed = retention::execute_expiry(ctx, repository, &mut plan, &host, &lease);
-        let freed = freed.map_err(failed)?;
-        Ok::<_, Failure>((plan, removed, freed))
-    };
-    let worked = work();
+    let mut plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
+    guard(args, settings, &plan)?;
+    let store = repository.store();
+    let removed = retention::execute(ctx, store.as_ref(), leftovers).map_err(failed)?;
+    let freed = retention::execute_expiry(ctx, repository, &mut plan, host, &lease);
+    let freed = freed.map_err(failed)?;
     drop(lease);
-    let (plan, removed, freed) = worked?;
     summarise(run, repository, &plan);
-    let done = Some((removed, freed));
-    Ok(Expired { leftovers, plan, is_given, estimate: None, done })
+    Ok((plan, removed, freed))
 }
 
 /// Summaries that still tell of what is gone cost readers time; nothing depends on them.
@@ -217,13 +237,15 @@ fn freed_text(freed: &Freed) -> String {
 fn as_text(name: &str, expired: &Expired) -> String {
     let mut lines = vec![text::plan(name, &expired.plan, expired.is_given)];
     lines.push(format!("{name}: {}", expired.leftovers));
-    if let Some(estimate) = &expired.estimate {
-        lines.push(format!("{name}: would have {}", freed_text(estimate)));
+    if let Some((freed, early)) = &expired.estimate {
+        lines.push(format!("{name}: would have {}", freed_text(freed)));
+        lines.extend(early.iter().map(|early| format!("{name}: of what goes, {early}")));
     }
     if let Some((leftovers, freed)) = &expired.done {
         let leftovers = counted(*leftovers, "leftover");
         lines.push(format!("{name}: {}; {leftovers} of interrupted uploads", freed_text(freed)));
     }
+    lines.extend(expired.tiered.text(name));
     lines.join("\n")
 }
 
@@ -234,8 +256,10 @@ fn as_json(name: &str, expired: &Expired) -> Value {
         "rules_given": expired.is_given,
         "plan": text::plan_json(&expired.plan),
         "leftovers": expired.leftovers,
-        "would_free": expired.estimate,
+        "would_free": expired.estimate.as_ref().map(|(freed, _)| freed),
+        "early_removal": expired.estimate.as_ref().map(|(_, early)| early),
         "removed_leftovers": expired.done.as_ref().map(|(leftovers, _)| leftovers),
         "freed": expired.done.as_ref().map(|(_, freed)| freed),
+        "tiering": expired.tiered.json(),
     })
 }

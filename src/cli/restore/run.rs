@@ -1,4 +1,4 @@
-//! `restore`: plan, print, ask, execute, say what comes next.
+//! What `restore` does.
 
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -11,16 +11,20 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::args::{RestoreArgs, Switch};
-use super::error::Failure;
-use super::exit::Exit;
-use super::invocation::Invocation;
-use super::output::{duration, print, print_json, to_stderr};
-use super::own_place::why_not_own;
 use crate::base::ByteSize;
+use crate::cli::cold;
+use crate::cli::error::Failure;
+use crate::cli::exit::Exit;
+use crate::cli::hold;
+use crate::cli::invocation::Invocation;
+use crate::cli::output::{duration, print, print_json, to_stderr};
+use crate::cli::own_place::why_not_own;
 use crate::config::{RepositorySettings, Resolved};
 use crate::pg::recovery::TargetAction;
-use crate::repo::{self, KeptUp, LeaseRequest, Place, Repository, Scope};
-use crate::restore::{self, Archiving, Options, Plan, RestoreCommand, Restored, Target};
+use crate::repo::{BackupId, KeptUp, Place, Repository};
+use crate::restore::{self, Archiving, Options, Outlook, Plan, RestoreCommand, Restored, Target};
+use crate::storage::Thaw;
+use crate::tiering::Cold;
 use crate::wiring::{self, Access};
 
 /// How long what was restored stays after the restore: its recovery reads WAL.
@@ -44,7 +48,26 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
     let (place, registration) =
         run.place_for_reading(&resolved, &settings.name, repository, args.epoch)?;
     let options = options(run, args, &resolved, repository, &place)?;
-    let plan = restore::plan(&run.ctx, &options, repository, &place, &registration)?;
+    let chosen = restore::choose_backup(&run.ctx, &options, (repository, &place), &registration)?;
+    let cold = cold::find(&run.ctx, settings, repository, &place, chosen.backup_id())?;
+    let is_cold = cold.objects > 0;
+    let (chosen, held) = match is_cold {
+        false => {
+            thawed_already(run, args, settings, (chosen.backup_id(), &cold))?;
+            (chosen, None)
+        }
+        true => {
+            let outlook = chosen.outlook();
+            if args.dry_run {
+                return told(args, &outlook, &cold);
+            }
+            let held = thawed(run, args, (settings, &place), &outlook, &cold)?;
+            // Hours may have passed.
+            let at = (repository, &place);
+            (restore::choose_backup(&run.ctx, &options, at, &registration)?, held)
+        }
+    };
+    let plan = restore::plan_chosen(&run.ctx, &options, repository, &place, chosen)?;
     if args.dry_run {
         match args.json {
             true => print_json(&json!({ "format_version": 1, "dry_run": true, "plan": plan }))?,
@@ -55,14 +78,17 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
     if !args.json {
         print(&plan.to_string())?;
     }
-    if !args.yes {
+    // Who has waited for a thaw has confirmed; what goes over something, only the whole plan says.
+    if !args.yes && (!is_cold || plan.ground.delta.is_some()) {
         let over = plan.ground.delta.as_ref().map(|_| {
             let to = plan.to.display();
             format!("Restore over {to} now? What it holds and the backup does not is lost.")
         });
         confirm(args.json, &plan.to_string(), over.as_deref().unwrap_or("Restore now?"))?;
     }
-    let held = hold(run, settings, &place, &plan)?;
+    let renewed = hold(run, settings, &place, &plan)?;
+    drop(held);
+    let held = renewed;
     let restored = restore::execute(&run.ctx, &plan, &options)?;
     // Recovery goes on reading WAL when this has ended.
     if let Some(held) = held {
@@ -76,55 +102,83 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Keeps expiry, wherever it runs, from removing the backup and the WAL behind it meanwhile.
+/// What is known while the backup cannot be read.
+fn told(args: &RestoreArgs, outlook: &Outlook, cold: &Cold) -> Result<Exit, Failure> {
+    match args.json {
+        true => print_json(
+            &json!({ "format_version": 1, "dry_run": true, "outlook": outlook, "cold": cold }),
+        )?,
+        false => print(&format!("{}\nNothing was changed.", shown(outlook, cold)))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn shown(outlook: &Outlook, cold: &Cold) -> String {
+    let cold = cold::text(&outlook.backup, cold).unwrap_or_default();
+    format!("{outlook}\n{cold}")
+}
+
+/// Thawed copies end: that is told, and put off where a thaw is wanted.
+fn thawed_already(
+    run: &Invocation,
+    args: &RestoreArgs,
+    settings: &RepositorySettings,
+    (id, cold): (&BackupId, &Cold),
+) -> Result<(), Failure> {
+    let Some(text) = cold::text(id, cold) else { return Ok(()) };
+    run.ctx.note(text);
+    if let Some(speed) = args.thaw.filter(|_| !args.dry_run) {
+        let days = args.thaw_days.unwrap_or(settings.thaw_days);
+        cold::thaw(run, settings, cold, (Thaw { days, speed: speed.into() }, false))?;
+    }
+    Ok(())
+}
+
+/// Asks for what is cold and waits for it, where that is wanted; else that has to be done first. The lease stays while
+/// nobody waits.
+fn thawed(
+    run: &Invocation,
+    args: &RestoreArgs,
+    (settings, place): (&RepositorySettings, &Place),
+    outlook: &Outlook,
+    cold: &Cold,
+) -> Result<Option<KeptUp>, Failure> {
+    let shown = shown(outlook, cold);
+    if !args.json {
+        print(&shown)?;
+    }
+    let Some(speed) = args.thaw else {
+        return Err(cold::refusal(run, &outlook.backup, cold));
+    };
+    if !args.yes {
+        confirm(args.json, &shown, "Thaw what is cold now, and restore when it can be read?")?;
+    }
+    let days = args.thaw_days.unwrap_or(settings.thaw_days);
+    let wanted = Thaw { days, speed: speed.into() };
+    let (held, _) = hold::hold(run, settings, place, &outlook.backup, "restore")?;
+    let found = cold::thaw(run, settings, cold, (wanted, !args.no_wait))?;
+    if found.is_complete() {
+        return Ok(held);
+    }
+    if let Some(held) = held {
+        held.stay_for(cold::longest(cold, wanted) + HELD_FOR);
+    }
+    Err(cold::on_its_way(run, &outlook.backup, cold, &found, wanted))
+}
+
+/// Says in the repository that the backup is read, and looks once more whether what is planned is still there.
 fn hold(
     run: &Invocation,
     settings: &RepositorySettings,
     place: &Place,
     plan: &Plan,
 ) -> Result<Option<KeptUp>, Failure> {
-    let ctx = &run.ctx;
-    let opened = wiring::open(ctx, settings, Access::ReadWrite)?;
-    let id = plan.backup_id();
-    let (host, purpose) = (wiring::host().to_string(), "restore".to_owned());
-    let request = LeaseRequest {
-        scope: Scope::Use,
-        cluster: place.cluster(),
-        host: &host,
-        pid: std::process::id(),
-        purpose: &purpose,
-        backup: Some((place.system(), place.epoch(), id.clone())),
-        server: None,
-        is_gone: wiring::is_gone,
-    };
-    let failed = |source| Failure::from(wiring::Error::of_repository(&settings.name, source));
-    let lease = match opened.repository.take_lease(ctx, &request) {
-        Ok(lease) => lease,
-        // What may only read restores as well.
-        Err(error @ (repo::Error::Storage(_) | repo::Error::ClockSkew { .. })) => {
-            ctx.warn(format!(
-                "the repository was not told that {id} is being restored ({error}): see to it that expire does \
-                 not run until recovery has ended"
-            ));
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let lease = lease.beside(ctx);
-    // Expiry records what it removes and then looks for uses; here it is the other way round.
-    let kept = opened.repository.kept(ctx, place).map_err(failed)?;
-    for unreadable in &kept.unreadable {
-        ctx.warn(format!("whether expire is removing {id} cannot be told: {unreadable}"));
-    }
-    if kept.is_removing(id) {
-        return Err(failed(repo::Error::Expiring { id: id.to_string() }));
-    }
-    if let Some(gone) = kept.newest.as_ref().and_then(|keep| plan.first_expired(keep)) {
+    let (lease, decided) = hold::hold(run, settings, place, plan.backup_id(), "restore")?;
+    if let Some(gone) = decided.as_ref().and_then(|keep| plan.first_expired(keep)) {
         let what = format!("{gone} has expired since the plan was made: plan again");
         return Err(Failure { exit: Exit::TargetNotReachable, ..Failure::failed(what) });
     }
-    opened.repository.summary(place, id).map_err(failed)?;
-    Ok(Some(lease))
+    Ok(lease)
 }
 
 fn options(
@@ -213,7 +267,7 @@ fn program(run: &Invocation) -> Result<Vec<String>, Failure> {
 }
 
 /// Asks a person; without one, --yes is needed.
-pub(super) fn confirm(json: bool, plan: &str, question: &str) -> Result<(), Failure> {
+pub fn confirm(json: bool, plan: &str, question: &str) -> Result<(), Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         let hint = "Add --yes to go on, or --dry-run to see the plan only.";

@@ -1,0 +1,191 @@
+//! Backups in cold storage: what is to be thawed and how long that takes, asking for it, and waiting.
+
+use std::time::Duration;
+
+use super::error::{Failure, Kind, of_repo};
+use super::exit::Exit;
+use super::invocation::Invocation;
+use super::output::{counted, duration, moment};
+use crate::base::{ByteSize, Ctx};
+use crate::config::RepositorySettings;
+use crate::repo::{BackupId, Place, Repository};
+use crate::storage::Thaw;
+use crate::tiering::{self, Cold, Readiness, Speed};
+use crate::wiring::{self, Access};
+
+impl From<tiering::Error> for Failure {
+    fn from(error: tiering::Error) -> Self {
+        let hint = |text: &str| Some(text.to_owned());
+        let advice = match &error {
+            tiering::Error::Repo(source) => of_repo(source),
+            tiering::Error::NoSpeed { .. } => (Exit::Usage, Kind::Usage, None),
+            tiering::Error::NoClasses { .. } => (
+                Exit::Failed,
+                Kind::Config,
+                hint("Take the section tiering out, or name a bucket."),
+            ),
+            tiering::Error::Gone { .. } => {
+                (Exit::Failed, Kind::NotFound, hint("`pgkeep info` shows which backups there are."))
+            }
+        };
+        Self::of(&error, advice)
+    }
+}
+
+/// What a room of tiering says about a repository, named.
+pub fn failed(name: &str, error: tiering::Error) -> Failure {
+    match error {
+        tiering::Error::Repo(source) => wiring::Error::of_repository(name, source).into(),
+        other => other.into(),
+    }
+}
+
+/// What of a backup has to be thawed before it is read; nothing where no object can be cold.
+pub fn find(
+    ctx: &Ctx,
+    settings: &RepositorySettings,
+    repository: &Repository,
+    place: &Place,
+    id: &BackupId,
+) -> Result<Cold, Failure> {
+    if !repository.store().has_classes() {
+        return Ok(Cold::default());
+    }
+    tiering::find_cold(ctx, repository, place, id).map_err(|error| failed(&settings.name, error))
+}
+
+/// For people; nothing where everything lies in storage that is read at once.
+pub fn text(id: &BackupId, cold: &Cold) -> Option<String> {
+    let packs = |count: u64| counted(usize::try_from(count).unwrap_or(usize::MAX), "pack");
+    let mut lines = Vec::new();
+    if cold.objects > 0 {
+        let (packs, bytes) = (packs(cold.objects), ByteSize(cold.bytes));
+        lines.push(format!(
+            "cold storage: {packs} ({bytes}) of what {id} needs must be thawed before they can be read"
+        ));
+    }
+    for class in &cold.classes {
+        let mut line =
+            format!("  {}: {} ({})", class.class, packs(class.objects), ByteSize(class.bytes));
+        if class.thawing > 0 {
+            line.push_str(&format!(", {} of them being thawed", class.thawing));
+        }
+        lines.push(line);
+        lines.extend(class.speeds.iter().map(|speed| {
+            format!("    --thaw {:<10} {}; {}", speed.speed, hours(speed), speed.price)
+        }));
+    }
+    if cold.thawed > 0 {
+        let until = cold.thawed_until.map_or_else(String::new, |until| {
+            format!(", the first of them until {}", moment(until))
+        });
+        lines.push(format!(
+            "cold storage: {} are thawed and can be read{until}",
+            packs(cold.thawed)
+        ));
+    }
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+fn hours(speed: &Speed) -> String {
+    let (least, most) = (speed.least.as_secs(), speed.most.as_secs());
+    match least == most {
+        true => format!("within {}", duration(most)),
+        false => format!("{} to {}", duration(least), duration(most)),
+    }
+}
+
+/// How long a thaw takes at most, as a rule.
+pub fn longest(cold: &Cold, wanted: Thaw) -> Duration {
+    let times = cold.packs.iter().filter_map(|pack| pack.state.class.thaw_time(wanted.speed));
+    times.map(|time| time.most).max().unwrap_or_default()
+}
+
+/// Asks for everything that is cold, and waits for it where that is wanted.
+pub fn thaw(
+    run: &Invocation,
+    settings: &RepositorySettings,
+    cold: &Cold,
+    (wanted, waits): (Thaw, bool),
+) -> Result<Readiness, Failure> {
+    let store = wiring::store(&run.ctx, settings, Access::ReadWrite)?;
+    let done = match waits {
+        true => tiering::thaw_and_wait(&run.ctx, store.as_ref(), cold, wanted),
+        false => tiering::thaw(&run.ctx, store.as_ref(), cold, wanted),
+    };
+    done.map_err(|error| failed(&settings.name, error))
+}
+
+/// How far a thaw is, for people.
+pub fn readiness_text(found: &Readiness) -> String {
+    let packs = |count: u64| counted(usize::try_from(count).unwrap_or(usize::MAX), "pack");
+    let mut text =
+        format!("{} can be read ({})", packs(found.readable), ByteSize(found.readable_bytes));
+    if let Some(until) = found.until {
+        text.push_str(&format!(", until {}", moment(until)));
+    }
+    if found.thawing > 0 {
+        text.push_str(&format!("; {} are being thawed", packs(found.thawing)));
+    }
+    if found.cold > 0 {
+        text.push_str(&format!("; {} are cold", packs(found.cold)));
+    }
+    text
+}
+
+/// What has to be done first, by the command that was typed.
+pub fn refusal(run: &Invocation, id: &BackupId, cold: &Cold) -> Failure {
+    let packs = counted(usize::try_from(cold.objects).unwrap_or(usize::MAX), "pack");
+    let speeds: Vec<String> = cold
+        .classes
+        .iter()
+        .flat_map(|class| class.speeds.iter().map(|speed| speed.speed.to_string()))
+        .collect();
+    let all_know = |speed: &str| {
+        cold.classes.iter().all(|class| {
+            class.speeds.is_empty() || class.speeds.iter().any(|own| own.speed.to_string() == speed)
+        })
+    };
+    let speed = speeds.iter().find(|speed| *speed == "standard" && all_know(speed));
+    let speed = speed.or_else(|| speeds.iter().find(|speed| all_know(speed)));
+    let speed = speed.map_or("standard", String::as_str);
+    let what = format!(
+        "{id} is in cold storage: {packs} ({}) must be thawed first; nothing was changed",
+        ByteSize(cold.bytes)
+    );
+    let hint = format!(
+        "To thaw, wait and restore: {} --thaw {speed}\nTo thaw ahead of time: pgkeep repository thaw {id}",
+        run.command_line()
+    );
+    with_details(
+        Failure { exit: Exit::Cold, kind: Kind::Environment, ..Failure::failed(what) },
+        cold,
+    )
+    .with_hint(hint)
+}
+
+/// What was asked for is on its way: the same command goes on.
+pub fn on_its_way(
+    run: &Invocation,
+    id: &BackupId,
+    cold: &Cold,
+    found: &Readiness,
+    wanted: Thaw,
+) -> Failure {
+    let what = format!("{id} is being thawed: {}", readiness_text(found));
+    let hint = format!(
+        "It can be read within {}. The same command goes on then: {}",
+        duration(longest(cold, wanted).as_secs()),
+        run.command_line()
+    );
+    with_details(
+        Failure { exit: Exit::Cold, kind: Kind::Environment, ..Failure::failed(what) },
+        cold,
+    )
+    .with_hint(hint)
+}
+
+fn with_details(mut failure: Failure, cold: &Cold) -> Failure {
+    failure.details.push(("cold", serde_json::json!(cold)));
+    failure
+}
