@@ -82,6 +82,8 @@ pub struct PlaceFacts {
     pub yearly: BTreeSet<BackupId>,
     /// Backups that are on their way out.
     pub going: BTreeMap<BackupId, Going>,
+    /// When the newest full of the cluster's other histories was complete: after an upgrade nobody adds to this one.
+    pub newer_elsewhere: Option<Timestamp>,
     /// Every pack that the store lists, by the backup or attempt that stored it.
     pub packs: BTreeMap<BackupId, Vec<ObjectMeta>>,
 }

@@ -6,7 +6,7 @@ use super::error::{Error, Result};
 use super::facts::{Going, InUse, Member, PlaceFacts, Running, StoreFacts};
 use super::plan::{TierPlan, plan_place};
 use super::policy::TierPolicy;
-use crate::base::{Ctx, side_by_side};
+use crate::base::{Ctx, Timestamp, side_by_side};
 use crate::repo::{BackupId, Backups, Place, Repository};
 use crate::storage::ObjectMeta;
 
@@ -44,15 +44,28 @@ pub fn plan_tiering(
         return Err(Error::NoClasses { location: store.location() });
     }
     let store = StoreFacts { has_versions: store.has_versions()?, has_locks: store.has_locks() };
+    let fulls = found.iter().map(|found| newest_full(found.backups)).collect::<Vec<_>>();
     let mut places = Vec::new();
-    for found in found {
-        let facts = facts(ctx, repository, found)?;
+    for (index, found) in found.into_iter().enumerate() {
+        let others = fulls.iter().enumerate().filter(|(other, _)| *other != index);
+        let newer = others.filter_map(|(_, full)| *full).max();
+        let facts = facts(ctx, repository, found, newer)?;
         places.push(plan_place(policy, ctx.clock.now(), store, &facts));
     }
     Ok(TierPlan { policy: policy.clone(), places })
 }
 
-fn facts(ctx: &Ctx, repository: &Repository, found: Found<'_>) -> Result<PlaceFacts> {
+fn newest_full(backups: &Backups) -> Option<Timestamp> {
+    let fulls = backups.complete.iter().filter(|backup| backup.parent.is_none());
+    fulls.map(|full| full.finished).max()
+}
+
+fn facts(
+    ctx: &Ctx,
+    repository: &Repository,
+    found: Found<'_>,
+    newer_elsewhere: Option<Timestamp>,
+) -> Result<PlaceFacts> {
     let Found { place, backups, running, in_use, monthly, yearly, going } = found;
     let members: Vec<Member> = backups.complete.iter().map(Member::of).collect();
     let unreadable = backups.unreadable.iter().filter_map(|(name, _)| name.parse().ok());
@@ -71,6 +84,7 @@ fn facts(ctx: &Ctx, repository: &Repository, found: Found<'_>) -> Result<PlaceFa
         monthly,
         yearly,
         going,
+        newer_elsewhere,
         packs,
     })
 }

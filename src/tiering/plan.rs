@@ -291,7 +291,8 @@ fn stays(
     if !members.iter().any(|member| member.id == *root) {
         return Some(Stays::Rootless);
     }
-    if newest.is_none_or(|newest| newest == root) {
+    let is_left = facts.newer_elsewhere.is_some_and(|full| full > finished(members));
+    if newest.is_none_or(|newest| newest == root) && !is_left {
         return Some(Stays::Last);
     }
     if members.iter().all(|member| facts.going.contains_key(&member.id)) {

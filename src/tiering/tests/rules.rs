@@ -42,6 +42,16 @@ fn a_chain_moves_whole_when_its_last_member_is_old_and_never_the_last_one() {
     assert_eq!(roots, [full(6), full(0), full(50)]);
 }
 
+/// After an upgrade nobody adds to the old history; one that a newer full elsewhere does not follow is not left yet.
+#[test]
+fn the_last_chain_of_a_history_that_was_left_moves() {
+    let mut facts = chains(&[&[0], &[3, 4]]);
+    facts.newer_elsewhere = Some(noon(4));
+    assert_eq!(stays(1000, &facts), [None, Some(Stays::Last)]);
+    facts.newer_elsewhere = Some(noon(5));
+    assert_eq!(stays(1000, &facts), [None, None]);
+}
+
 #[test]
 fn what_somebody_is_at_stays() {
     let old = || chains(&[&[0, 1], &[5]]);

@@ -39,6 +39,7 @@ pub fn empty() -> PlaceFacts {
         monthly: BTreeSet::new(),
         yearly: BTreeSet::new(),
         going: BTreeMap::new(),
+        newer_elsewhere: None,
         packs: BTreeMap::new(),
     }
 }
