@@ -22,6 +22,10 @@ pub const GOLDEN: [(&str, CipherChoice); 2] =
 pub const CHAINS: [(&str, CipherChoice); 2] =
     [("aes-chain", CipherChoice::Aes256Cbc), ("none-chain", CipherChoice::None)];
 
+/// With pins, records of expiry and leases beside the first ones.
+pub const RECORDS: [(&str, CipherChoice); 2] =
+    [("aes-records", CipherChoice::Aes256Cbc), ("none-records", CipherChoice::None)];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }

@@ -5,4 +5,5 @@ mod chain;
 mod damage;
 mod golden;
 mod reading;
+mod records;
 mod unpack;
