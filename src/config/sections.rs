@@ -367,6 +367,13 @@ impl RepositoryDraft {
             section.missing("encryption.cipher", &hint)
         })?;
         let s3 = self.s3.complete(&section, &url)?;
+        if self.tiering.is_some() && s3.is_none() {
+            return Err(section.conflict(
+                "a folder has no storage classes to which packs could move: take the section tiering out, or \
+                 name a bucket (s3://...)"
+                    .to_owned(),
+            ));
+        }
         Ok(RepositorySettings {
             name: self.name.name.clone(),
             url,

@@ -162,7 +162,7 @@ impl ThawSpeed {
 
 impl fmt::Display for ThawSpeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Bulk => "bulk",
             Self::Standard => "standard",
             Self::Expedited => "expedited",

@@ -45,13 +45,11 @@ fn check_says_which_settings_have_no_effect_yet() {
     let checked = site.config.run(["check"]).assert_code(14);
     assert!(!checked.stdout.contains("not carried out"), "{checked}");
     let config = site.config.toml(
-        "[repository.local.retention]\ndaily = 3\n[repository.local.tiering]\nafter = '35d'\n\
-         storage_class = 'GLACIER'\n[schedule]\nfull = '0 0 2 * * *'\n[daemon]\nlisten = '127.0.0.1:1'\n\
+        "[repository.local.retention]\ndaily = 3\n[schedule]\nfull = '0 0 2 * * *'\n[daemon]\nlisten = '127.0.0.1:1'\n\
          socket = '/run/pgkeep/other.sock'\nfallback = 'fail'\npush_jobs = 3",
     );
     let checked = config.run(["check"]).assert_code(14);
-    let told = "warn  configuration: repository.local.tiering.after, repository.local.tiering.storage_class, \
-                schedule.full, daemon.listen: not carried out by this version";
+    let told = "warn  configuration: schedule.full, daemon.listen: not carried out by this version";
     assert!(checked.stdout.contains(told), "{checked}");
 }
 

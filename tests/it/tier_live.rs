@@ -84,6 +84,15 @@ fn f089_a_cold_backup_is_refused_thawed_and_restored() {
     let again = config.run(["expire", "--json"]).assert_ok();
     let moved = &json(&again.stdout)["repositories"][0]["tiering"]["moved"];
     assert_eq!(moved["packs"], 0, "{again}");
+    // What would be removed has just come there, and is paid for all the same.
+    let mut narrow = config.pgkeep(["expire", "--dry-run"]);
+    narrow.env("PGKEEP_REPOSITORY__BUCKET__RETENTION__LAST", "0");
+    narrow.env("PGKEEP_REPOSITORY__BUCKET__RETENTION__DAILY", "0");
+    narrow.env("PGKEEP_REPOSITORY__BUCKET__RETENTION__WEEKLY", "0");
+    narrow.env("PGKEEP_REPOSITORY__BUCKET__RETENTION__MONTHLY", "0");
+    narrow.env("PGKEEP_REPOSITORY__BUCKET__RETENTION__WINDOW", "0s");
+    let early = run(&mut narrow).assert_ok();
+    assert_says(&early, &["leave GLACIER early: up to 90 days, ", "no rule keeps it"]);
     // What stays hot answers every question.
     assert_says(&config.run(["info"]).assert_ok(), &[&full, &diff, &last]);
     assert_says(&config.run(["check"]), &["All is well."]);

@@ -191,6 +191,24 @@ fn values_of_the_wrong_form_are_refused() {
     assert!(wrong.contains("repository.a.tiering.storage_class is missing"), "{wrong}");
     let wrong = message("[repository.a.tiering]\nyearly_class = \"DEEP_ARCHIVE\"");
     assert!(wrong.contains("repository.a.tiering.after is missing"), "{wrong}");
+    let wrong = repository_message(
+        "url = \"file:///x\"\nencryption.cipher = \"none\"\n\
+         tiering.after = \"35d\"\ntiering.storage_class = \"GLACIER\"",
+    );
+    assert!(wrong.contains("a folder has no storage classes"), "{wrong}");
+}
+
+#[test]
+fn prices_are_read_by_class() {
+    let text = "[cluster.main]\n[repository.a]\nurl = \"file:///x\"\nencryption.cipher = \"none\"\n\
+                [repository.a.prices]\ncurrency = \"EUR\"\nstandard = \"0.02\"\ndeep_archive = \"0.001\"";
+    let resolved = parse(text).unwrap().resolve(None, None).unwrap();
+    let prices = &resolved.repository().unwrap().prices;
+    assert_eq!((prices.currency.as_str(), prices.of_classes.len()), ("EUR", 2));
+    let month = prices.monthly(&StorageClass::DeepArchive, 1 << 40).unwrap();
+    assert_eq!(month.to_string(), "1.03", "1.024, rounded up");
+    let wrong = message("[repository.a.prices]\nglacier = \"cheap\"");
+    assert!(wrong.contains("repository.a.prices.glacier: \"cheap\" is not a price"), "{wrong}");
 }
 
 #[test]
