@@ -18,6 +18,11 @@ impl Answers {
     /// One more that failed; `told` is what programs get of it. The other repositories are worth asking all the same.
     pub fn fail(&mut self, run: &Invocation, told: Value, failure: Failure) {
         self.told.push(told);
+        self.failed(run, failure);
+    }
+
+    /// As [`Answers::fail`], of which programs are told otherwise.
+    pub fn failed(&mut self, run: &Invocation, failure: Failure) {
         match &self.first_failure {
             None => self.first_failure = Some(failure),
             Some(_) => failure.report(run.voice.format, run.voice.color),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::error::{Failure, Kind, of_repo};
 use super::exit::Exit;
+use super::hold::hold;
 use super::invocation::Invocation;
 use super::output::{counted, duration, moment};
 use crate::base::{ByteSize, Ctx};
@@ -12,6 +13,11 @@ use crate::repo::{BackupId, Place, Repository};
 use crate::storage::Thaw;
 use crate::tiering::{self, Cold, Readiness, Speed};
 use crate::wiring::{self, Access};
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// How long a backup is held at least after it could be read: a restore of it takes its time, and recovery.
+const HELD_MIN: Duration = Duration::from_hours(48);
 
 impl From<tiering::Error> for Failure {
     fn from(error: tiering::Error) -> Self {
@@ -24,11 +30,29 @@ impl From<tiering::Error> for Failure {
                 Kind::Config,
                 hint("Take the section tiering out, or name a bucket."),
             ),
+            tiering::Error::NotThawed { .. } => (
+                Exit::Cold,
+                Kind::Environment,
+                hint("The same command goes on waiting; ask the service why."),
+            ),
             tiering::Error::Gone { .. } => {
                 (Exit::Failed, Kind::NotFound, hint("`pgkeep info` shows which backups there are."))
             }
         };
         Self::of(&error, advice)
+    }
+}
+
+/// Only packs are moved by pgkeep, and thawed by it.
+pub fn hint_of(name: &str) -> &'static str {
+    match name.contains("/data/") {
+        true => {
+            "`pgkeep repository thaw` thaws a backup, `pgkeep restore --thaw standard` thaws, waits and restores."
+        }
+        false => {
+            "A rule of the bucket moved it (`pgkeep check` names it): thaw it with the provider's tools, then take the \
+                  rule away."
+        }
     }
 }
 
@@ -95,24 +119,47 @@ fn hours(speed: &Speed) -> String {
     }
 }
 
-/// How long a thaw takes at most, as a rule.
-pub fn longest(cold: &Cold, wanted: Thaw) -> Duration {
-    let times = cold.packs.iter().filter_map(|pack| pack.state.class.thaw_time(wanted.speed));
-    times.map(|time| time.most).max().unwrap_or_default()
+/// That every class knows a thaw of that speed: before anybody is asked.
+pub fn require_speed(
+    settings: &RepositorySettings,
+    cold: &Cold,
+    wanted: Thaw,
+) -> Result<(), Failure> {
+    tiering::require_speed(cold, wanted.speed).map_err(|error| failed(&settings.name, error))
 }
 
-/// Asks for everything that is cold, and waits for it where that is wanted.
-pub fn thaw(
+/// Whether a thaw of everything is under way, so that nobody need be asked for it.
+pub fn is_asked_for(cold: &Cold) -> bool {
+    cold.classes.iter().all(|class| class.thawing == class.objects)
+}
+
+/// Asks for everything that is cold. What is asked for is paid for: the backup is held as long as the thawed copies
+/// stay, whatever becomes of this process.
+pub fn ask(
+    run: &Invocation,
+    (settings, place): (&RepositorySettings, &Place),
+    (id, cold): (&BackupId, &Cold),
+    wanted: Thaw,
+) -> Result<Readiness, Failure> {
+    let (held, _) = hold(run, settings, place, id, "thaw")?;
+    let store = wiring::store(&run.ctx, settings, Access::ReadWrite)?;
+    let asked = tiering::thaw(&run.ctx, store.as_ref(), cold, wanted);
+    if let (Some(held), false) = (held, matches!(&asked, Err(tiering::Error::NoSpeed { .. }))) {
+        let days = HELD_MIN.max(DAY * u32::from(wanted.days));
+        held.stay_for(cold.longest(wanted) + days);
+    }
+    asked.map_err(|error| failed(&settings.name, error))
+}
+
+/// Waits for what was asked for.
+pub fn wait(
     run: &Invocation,
     settings: &RepositorySettings,
     cold: &Cold,
-    (wanted, waits): (Thaw, bool),
+    (wanted, asked): (Thaw, Readiness),
 ) -> Result<Readiness, Failure> {
     let store = wiring::store(&run.ctx, settings, Access::ReadWrite)?;
-    let done = match waits {
-        true => tiering::thaw_and_wait(&run.ctx, store.as_ref(), cold, wanted),
-        false => tiering::thaw(&run.ctx, store.as_ref(), cold, wanted),
-    };
+    let done = tiering::wait_for_thaw(&run.ctx, store.as_ref(), cold, (wanted, asked));
     done.map_err(|error| failed(&settings.name, error))
 }
 
@@ -153,9 +200,12 @@ pub fn refusal(run: &Invocation, id: &BackupId, cold: &Cold) -> Failure {
         "{id} is in cold storage: {packs} ({}) must be thawed first; nothing was changed",
         ByteSize(cold.bytes)
     );
+    // What was typed may have asked for it, and something has moved since.
+    let line = run.command_line();
+    let line = if line.contains(" --thaw ") { line } else { format!("{line} --thaw {speed}") };
     let hint = format!(
-        "To thaw, wait and restore: {} --thaw {speed}\nTo thaw ahead of time: pgkeep repository thaw {id}",
-        run.command_line()
+        "To thaw, wait and restore: {line}\nTo thaw ahead of time: {}",
+        run.same_place(&format!("repository thaw {id}"))
     );
     with_details(
         Failure { exit: Exit::Cold, kind: Kind::Environment, ..Failure::failed(what) },
@@ -173,11 +223,12 @@ pub fn on_its_way(
     wanted: Thaw,
 ) -> Failure {
     let what = format!("{id} is being thawed: {}", readiness_text(found));
-    let hint = format!(
-        "It can be read within {}. The same command goes on then: {}",
-        duration(longest(cold, wanted).as_secs()),
-        run.command_line()
-    );
+    let longest = cold.longest(wanted).as_secs();
+    let when = match longest {
+        0 => "It can be read when the service has brought it back".to_owned(),
+        seconds => format!("It can be read within {}", duration(seconds)),
+    };
+    let hint = format!("{when}. The same command goes on then: {}", run.command_line());
     with_details(
         Failure { exit: Exit::Cold, kind: Kind::Environment, ..Failure::failed(what) },
         cold,

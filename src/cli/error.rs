@@ -393,10 +393,8 @@ fn of_storage(error: &storage::Error) -> Advice {
             let next = "The keys region and url must name one place; a bucket never moves.";
             (Exit::Failed, Kind::Config, hint(next))
         }
-        storage::Error::Cold { .. } => {
-            let next = "It must be thawed before it can be read: `pgkeep repository thaw` does that for a backup, \
-                        `pgkeep restore --thaw standard` thaws, waits and restores.";
-            (Exit::Cold, Kind::Environment, hint(next))
+        storage::Error::Cold { key } => {
+            (Exit::Cold, Kind::Environment, hint(super::cold::hint_of(key.as_str())))
         }
         storage::Error::Unsupported { .. } => {
             let next = "docs/s3.md lists what a server must be able to do.";

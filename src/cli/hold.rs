@@ -1,9 +1,12 @@
 //! Keeps expiry, wherever it runs, from removing a backup that is read.
 
+use chrono::TimeDelta;
+
 use super::error::Failure;
 use super::invocation::Invocation;
 use crate::config::RepositorySettings;
 use crate::repo::{self, BackupId, Keep, KeptUp, LeaseRequest, Place, Scope};
+use crate::tiering::{self, Way};
 use crate::wiring::{self, Access};
 
 /// Says in the repository that a backup is used; what expiry decided last. No lease where the repository cannot be
@@ -50,6 +53,16 @@ pub fn hold(
     if kept.is_removing(id) {
         return Err(failed(repo::Error::Expiring { id: id.to_string() }));
     }
-    opened.repository.summary(place, id).map_err(failed)?;
+    let summary = opened.repository.summary(place, id).map_err(failed)?;
+    let tiering = settings.tiering.as_ref().filter(|tiering| tiering.way == Way::Tag);
+    let is_old = |after| {
+        TimeDelta::from_std(after).is_ok_and(|after| summary.finished + after <= ctx.clock.now())
+    };
+    // The bucket knows nothing of leases.
+    if tiering.is_some_and(|tiering| is_old(tiering.after))
+        && let Err(error) = tiering::take_back_tags(ctx, &opened.repository, place, id)
+    {
+        ctx.warn(format!("{id} may be tagged for colder storage, and its tags cannot be taken back ({error}): it may get cold meanwhile"));
+    }
     Ok((Some(lease), kept.newest))
 }

@@ -44,6 +44,21 @@ impl Invocation {
         words.collect::<Vec<_>>().join(" ")
     }
 
+    /// Another command about the same repository, as it is typed.
+    #[must_use]
+    pub fn same_place(&self, command: &str) -> String {
+        let config = self.global.config.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let flags = [
+            ("--config", config.as_ref()),
+            ("--cluster", self.global.cluster.as_ref()),
+            ("--repository", self.global.repository.as_ref()),
+        ];
+        let flags = flags
+            .into_iter()
+            .filter_map(|(flag, value)| Some(format!(" {flag} {}", restore::shell_word(value?))));
+        format!("pgkeep{} {command}", flags.collect::<String>())
+    }
+
     /// The configuration, its warnings told.
     pub fn settings(&self) -> Result<Settings, Failure> {
         let settings = wiring::settings(self.global.config.as_deref())?;

@@ -5,10 +5,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::layout::Place;
 use crate::base::Ctx;
-use crate::storage::{ObjectStore, StorageClass};
+use crate::storage::{self, ObjectStore, StorageClass};
 
 /// How many names a page has.
 const PAGE: usize = 1000;
@@ -120,10 +120,12 @@ pub struct Usage {
     pub objects: BTreeMap<Held, Holding>,
     /// Older versions, and those of removed objects: they are paid for, and no list of objects shows them.
     pub versions: BTreeMap<Held, Holding>,
+    /// Whether versions are told to this account.
+    pub are_versions_known: bool,
     /// Marks of removed objects.
     pub markers: u64,
-    /// What writers left that were killed, or are at work.
-    pub unfinished: u64,
+    /// What writers left that were killed, or are at work; nothing where that is not told to this account.
+    pub unfinished: Option<u64>,
 }
 
 impl Usage {
@@ -146,9 +148,13 @@ impl Usage {
                 _ => break,
             }
         }
-        usage.unfinished = store.unfinished()?.len() as u64;
+        usage.unfinished = told(store.unfinished())?.map(|found| found.len() as u64);
+        usage.are_versions_known = true;
         if store.has_versions()? {
-            usage.add_versions(ctx, store)?;
+            match usage.add_versions(ctx, store) {
+                Err(Error::Storage(error)) if is_untold(&error) => usage.are_versions_known = false,
+                done => done?,
+            }
         }
         Ok(usage)
     }
@@ -171,6 +177,18 @@ impl Usage {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+/// Rights on the bucket that a reader or writer may lack.
+fn is_untold(error: &storage::Error) -> bool {
+    matches!(error, storage::Error::Forbidden { .. } | storage::Error::Unsupported { .. })
+}
+
+fn told<T>(answer: storage::Result<T>) -> Result<Option<T>> {
+    match answer {
+        Err(error) if is_untold(&error) => Ok(None),
+        answer => Ok(Some(answer?)),
     }
 }
 

@@ -136,6 +136,12 @@ impl Error {
         move |source| Self::File { action, path, source }
     }
 
+    /// Whether something lies in cold storage that had to be read.
+    #[must_use]
+    pub fn is_cold(&self) -> bool {
+        matches!(self, Self::Repository(repo::Error::Storage(crate::storage::Error::Cold { .. })))
+    }
+
     /// Whether this is only the echo of a cancellation.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {

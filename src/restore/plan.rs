@@ -223,10 +223,6 @@ pub fn plan_chosen(
     let (archived, told) = delta::prepare(ctx, options, &opened, look_in, &mut ground)?;
     warnings.extend(told);
     let options = &as_found(options, &ground);
-    warnings.extend(configured(options, &opened, &mut external)?);
-    let files = ServerFiles::of(&opened, &external)?;
-    let raised = raised(&files, &settings_of(&opened)?, &replayed.parameters);
-    warnings.extend(raised.iter().map(Raised::warning));
     let wal_bytes = way.run.count().saturating_mul(archive.segment_size().bytes().into());
     let over = ground.delta.as_ref().map(|delta| &delta.inventory);
     let space = space::spaces(ctx, options, &opened, &tablespaces, (over, wal_bytes))?;
@@ -234,6 +230,11 @@ pub fn plan_chosen(
     if ground.continues.is_none() {
         warnings.extend(space::check(&space)?);
     }
+    // From here on packs are read: what is wrong with the target shows before a cold one has to be thawed.
+    warnings.extend(configured(options, &opened, &mut external)?);
+    let files = ServerFiles::of(&opened, &external)?;
+    let raised = raised(&files, &settings_of(&opened)?, &replayed.parameters);
+    warnings.extend(raised.iter().map(Raised::warning));
     let server = &summary.server;
     let major = MajorVersion::from_server_version_num(server.version_num)
         .map_err(|source| Error::Postgres { what: "the backup's server", source })?;

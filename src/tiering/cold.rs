@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use super::error::{Error, Result};
 use super::gather::list_packs;
+use super::policy::CLASS_TAG;
 use crate::base::{Ctx, Event, Stage, Timestamp, side_by_side};
 use crate::repo::{BackupId, Manifest, Place, Repository};
 use crate::storage::{
-    Availability, ObjectClass, ObjectKey, ObjectStore, StorageClass, Thaw, ThawSpeed,
+    Availability, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, StorageClass, Thaw, ThawSpeed,
 };
 
 /// A pack that cannot be read now, or only for a while.
@@ -142,18 +143,10 @@ fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
 /// # Errors
 /// As [`Repository::open_backup`].
 pub fn find_cold(ctx: &Ctx, repository: &Repository, place: &Place, id: &BackupId) -> Result<Cold> {
-    let opened = repository.open_backup(place, id)?;
-    let named = named(place, opened.chain());
-    let owners: Vec<&BackupId> = named.keys().collect();
-    let listed = side_by_side(&owners, |owner| {
-        ctx.cancel.check()?;
-        Ok::<_, Error>(list_packs(repository, place, owner)?)
-    })?;
-    let listed = listed.into_iter().flatten();
-    let may_be_cold = listed.filter(|meta| {
+    let named = packs_needed(ctx, repository, place, id)?;
+    let may_be_cold = named.into_iter().filter(|meta| {
         let class = meta.class.clone().unwrap_or_default();
-        let is_named = named.values().any(|keys| keys.contains(&meta.key));
-        is_named && (class.needs_thaw() || class == StorageClass::IntelligentTiering)
+        class.needs_thaw() || class == StorageClass::IntelligentTiering
     });
     let may_be_cold: Vec<_> = may_be_cold.collect();
     let store = repository.store();
@@ -162,6 +155,46 @@ pub fn find_cold(ctx: &Ctx, repository: &Repository, place: &Place, id: &BackupI
         Ok::<_, Error>((meta.key.clone(), meta.size, store.class(&meta.key)?))
     })?;
     Ok(cold_of(states, ctx.clock.now()))
+}
+
+/// The packs that a backup and what it stands on name, as they are listed.
+fn packs_needed(
+    ctx: &Ctx,
+    repository: &Repository,
+    place: &Place,
+    id: &BackupId,
+) -> Result<Vec<ObjectMeta>> {
+    let opened = repository.open_backup(place, id)?;
+    let named = named(place, opened.chain());
+    let owners: Vec<&BackupId> = named.keys().collect();
+    let listed = side_by_side(&owners, |owner| {
+        ctx.cancel.check()?;
+        Ok::<_, Error>(list_packs(repository, place, owner)?)
+    })?;
+    let listed = listed.into_iter().flatten();
+    Ok(listed.filter(|meta| named.values().any(|keys| keys.contains(&meta.key))).collect())
+}
+
+/// Takes back the tags of packs that have not moved yet: whoever reads them must not meet them cold. How many. Two requests
+/// for each. The next tiering tags them again.
+///
+/// # Errors
+/// As the store's.
+pub fn take_back_tags(
+    ctx: &Ctx,
+    repository: &Repository,
+    place: &Place,
+    id: &BackupId,
+) -> Result<u64> {
+    let packs = packs_needed(ctx, repository, place, id)?;
+    let is_hot = |meta: &&ObjectMeta| !meta.class.clone().unwrap_or_default().needs_thaw();
+    let hot: Vec<&ObjectMeta> = packs.iter().filter(is_hot).collect();
+    side_by_side(&hot, |meta| {
+        ctx.cancel.check()?;
+        let none = StorageClass::Standard;
+        Ok::<_, Error>(repository.store().tag(&meta.key, CLASS_TAG, none.name())?)
+    })?;
+    Ok(hot.len() as u64)
 }
 
 /// The packs that a chain names, by the backup or attempt that stored them.
@@ -232,7 +265,10 @@ impl Readiness {
 }
 
 /// That every class knows a thaw of that speed.
-fn require_speed(cold: &Cold, speed: ThawSpeed) -> Result<()> {
+///
+/// # Errors
+/// [`Error::NoSpeed`].
+pub fn require_speed(cold: &Cold, speed: ThawSpeed) -> Result<()> {
     for class in cold.classes.iter().filter(|class| class.class.needs_thaw()) {
         if !class.speeds.iter().any(|known| known.speed == speed) {
             let known = class.speeds.iter().map(|known| known.speed).collect();
@@ -276,7 +312,7 @@ pub fn poll(ctx: &Ctx, store: &dyn ObjectStore, cold: &Cold) -> Result<Readiness
     Ok(Readiness::of(&states, ctx.clock.now()))
 }
 
-fn states(
+pub(super) fn states(
     ctx: &Ctx,
     cold: &Cold,
     ask: impl Fn(&ColdPack) -> crate::storage::Result<Availability> + Sync,

@@ -64,16 +64,19 @@ pub struct OldVersions {
 }
 
 /// What it costs to remove or move objects now, in days of storage that is paid for all the same. Where the store does
-/// not tell since when an object is in its class, all days count.
+/// not tell since when an object is in its class, all days count: so it is with what rules of the bucket move, for the
+/// time that a list tells stays that of the put.
 #[must_use]
 pub fn early_removal<'a>(
     objects: impl IntoIterator<Item = &'a ObjectMeta>,
     now: Timestamp,
+    way: Way,
 ) -> Vec<Early> {
     let mut found: Vec<Early> = Vec::new();
     for meta in objects {
         let Some(class) = &meta.class else { continue };
-        let days = days_left(class, meta.stored, now);
+        let stored = meta.stored.filter(|_| way == Way::Copy);
+        let days = days_left(class, stored, now);
         if days == 0 {
             continue;
         }
@@ -130,7 +133,7 @@ impl Costs {
             }
         }
         minimum.sort_by_key(|stay| stay.class.coldness());
-        let early = early_removal(moves.map(|each| &each.meta), now);
+        let early = early_removal(moves.map(|each| &each.meta), now, way);
         let by_rule = way == Way::Tag;
         // What a rule moves stays the same version.
         let old_versions = versions.filter(|_| requests > 0 && !by_rule);

@@ -26,6 +26,12 @@ pub enum Error {
         /// How many.
         packs: u64,
     },
+    /// It takes much longer than such a thaw should.
+    #[error("{packs} packs are not thawed yet, much later than they should be")]
+    NotThawed {
+        /// How many.
+        packs: u64,
+    },
     /// A class has no thaw of that speed.
     #[error(
         "{class} knows no {speed} thaw; it knows {}",

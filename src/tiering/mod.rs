@@ -21,9 +21,10 @@ mod transition;
 #[cfg(test)]
 mod tests;
 
-pub use awaited::thaw_and_wait;
+pub use awaited::wait_for_thaw;
 pub use cold::{
-    Cold, ColdClass, ColdPack, PackState, Readiness, Speed, cold_of, find_cold, poll, thaw,
+    Cold, ColdClass, ColdPack, PackState, Readiness, Speed, cold_of, find_cold, poll,
+    require_speed, take_back_tags, thaw,
 };
 pub use costs::{Costs, Early, MinimumStay, OldVersions, early_removal};
 pub use error::{Error, Result};

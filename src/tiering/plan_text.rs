@@ -97,7 +97,7 @@ impl fmt::Display for Costs {
             if old.locked {
                 "their locks end and they are removed"
             } else {
-                "they are removed by a lifecycle rule or by expire"
+                "a lifecycle rule of the bucket ends them"
             }
         )
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::error::{Error, Result};
 use super::plan::{ChainPlan, Move, TierPlan};
 use super::policy::{CLASS_TAG, Way};
-use crate::base::{Ctx, Event, Stage, side_by_side};
+use crate::base::{AT_ONCE, Ctx, Event, Stage, side_by_side};
 use crate::repo::{self, BackupId, KeptUp, Place, Repository, Scope};
 use crate::storage::{self, ObjectStore as _};
 
@@ -52,17 +52,8 @@ pub fn execute(
     let mut moved = Moved { by_tag: way == Way::Tag, ..Moved::default() };
     for place in &plan.places {
         for chain in place.chains.iter().filter(|chain| !chain.moves.is_empty()) {
-            lease.require(ctx)?;
-            match begun_since(ctx, repository, &place.place, chain)? {
-                None => {
-                    let at = (&place.place, chain, way);
-                    move_chain(ctx, repository, at, lease, &mut moved)?;
-                }
-                Some(by) => {
-                    ctx.note(format!("{} stays where it is: {by}", chain.root));
-                    moved.passed.push((chain.root.clone(), by));
-                }
-            }
+            let at = (&place.place, chain, way);
+            move_chain(ctx, repository, at, lease, &mut moved)?;
         }
     }
     event(Event::End { stage: Stage::Tier });
@@ -100,6 +91,8 @@ enum Outcome {
     Cold,
 }
 
+/// A few packs at a time, and before each few who uses the chain: a chain may take hours, and whoever begins to read it
+/// meanwhile waits for those that have moved, not for all.
 fn move_chain(
     ctx: &Ctx,
     repository: &Repository,
@@ -107,9 +100,31 @@ fn move_chain(
     lease: &KeptUp,
     moved: &mut Moved,
 ) -> Result<()> {
+    for few in chain.moves.chunks(AT_ONCE) {
+        if let Some(by) = begun_since(ctx, repository, place, chain)? {
+            ctx.note(format!("{} stays where it is: {by}", chain.root));
+            moved.passed.push((chain.root.clone(), by));
+            return Ok(());
+        }
+        let done = move_few(ctx, repository, (place, way, few), lease, moved);
+        if done.is_err() {
+            told_partly(ctx, chain, moved);
+        }
+        done?;
+    }
+    Ok(())
+}
+
+fn move_few(
+    ctx: &Ctx,
+    repository: &Repository,
+    (place, way, few): (&Place, Way, &[Move]),
+    lease: &KeptUp,
+    moved: &mut Moved,
+) -> Result<()> {
     // Those that were moved count although another one failed.
     let (packs, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-    let outcomes = side_by_side(&chain.moves, |each| {
+    let outcomes = side_by_side(few, |each| {
         ctx.cancel.check()?;
         lease.require(ctx)?;
         let outcome = move_pack(ctx, repository, (place, way), each)?;
@@ -122,7 +137,7 @@ fn move_chain(
     });
     moved.packs += packs.into_inner();
     moved.bytes += bytes.into_inner();
-    for outcome in outcomes.inspect_err(|_| told_partly(ctx, chain, moved))? {
+    for outcome in outcomes? {
         match outcome {
             Outcome::Moved(_) => {}
             Outcome::Vanished => moved.vanished += 1,

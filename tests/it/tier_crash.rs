@@ -294,7 +294,11 @@ fn a_thaw_is_waited_for() {
     assert!(cold.objects > 0, "{cold:?}");
     let wanted = storage::Thaw { days: 1, speed: storage::ThawSpeed::Bulk };
     let before = ctx.clock.now();
-    let ready = tiering::thaw_and_wait(ctx, store, &cold, wanted).unwrap();
+    let wait = |cold| {
+        let asked = tiering::thaw(ctx, store, cold, wanted)?;
+        tiering::wait_for_thaw(ctx, store, cold, (wanted, asked))
+    };
+    let ready = wait(&cold).unwrap();
     assert!(ready.is_complete() && ready.readable == cold.objects, "{ready:?}");
     let took = ctx.clock.now() - before;
     assert!((TimeDelta::hours(12)..TimeDelta::hours(13)).contains(&took), "{took}");
@@ -302,10 +306,10 @@ fn a_thaw_is_waited_for() {
     // A pack that is gone is not waited for.
     world.pass(TimeDelta::days(3));
     store.delete(&cold.packs[0].key).unwrap();
-    let gone = tiering::thaw_and_wait(ctx, store, &cold, wanted).unwrap_err();
+    let gone = wait(&cold).unwrap_err();
     assert!(matches!(gone, Error::Gone { packs: 1 }), "{gone}");
     let other = world.complete()[1].id.clone();
     let cold = tiering::find_cold(ctx, repository, &world.place, &other).unwrap();
     world.ctx.cancel.cancel();
-    tiering::thaw_and_wait(ctx, store, &cold, wanted).unwrap_err();
+    wait(&cold).unwrap_err();
 }

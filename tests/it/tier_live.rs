@@ -118,12 +118,20 @@ fn f089_a_cold_backup_is_refused_thawed_and_restored() {
     assert!(!to.exists(), "{refused}");
     let planned = json(&run(&mut restore(&["--dry-run", "--json"])).assert_ok().stdout);
     assert!(planned["cold"]["objects"].as_u64() >= Some(2), "{planned}");
+    // What is wrong with the target shows before anything is asked for and paid.
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(to.join("photo"), "of somebody").unwrap();
+    site.s3.reset_counts();
+    run(&mut restore(&["--thaw", "bulk", "--no-wait"])).assert_code(15);
+    run(&mut restore(&["--dry-run"])).assert_code(15);
+    assert_eq!(site.s3.requests("RestoreObject"), 0);
+    std::fs::remove_dir_all(&to).unwrap();
     let asked = run(&mut restore(&["--thaw", "bulk", "--no-wait"])).assert_code(16);
     assert_says(&asked, &["is being thawed", "The same command goes on then"]);
     assert!(!to.exists());
     // While it is thawed it stays where it is and is not removed.
     let kept = config.run(["expire", "--dry-run"]).assert_ok();
-    assert_says(&kept, &["in use by restore", "stays: in use by restore"]);
+    assert_says(&kept, &["in use by thaw", "stays: in use by thaw"]);
 
     // One that waits goes on when the service is ready.
     let waiting = start(&mut restore(&["--thaw", "standard"]));
@@ -177,7 +185,7 @@ fn f089_a_backup_is_thawed_ahead_of_a_restore() {
 #[test]
 fn packs_are_tagged_for_the_buckets_own_rules() {
     let Some(server) = Server::main() else { return };
-    let (site, _) = site(&server, TestS3::builder().start());
+    let (site, [full, ..]) = site(&server, TestS3::builder().start());
     let config = site.config.toml(&RULES.replace("thaw_days = 3", "by = 'tag'"));
     let printed = json(&config.run(["repository", "lifecycle"]).assert_ok().stdout);
     let rule = &printed["Rules"][0];
@@ -192,6 +200,19 @@ fn packs_are_tagged_for_the_buckets_own_rules() {
     // Until the rules have done it, nobody tags twice.
     config.run(["expire"]).assert_ok();
     assert_eq!(site.s3.requests("PutObjectTagging"), tagged);
+    // Who reads takes the tags back: the bucket knows nothing of leases.
+    let to = site.scratch.join("tagged");
+    let mut command =
+        config.pgkeep(["restore", "--yes", "--backup", &full, "--target-immediate", "--to"]);
+    run(command.arg(&to)).assert_ok();
+    let own = site.s3.keys().into_iter().filter(|key| key.contains(&format!("/data/{full}/")));
+    for key in own {
+        assert_eq!(
+            site.s3.tags(&key),
+            [("pgkeep-class".to_owned(), "STANDARD".to_owned())],
+            "{key}"
+        );
+    }
 }
 
 /// Age does not tell which backup needs which WAL.

@@ -34,14 +34,18 @@ pub fn look(
     };
     // A mismatch is said in the words of the refusal that init gives.
     let facts = bucket.require_region().and_then(|_| bucket.bucket_facts());
-    match facts {
-        Ok(facts) => place(bucket.options().region.as_deref(), &facts, findings),
+    let is_versioned = match facts {
+        Ok(facts) => {
+            place(bucket.options().region.as_deref(), &facts, findings);
+            facts.is_versioned
+        }
         Err(error) => {
             findings.failure("bucket", error.into());
             return None;
         }
-    }
-    super::lifecycle::look(settings, bucket.lifecycle_rules(), findings);
+    };
+    let rules = bucket.lifecycle_rules();
+    super::lifecycle::look(settings, rules, is_versioned, findings);
     let random = hex::encode(&entropy::random::<16>(run.ctx.entropy.as_ref()));
     match bucket.rights(&layout::descriptor(), &layout::probe(&random)) {
         Ok(rights) => {

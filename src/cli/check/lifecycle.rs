@@ -13,6 +13,7 @@ const CHECK: &str = "lifecycle rules";
 pub fn look(
     settings: &RepositorySettings,
     found: storage::Result<Option<Vec<BucketRule>>>,
+    is_versioned: Option<bool>,
     findings: &mut Findings,
 ) {
     let rules = match found {
@@ -39,6 +40,13 @@ pub fn look(
         );
         findings.warn(CHECK, found, "Add the rules that `pgkeep repository lifecycle` prints.");
     }
+    let copies = settings.tiering.as_ref().is_some_and(|tiering| tiering.way == Way::Copy);
+    if copies && is_versioned == Some(true) && !rules.iter().any(|rule| rule.ends_versions) {
+        is_sound = false;
+        let found = "none ends older versions: each pack that tiering copies leaves one, which is paid for for good";
+        let todo = "Add a rule with NoncurrentVersionExpiration (docs/s3.md), or write tiering.by = \"tag\".";
+        findings.warn(CHECK, found, todo);
+    }
     if is_sound {
         findings.ok(CHECK, "none that removes objects of the repository, or makes them unreadable");
     }
@@ -47,8 +55,9 @@ pub fn look(
 /// What a rule would do to objects of the repository, and what to do about it.
 fn harm(rule: &BucketRule) -> Option<(String, &'static str)> {
     let is_by_tag = rule.tags.iter().any(|(name, _)| name == CLASS_TAG);
-    let is_for_trifles = ["lease/", "probe/"].iter().any(|own| rule.prefix.starts_with(own));
-    if is_by_tag && !rule.removes || is_for_trifles {
+    // Nothing of pgkeep's has another tag; and probes are of no worth.
+    let is_elsewhere = !rule.tags.is_empty() && !is_by_tag || rule.prefix.starts_with("probe/");
+    if is_by_tag && !rule.removes || is_elsewhere {
         return None;
     }
     if rule.removes {
@@ -68,7 +77,9 @@ fn harm(rule: &BucketRule) -> Option<(String, &'static str)> {
 
 fn moves_tagged(rules: &[BucketRule], class: &StorageClass) -> bool {
     let tag = (CLASS_TAG.to_owned(), class.name().to_owned());
-    rules.iter().any(|rule| rule.tags == [tag.clone()] && rule.moves_to.contains(class))
+    rules.iter().any(|rule| {
+        rule.prefix.is_empty() && rule.tags == [tag.clone()] && rule.moves_to.contains(class)
+    })
 }
 
 #[cfg(test)]
@@ -81,6 +92,7 @@ mod tests {
             prefix: prefix.into(),
             tags: tag.into_iter().map(|class| (CLASS_TAG.to_owned(), class.to_owned())).collect(),
             removes: to.is_none(),
+            ends_versions: false,
             moves_to: to.into_iter().collect(),
         }
     }
@@ -97,6 +109,10 @@ mod tests {
         );
         assert_eq!(harm(&rule("", None, Some(StandardIa))), None, "it can be read");
         assert_eq!(harm(&rule("probe/", None, None)), None);
+        assert!(harm(&rule("lease/", None, None)).is_some(), "what is in use is told there");
+        let foreign =
+            BucketRule { tags: vec![("temp".into(), "yes".into())], ..rule("", None, None) };
+        assert_eq!(harm(&foreign), None);
         assert_eq!(harm(&rule("", Some("GLACIER"), Some(Glacier))), None);
         assert!(harm(&rule("", Some("GLACIER"), None)).is_some());
         let own = rule("", Some("GLACIER"), Some(Glacier));

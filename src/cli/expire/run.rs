@@ -40,12 +40,15 @@ pub fn expire(run: &Invocation, args: &ExpireArgs) -> Result<Exit, Failure> {
     let mut is_sound = true;
     for settings in resolved.repositories.iter().filter(meant) {
         let name = &settings.name;
-        match expire_in(run, args, &resolved, settings) {
+        match expire_in(run, args, &resolved, settings, false) {
             Ok(expired) => {
                 is_sound &= warn_of(run, name, &expired);
                 match args.json {
                     true => answers.told.push(as_json(name, &expired)),
                     false => print(&as_text(name, &expired))?,
+                }
+                if let Tiered::Failed(failure) = expired.tiered {
+                    answers.failed(run, *failure);
                 }
             }
             Err(failure) => {
@@ -80,13 +83,10 @@ pub fn after_backup(
         return Ok(());
     }
     let args = ExpireArgs { dry_run: false, yes: false, json: false };
-    let expired = expire_in(run, &args, resolved, settings)?;
+    let expired = expire_in(run, &args, resolved, settings, true)?;
     warn_of(run, &settings.name, &expired);
     if let Some((_, freed)) = expired.done {
         run.ctx.note(format!("expire: {}", freed_text(&freed)));
-    }
-    if let Some(told) = expired.tiered.told() {
-        run.ctx.note(told);
     }
     Ok(())
 }
@@ -97,6 +97,7 @@ fn expire_in(
     args: &ExpireArgs,
     resolved: &Resolved,
     settings: &RepositorySettings,
+    is_after_backup: bool,
 ) -> Result<Expired, Failure> {
     run.ctx.cancel.check().map_err(crate::repo::Error::from)?;
     let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
@@ -127,7 +128,11 @@ fn expire_in(
             (plan, removed, Freed::default())
         }
     };
-    let tiered = tier::carry_out(ctx, repository, settings, &plan, &host)?;
+    // A backup does not wait for copies of old ones.
+    let tiered = match is_after_backup {
+        true => Tiered::NoRules,
+        false => tier::carry_out(ctx, repository, settings, &plan, &host),
+    };
     let done = Some((removed, freed));
     Ok(Expired { leftovers, plan, is_given, estimate: None, done, tiered })
 }

@@ -9,7 +9,7 @@ use crate::cli::output::counted;
 use crate::config::RepositorySettings;
 use crate::repo::{self, BackupId, LeaseRequest, Repository, Scope};
 use crate::retention::ExpirePlan;
-use crate::tiering::{self, Early, Moved, TierPlan};
+use crate::tiering::{self, Early, Moved, Stays, TierPlan, Way};
 use crate::wiring;
 
 /// What moves, or why nothing does.
@@ -20,6 +20,8 @@ pub(super) enum Tiered {
     NoRules,
     /// Somebody else is at it, in words.
     Held(String),
+    /// It did not get to its end; what was removed before is removed.
+    Failed(Box<Failure>),
     /// Carried out, where there is a result.
     Planned(TierPlan, Option<Moved>),
 }
@@ -55,11 +57,20 @@ fn planned(
     planned.map(Some).map_err(|error| failed(&settings.name, error))
 }
 
-/// Moves what is old, with what an expiry has just found. Who finds another at it leaves it to him.
-///
-/// # Errors
-/// As the store's; what was moved stays moved.
+/// Moves what is old, with what an expiry has just found. Who finds another at it leaves it to him. What was moved before
+/// a failure stays moved.
 pub(super) fn carry_out(
+    ctx: &Ctx,
+    repository: &Repository,
+    settings: &RepositorySettings,
+    expired: &ExpirePlan,
+    host: &str,
+) -> Tiered {
+    carried_out(ctx, repository, settings, expired, host)
+        .unwrap_or_else(|failure| Tiered::Failed(Box::new(failure)))
+}
+
+fn carried_out(
     ctx: &Ctx,
     repository: &Repository,
     settings: &RepositorySettings,
@@ -84,9 +95,13 @@ pub(super) fn carry_out(
         Err(held @ repo::Error::Held(_)) => return Ok(Tiered::Held(held.to_string())),
         Err(error) => return Err(failed(&settings.name, error.into())),
     };
-    let Some(plan) = planned(ctx, repository, settings, expired)? else {
+    let Some(mut plan) = planned(ctx, repository, settings, expired)? else {
         return Ok(Tiered::NoRules);
     };
+    // What was to be removed is.
+    for place in &mut plan.places {
+        place.chains.retain(|chain| chain.stays != Some(Stays::Going));
+    }
     let moved = tiering::execute(ctx, repository, &plan, &lease);
     let moved = moved.map_err(|error| failed(&settings.name, error))?;
     Ok(Tiered::Planned(plan, Some(moved)))
@@ -113,14 +128,15 @@ pub(super) fn early(
         let listed = tiering::packs_of(ctx, repository, &place.gathered.place, &gone);
         packs.extend(listed.map_err(|error| failed(&settings.name, error))?);
     }
-    Ok(tiering::early_removal(&packs, ctx.clock.now()))
+    let way = settings.tiering.as_ref().map_or(Way::Copy, |tiering| tiering.way);
+    Ok(tiering::early_removal(&packs, ctx.clock.now(), way))
 }
 
 impl Tiered {
     /// For people; nothing where no rule is written.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         match self {
-            Self::NoRules => None,
+            Self::NoRules | Self::Failed(_) => None,
             Self::Planned(plan, None) => Some(format!("{name}: {plan}")),
             Self::Planned(plan, Some(_)) => {
                 Some(format!("{name}: {plan}\n{name}: {}", self.told().unwrap_or_default()))
@@ -132,7 +148,7 @@ impl Tiered {
     /// What was done, in one line.
     pub(super) fn told(&self) -> Option<String> {
         match self {
-            Self::NoRules | Self::Planned(_, None) => None,
+            Self::NoRules | Self::Planned(_, None) | Self::Failed(_) => None,
             Self::Held(by) => Some(format!("tiering: left to somebody else: {by}")),
             Self::Planned(_, Some(moved)) => Some(format!("tiering: {}", moved_text(moved))),
         }
@@ -143,6 +159,7 @@ impl Tiered {
         match self {
             Self::NoRules => Value::Null,
             Self::Held(by) => json!({ "held_by": by }),
+            Self::Failed(failure) => json!({ "error": failure.json_error() }),
             Self::Planned(plan, moved) => json!({ "plan": plan, "moved": moved }),
         }
     }

@@ -39,7 +39,7 @@ fn rules(settings: &RepositorySettings, prefix: &str) -> Value {
     classes.dedup();
     let moves = classes.into_iter().map(|class| {
         json!({
-            "ID": format!("pgkeep-{class}"),
+            "ID": format!("pgkeep-{}-{class}", settings.name),
             "Status": "Enabled",
             "Filter": { "And": {
                 "Prefix": prefix,
@@ -49,7 +49,7 @@ fn rules(settings: &RepositorySettings, prefix: &str) -> Value {
         })
     });
     let unfinished = json!({
-        "ID": "pgkeep-unfinished-uploads",
+        "ID": format!("pgkeep-{}-unfinished-uploads", settings.name),
         "Status": "Enabled",
         "Filter": { "Prefix": prefix },
         "AbortIncompleteMultipartUpload": { "DaysAfterInitiation": 2 },

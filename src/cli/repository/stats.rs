@@ -109,11 +109,12 @@ fn as_text(settings: &RepositorySettings, usage: &Usage) -> String {
             count(usage.markers, "mark")
         ));
     }
-    if usage.unfinished > 0 {
-        total.push_str(&format!(
-            "; {} that did not end, or not yet",
-            count(usage.unfinished, "upload")
-        ));
+    if !usage.are_versions_known {
+        total
+            .push_str("; older versions are not told to these credentials (s3:ListBucketVersions)");
+    }
+    if let Some(unfinished) = usage.unfinished.filter(|count| *count > 0) {
+        total.push_str(&format!("; {} that did not end, or not yet", count(unfinished, "upload")));
     }
     lines.push(total);
     lines.push(match monthly(usage, prices) {
@@ -155,7 +156,7 @@ fn as_json(settings: &RepositorySettings, usage: &Usage) -> Value {
     json!({
         "repository": settings.name,
         "objects": rows(&usage.objects),
-        "older_versions": rows(&usage.versions),
+        "older_versions": usage.are_versions_known.then(|| rows(&usage.versions)),
         "marks_of_removal": usage.markers,
         "unfinished_uploads": usage.unfinished,
         "currency": prices.currency,

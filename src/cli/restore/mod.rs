@@ -2,6 +2,7 @@
 
 mod args;
 mod run;
+mod thaw;
 
 pub use args::{RestoreArgs, SpeedArg};
 pub(super) use run::confirm;

@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::args::{RestoreArgs, Switch};
+use super::thaw;
 use crate::base::ByteSize;
 use crate::cli::cold;
 use crate::cli::error::Failure;
@@ -21,10 +22,8 @@ use crate::cli::output::{duration, print, print_json, to_stderr};
 use crate::cli::own_place::why_not_own;
 use crate::config::{RepositorySettings, Resolved};
 use crate::pg::recovery::TargetAction;
-use crate::repo::{BackupId, KeptUp, Place, Repository};
-use crate::restore::{self, Archiving, Options, Outlook, Plan, RestoreCommand, Restored, Target};
-use crate::storage::Thaw;
-use crate::tiering::Cold;
+use crate::repo::{KeptUp, Place, Repository};
+use crate::restore::{self, Archiving, Options, Plan, RestoreCommand, Restored, Target};
 use crate::wiring::{self, Access};
 
 /// How long what was restored stays after the restore: its recovery reads WAL.
@@ -48,25 +47,26 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
     let (place, registration) =
         run.place_for_reading(&resolved, &settings.name, repository, args.epoch)?;
     let options = options(run, args, &resolved, repository, &place)?;
-    let chosen = restore::choose_backup(&run.ctx, &options, (repository, &place), &registration)?;
-    let cold = cold::find(&run.ctx, settings, repository, &place, chosen.backup_id())?;
-    let is_cold = cold.objects > 0;
-    let (chosen, held) = match is_cold {
-        false => {
-            thawed_already(run, args, settings, (chosen.backup_id(), &cold))?;
-            (chosen, None)
+    let choose = || restore::choose_backup(&run.ctx, &options, (repository, &place), &registration);
+    let mut chosen = choose()?;
+    let found = cold::find(&run.ctx, settings, repository, &place, chosen.backup_id())?;
+    let is_cold = found.objects > 0;
+    if is_cold {
+        let outlook = chosen.outlook();
+        // What is wrong with the target shows before anything is paid for.
+        match restore::plan_chosen(&run.ctx, &options, repository, &place, chosen) {
+            Err(error) if !error.is_cold() => return Err(error.into()),
+            _ => {}
         }
-        true => {
-            let outlook = chosen.outlook();
-            if args.dry_run {
-                return told(args, &outlook, &cold);
-            }
-            let held = thawed(run, args, (settings, &place), &outlook, &cold)?;
-            // Hours may have passed.
-            let at = (repository, &place);
-            (restore::choose_backup(&run.ctx, &options, at, &registration)?, held)
+        if args.dry_run {
+            return thaw::told(args, &outlook, &found);
         }
-    };
+        thaw::thawed(run, args, (settings, &place), &outlook, &found)?;
+        // Hours may have passed.
+        chosen = choose()?;
+    } else {
+        thaw::thawed_already(run, args, (settings, &place), (chosen.backup_id(), &found))?;
+    }
     let plan = restore::plan_chosen(&run.ctx, &options, repository, &place, chosen)?;
     if args.dry_run {
         match args.json {
@@ -86,9 +86,12 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
         });
         confirm(args.json, &plan.to_string(), over.as_deref().unwrap_or("Restore now?"))?;
     }
-    let renewed = hold(run, settings, &place, &plan)?;
-    drop(held);
-    let held = renewed;
+    let held = hold(run, settings, &place, &plan)?;
+    // Held, nothing moves any more; until then something may have.
+    let found = cold::find(&run.ctx, settings, repository, &place, plan.backup_id())?;
+    if found.objects > 0 {
+        return Err(cold::refusal(run, plan.backup_id(), &found));
+    }
     let restored = restore::execute(&run.ctx, &plan, &options)?;
     // Recovery goes on reading WAL when this has ended.
     if let Some(held) = held {
@@ -100,70 +103,6 @@ fn planned(run: &Invocation, args: &RestoreArgs) -> Result<Exit, Failure> {
         print(&next_steps(args, &plan, &restored))?;
     }
     Ok(Exit::Ok)
-}
-
-/// What is known while the backup cannot be read.
-fn told(args: &RestoreArgs, outlook: &Outlook, cold: &Cold) -> Result<Exit, Failure> {
-    match args.json {
-        true => print_json(
-            &json!({ "format_version": 1, "dry_run": true, "outlook": outlook, "cold": cold }),
-        )?,
-        false => print(&format!("{}\nNothing was changed.", shown(outlook, cold)))?,
-    }
-    Ok(Exit::Ok)
-}
-
-fn shown(outlook: &Outlook, cold: &Cold) -> String {
-    let cold = cold::text(&outlook.backup, cold).unwrap_or_default();
-    format!("{outlook}\n{cold}")
-}
-
-/// Thawed copies end: that is told, and put off where a thaw is wanted.
-fn thawed_already(
-    run: &Invocation,
-    args: &RestoreArgs,
-    settings: &RepositorySettings,
-    (id, cold): (&BackupId, &Cold),
-) -> Result<(), Failure> {
-    let Some(text) = cold::text(id, cold) else { return Ok(()) };
-    run.ctx.note(text);
-    if let Some(speed) = args.thaw.filter(|_| !args.dry_run) {
-        let days = args.thaw_days.unwrap_or(settings.thaw_days);
-        cold::thaw(run, settings, cold, (Thaw { days, speed: speed.into() }, false))?;
-    }
-    Ok(())
-}
-
-/// Asks for what is cold and waits for it, where that is wanted; else that has to be done first. The lease stays while
-/// nobody waits.
-fn thawed(
-    run: &Invocation,
-    args: &RestoreArgs,
-    (settings, place): (&RepositorySettings, &Place),
-    outlook: &Outlook,
-    cold: &Cold,
-) -> Result<Option<KeptUp>, Failure> {
-    let shown = shown(outlook, cold);
-    if !args.json {
-        print(&shown)?;
-    }
-    let Some(speed) = args.thaw else {
-        return Err(cold::refusal(run, &outlook.backup, cold));
-    };
-    if !args.yes {
-        confirm(args.json, &shown, "Thaw what is cold now, and restore when it can be read?")?;
-    }
-    let days = args.thaw_days.unwrap_or(settings.thaw_days);
-    let wanted = Thaw { days, speed: speed.into() };
-    let (held, _) = hold::hold(run, settings, place, &outlook.backup, "restore")?;
-    let found = cold::thaw(run, settings, cold, (wanted, !args.no_wait))?;
-    if found.is_complete() {
-        return Ok(held);
-    }
-    if let Some(held) = held {
-        held.stay_for(cold::longest(cold, wanted) + HELD_FOR);
-    }
-    Err(cold::on_its_way(run, &outlook.backup, cold, &found, wanted))
 }
 
 /// Says in the repository that the backup is read, and looks once more whether what is planned is still there.

@@ -20,6 +20,8 @@ pub struct BucketRule {
     pub tags: Vec<(String, String)>,
     /// Whether it removes current objects, or hides them in a bucket with versions.
     pub removes: bool,
+    /// Whether it ends older versions.
+    pub ends_versions: bool,
     /// Where it moves current objects to.
     pub moves_to: Vec<StorageClass>,
 }
@@ -82,6 +84,7 @@ fn read(rule: &LifecycleRule, root: &str) -> Option<BucketRule> {
         prefix: inner.to_owned(),
         tags: one.into_iter().chain(several).map(tag).collect(),
         removes: expiration.is_some_and(|it| it.days.is_some() || it.date.is_some()),
+        ends_versions: rule.noncurrent_version_expiration.is_some(),
         moves_to: moves.map(|class| StorageClass::parse(class.as_str())).collect(),
     })
 }

@@ -3,7 +3,7 @@
 use super::super::costs::{MinimumStay, OldVersions, early_removal};
 use super::super::facts::{Going, InUse, PlaceFacts, Running, StoreFacts};
 use super::super::plan::{ChainPlan, PlacePlan, Stays, Stuck, Tally, TierPlan, plan_place};
-use super::super::policy::{KeptAs, TierPolicy};
+use super::super::policy::{KeptAs, TierPolicy, Way};
 use super::told::{chains, child, full, in_class, noon, policy, store, use_attempt};
 use crate::repo::BackupId;
 use crate::storage::StorageClass::{
@@ -209,11 +209,13 @@ fn early_removal_counts_begun_days_whole() {
     let packs = facts.packs.get_mut(&full(0)).unwrap();
     packs[1].stored = None;
     let half = noon(0) + chrono::TimeDelta::hours(12);
-    let early = early_removal(&*packs, half);
+    let early = early_removal(&*packs, half, Way::Copy);
     assert_eq!((early[0].objects, early[0].days_max), (2, 180));
-    assert_eq!(early_removal(&packs[..1], noon(1))[0].days_max, 179);
-    assert!(early_removal(&packs[..1], noon(180)).is_empty());
-    assert_eq!(early_removal(&packs[..1], noon(-9))[0].days_max, 180, "clocks differ");
+    assert_eq!(early_removal(&packs[..1], noon(1), Way::Copy)[0].days_max, 179);
+    assert!(early_removal(&packs[..1], noon(180), Way::Copy).is_empty());
+    assert_eq!(early_removal(&packs[..1], noon(-9), Way::Copy)[0].days_max, 180, "clocks differ");
+    let by_rule = early_removal(&packs[..1], noon(100), Way::Tag);
+    assert_eq!(by_rule[0].days_max, 180, "since when it is there, nobody tells");
 }
 
 #[test]
