@@ -240,6 +240,7 @@ fn backup(
         standby: false,
         attempts: Vec::new(),
         lease: None,
+        copied: false,
     };
     repository.put_begin(ctx, place, &begin).unwrap();
     let key = place.files(&id);

@@ -19,7 +19,7 @@ use super::push::push;
 use super::push_ahead::PushAhead;
 use crate::base::{Crew, Ctx};
 use crate::pg::{TimelineId, WalFileName};
-use crate::repo::{self, Kind, WalFacts};
+use crate::repo::{self, Kind};
 use crate::storage::ObjectKey;
 
 /// How many names are remembered; what is more is found by the next comparison.
@@ -335,15 +335,8 @@ impl Lane {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other.map_err(|error| at(source, error))?,
         };
-        // Each repository tells contents apart by a key of its own.
-        let digest = target.repository.content_digest(&content);
-        let facts = WalFacts { digest, ..facts };
-        let (ctx, repository) = (&self.ctx, &target.repository);
-        if kind == Kind::Wal {
-            let noted = repository.put_note(ctx, &target.place, &facts);
-            noted.map_err(|error| at(target, error))?;
-        }
-        let put = repository.put_wal(ctx, kind, &object, &facts, &content);
+        let (repository, place) = (&target.repository, &target.place);
+        let put = repository.bring(&self.ctx, place, (kind, &object), (facts, &content));
         put.map(drop).map_err(|error| at(target, error))
     }
 }

@@ -202,6 +202,7 @@ fn reserve(
         standby: facts.in_recovery,
         attempts: stands.attempts().iter().map(|attempt| attempt.id().clone()).collect(),
         lease: Some(lease.holder()),
+        copied: false,
     };
     let kept = repository.kept(ctx, place)?;
     for later in 0..ID_TRIES {

@@ -16,7 +16,6 @@ mod execute;
 mod external;
 mod known;
 mod motion;
-mod needed;
 mod options;
 mod own_wal;
 mod parent;

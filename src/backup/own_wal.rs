@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::execute::Taking;
-use super::needed::needed_segments;
 use crate::base::{Event, Stage, Timestamp, ahead};
-use crate::pg::{History, Lsn, SegmentSize, TimelineId};
+use crate::pg::{History, Lsn, SegmentSize, TimelineId, needed_segments};
 use crate::pgconn::{Session, StoppedBackup};
 use crate::repo::{Kind, WalFacts};
 

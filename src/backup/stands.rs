@@ -471,6 +471,7 @@ mod tests {
             standby: false,
             attempts: Vec::new(),
             lease: None,
+            copied: false,
         };
         let here = |is_known, identity: Option<&str>| Here {
             host: "postgres-0".into(),

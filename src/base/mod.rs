@@ -30,4 +30,4 @@ pub use event::{Event, Observer, Silent, Stage};
 pub use host::Host;
 pub use path_order::path_order;
 pub use secret::Secret;
-pub use side_by_side::{AT_ONCE, ahead, side_by_side};
+pub use side_by_side::{AT_ONCE, ahead, few_side_by_side, side_by_side};

@@ -20,7 +20,19 @@ pub fn side_by_side<T: Sync, R: Send, E: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
-    if items.len() < 2 {
+    few_side_by_side(AT_ONCE, items, work)
+}
+
+/// As [`side_by_side`], with `count` under way at most: of large things, each of which takes memory.
+///
+/// # Errors
+/// As `work`'s.
+pub fn few_side_by_side<T: Sync, R: Send, E: Send>(
+    count: usize,
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    if items.len() < 2 || count < 2 {
         return items.iter().map(work).collect();
     }
     let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -36,7 +48,7 @@ pub fn side_by_side<T: Sync, R: Send, E: Send>(
         done
     };
     let mut all: Vec<(usize, Result<R, E>)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..items.len().min(AT_ONCE)).map(|_| scope.spawn(worker)).collect();
+        let threads: Vec<_> = (0..items.len().min(count)).map(|_| scope.spawn(worker)).collect();
         let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined
             .flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

@@ -64,11 +64,7 @@ impl Repository {
         id: &BackupId,
         block_size: u32,
     ) -> Result<Option<Attempt>> {
-        let begun = || {
-            let salt = self.read(Kind::Begin, &place.begin(id))?.header().salt;
-            Ok((self.get_begin(place, id)?, salt))
-        };
-        let (begin, salt) = match begun() {
+        let (begin, salt) = match self.salted_begin(place, id) {
             Err(error) if Error::is_of_content(&error) => return Ok(None),
             other => other?,
         };

@@ -45,6 +45,78 @@ pub struct Raw<'a> {
     pub compress: bool,
 }
 
+/// What a frame holds as it was compressed: taken out of one object, it goes into another as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payload<'a> {
+    bytes: &'a [u8],
+    raw_size: usize,
+    is_raw: bool,
+}
+
+impl Payload<'_> {
+    /// Bytes of the content.
+    #[must_use]
+    pub fn raw_size(&self) -> usize {
+        self.raw_size
+    }
+
+    /// The stored size of a frame of it.
+    #[must_use]
+    pub fn stored_size(&self, suite: Suite) -> usize {
+        stored_size(suite, self.bytes.len())
+    }
+
+    /// The content itself, where it is stored as it is.
+    #[must_use]
+    pub fn as_raw(&self) -> Option<&[u8]> {
+        self.is_raw.then_some(self.bytes)
+    }
+}
+
+/// What becomes a frame.
+trait Body: Copy {
+    /// Room that its payload may need.
+    fn size_max(&self) -> usize;
+    /// Bytes of the content.
+    fn raw_size(&self) -> usize;
+    /// Writes the payload into the beginning of `out`: its size, and whether it is the content itself.
+    fn write(&self, compressor: &mut Compressor, out: &mut [u8]) -> (usize, bool);
+}
+
+impl Body for Raw<'_> {
+    fn size_max(&self) -> usize {
+        compressed_size_max(self.bytes.len())
+    }
+
+    fn raw_size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn write(&self, compressor: &mut Compressor, out: &mut [u8]) -> (usize, bool) {
+        let compressed = if self.compress { compressor.compress(self.bytes, out) } else { None };
+        let payload = compressed.unwrap_or(self.bytes.len());
+        if compressed.is_none() {
+            out.split_at_mut(payload).0.copy_from_slice(self.bytes);
+        }
+        (payload, compressed.is_none())
+    }
+}
+
+impl Body for Payload<'_> {
+    fn size_max(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn raw_size(&self) -> usize {
+        self.raw_size
+    }
+
+    fn write(&self, _: &mut Compressor, out: &mut [u8]) -> (usize, bool) {
+        out.split_at_mut(self.bytes.len()).0.copy_from_slice(self.bytes);
+        (self.bytes.len(), self.is_raw)
+    }
+}
+
 /// Seals the frames of one object, in order.
 pub struct FrameSealer {
     cipher: ObjectCipher,
@@ -89,22 +161,40 @@ impl FrameSealer {
     /// # Panics
     /// When a content is longer than a frame: every caller cuts at the frame size.
     pub fn seal(&mut self, raws: &[Raw<'_>], last: bool, lengths: &mut Vec<u32>) -> &[u8] {
-        let mut ivs = vec![0u8; raws.len() * IV_SIZE];
-        if self.suite == Suite::AesCbc {
-            self.entropy.fill(&mut ivs);
-        }
+        let ivs = self.ivs(raws.len());
         self.seal_under(raws, &ivs, last, lengths)
     }
 
-    fn seal_under(
+    /// As [`FrameSealer::seal`], of payloads that were compressed before.
+    ///
+    /// # Panics
+    /// When a content is longer than a frame.
+    pub fn seal_payloads(
         &mut self,
-        raws: &[Raw<'_>],
+        payloads: &[Payload<'_>],
+        last: bool,
+        lengths: &mut Vec<u32>,
+    ) -> &[u8] {
+        let ivs = self.ivs(payloads.len());
+        self.seal_under(payloads, &ivs, last, lengths)
+    }
+
+    fn ivs(&self, count: usize) -> Vec<u8> {
+        let mut ivs = vec![0u8; count * IV_SIZE];
+        if self.suite == Suite::AesCbc {
+            self.entropy.fill(&mut ivs);
+        }
+        ivs
+    }
+
+    fn seal_under<B: Body>(
+        &mut self,
+        raws: &[B],
         ivs: &[u8],
         last: bool,
         lengths: &mut Vec<u32>,
     ) -> &[u8] {
-        let need: usize =
-            raws.iter().map(|raw| FRAME_OVERHEAD + 16 + compressed_size_max(raw.bytes.len())).sum();
+        let need: usize = raws.iter().map(|raw| FRAME_OVERHEAD + 16 + raw.size_max()).sum();
         if self.buffer.len() < need {
             self.buffer.resize(need, 0);
         }
@@ -157,16 +247,11 @@ impl FrameSealer {
     }
 
     /// Writes head and padded payload of a frame at `start`; returns the ciphertext's size.
-    fn place(&mut self, start: usize, raw: Raw<'_>, iv: &[u8], last: bool) -> usize {
-        assert!(raw.bytes.len() <= self.frame_size, "a frame holds at most its size");
+    fn place(&mut self, start: usize, raw: impl Body, iv: &[u8], last: bool) -> usize {
+        assert!(raw.raw_size() <= self.frame_size, "a frame holds at most its size");
         let (_, frame) = self.buffer.split_at_mut(start);
         let (head, body) = frame.split_at_mut(FRAME_HEAD);
-        let compressed =
-            if raw.compress { self.compressor.compress(raw.bytes, body) } else { None };
-        let payload = compressed.unwrap_or(raw.bytes.len());
-        if compressed.is_none() {
-            body.split_at_mut(payload).0.copy_from_slice(raw.bytes);
-        }
+        let (payload, is_raw) = raw.write(&mut self.compressor, body);
         let cipher_size = match self.suite {
             Suite::AesCbc => padded_size(payload),
             Suite::Clear => payload,
@@ -174,9 +259,9 @@ impl FrameSealer {
         if self.suite == Suite::AesCbc {
             pad(body.split_at_mut(cipher_size).0, payload);
         }
-        let flags = if compressed.is_none() { STORED_RAW } else { 0 } | if last { LAST } else { 0 };
+        let flags = if is_raw { STORED_RAW } else { 0 } | if last { LAST } else { 0 };
         let size = u32::try_from(cipher_size).expect("a frame is shorter than 4 GiB");
-        let raw_size = u32::try_from(raw.bytes.len()).expect("a frame is shorter than 16 MiB");
+        let raw_size = u32::try_from(raw.raw_size()).expect("a frame is shorter than 16 MiB");
         let (lengths, iv_place) = head.split_at_mut(8);
         lengths.split_at_mut(4).0.copy_from_slice(&size.to_le_bytes());
         let word = raw_size | u32::from(flags) << 24;
@@ -216,6 +301,12 @@ impl FrameHead {
     #[must_use]
     pub fn stored_size(&self) -> usize {
         FRAME_OVERHEAD + self.cipher_size
+    }
+
+    /// Whether it claims to be the last of its object.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.flags & LAST != 0
     }
 }
 
@@ -307,6 +398,24 @@ impl FrameOpener {
         stored: &mut [u8],
         out: &mut [u8],
     ) -> Result<(usize, bool)> {
+        let (payload, is_last) = self.payload(number, stored)?;
+        let target = out
+            .get_mut(..payload.raw_size)
+            .ok_or_else(|| self.corrupt(number, "it holds more than there is room for"))?;
+        match payload.as_raw() {
+            Some(content) => target.copy_from_slice(content),
+            None => decompress_exact(payload.bytes, target)
+                .map_err(|error| self.corrupt(number, error))?,
+        }
+        Ok((payload.raw_size, is_last))
+    }
+
+    /// Checks the MAC of the frame that `stored` holds exactly, decrypts in place, and gives what was compressed
+    /// as it is; and whether it is the object's last frame.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn payload<'b>(&self, number: u64, stored: &'b mut [u8]) -> Result<(Payload<'b>, bool)> {
         let short = || self.corrupt(number, "it is shorter than its lengths say");
         let head = self.head(number, stored.first_chunk::<8>().ok_or_else(short)?)?;
         if stored.len() != head.stored_size() {
@@ -320,16 +429,10 @@ impl FrameOpener {
         let iv = front.last_chunk::<IV_SIZE>().ok_or_else(short)?;
         let payload = self.cipher.decrypt(iv, body).map_err(|error| self.corrupt(number, error))?;
         let payload = body.get(..payload).ok_or_else(short)?;
-        let target = out
-            .get_mut(..head.raw_size)
-            .ok_or_else(|| self.corrupt(number, "it holds more than there is room for"))?;
-        if head.flags & STORED_RAW == 0 {
-            decompress_exact(payload, target).map_err(|error| self.corrupt(number, error))?;
-        } else if payload.len() == target.len() {
-            target.copy_from_slice(payload);
-        } else {
+        let is_raw = head.flags & STORED_RAW != 0;
+        if is_raw && payload.len() != head.raw_size {
             return Err(self.corrupt(number, "its content is not as long as it says"));
         }
-        Ok((head.raw_size, head.flags & LAST != 0))
+        Ok((Payload { bytes: payload, raw_size: head.raw_size, is_raw }, head.is_last()))
     }
 }

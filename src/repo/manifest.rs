@@ -476,11 +476,10 @@ impl Repository {
     }
 
     /// A whole manifest and its object's salt, which tells it from every other one.
-    pub(super) fn salted_manifest(
-        &self,
-        place: &Place,
-        id: &BackupId,
-    ) -> Result<(Manifest, [u8; 32])> {
+    ///
+    /// # Errors
+    /// As [`Repository::summary`].
+    pub fn salted_manifest(&self, place: &Place, id: &BackupId) -> Result<(Manifest, [u8; 32])> {
         let key = place.manifest(id);
         let mut reader = self.manifest_reader(place, id)?;
         let mut frame = Vec::new();

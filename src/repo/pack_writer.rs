@@ -15,12 +15,12 @@ use super::contents::{self, ContentSource, Stretch, push_stretch};
 use super::error::{Error, Result};
 use super::file_table::{Layer, Source};
 use super::frame::{BATCH, Raw};
-use super::header::FRAME_SIZE;
+use super::header::{FRAME_SIZE, HEADER_SIZE};
 use super::layout::{Kind, Place};
 use super::manifest::ObjectRecord;
 use super::repository::Repository;
 use super::runs::{self, Find, Known, Run, Unit};
-use super::sealed::SealedWriter;
+use super::sealed::{SealedSummary, SealedWriter, Sink};
 use crate::base::Ctx;
 use crate::codec::crc32c_join;
 use crate::crypt::BlockHasher;
@@ -372,15 +372,7 @@ impl<'a> PackWriter<'a> {
         self.objects.push(ObjectRecord::new(format!("data/{number:06}"), &summary));
         let hash = self.put_hashes(number, &pack.hashes)?;
         self.objects.push(hash);
-        let mut head = Vec::with_capacity(PACK_SUMMARY_SIZE);
-        let pages = pack.lengths.len().div_ceil(PAGE_FRAMES);
-        head.extend(1u32.to_le_bytes());
-        head.extend(u32::try_from(pages).map_err(|_| too_many_blocks())?.to_le_bytes());
-        head.extend((pack.lengths.len() as u64).to_le_bytes());
-        head.extend(summary.raw.to_le_bytes());
-        head.extend(summary.stored.to_le_bytes());
-        head.extend(summary.header.salt);
-        let meta = self.put_meta(number, &head, &pack.lengths, &pack.contents)?;
+        let meta = self.put_meta(number, &summary, &pack.lengths, &pack.contents)?;
         self.objects.push(meta);
         Ok(())
     }
@@ -397,19 +389,13 @@ impl<'a> PackWriter<'a> {
     fn put_meta(
         &self,
         number: u32,
-        head: &[u8],
+        pack: &SealedSummary,
         lengths: &[u32],
         contents: &[u8],
     ) -> Result<ObjectRecord> {
         let key = self.plan.place.meta(&self.plan.id, number);
         let mut writer = self.repository.stream(self.ctx, Kind::Meta, &key)?;
-        writer.frames_of(&[Raw { bytes: head, compress: false }], false)?;
-        let mut offset = super::header::HEADER_SIZE as u64;
-        for frames in lengths.chunks(PAGE_FRAMES) {
-            let page = encode_page(offset, frames);
-            writer.frames_of(&[Raw { bytes: &page, compress: false }], false)?;
-            offset += frames.iter().map(|length| u64::from(*length)).sum::<u64>();
-        }
+        write_places(&mut writer, pack, lengths)?;
         let mut frame = Vec::with_capacity(FRAME_SIZE);
         for line in contents.split_inclusive(|&byte| byte == b'\n') {
             if frame.len() + line.len() > FRAME_SIZE {
@@ -423,6 +409,31 @@ impl<'a> PackWriter<'a> {
         sink.finish()?;
         Ok(ObjectRecord::new(format!("meta/{number:06}"), &summary))
     }
+}
+
+/// Writes what a meta object says of where its pack's frames lie.
+pub(super) fn write_places<S: Sink>(
+    writer: &mut SealedWriter<S>,
+    pack: &SealedSummary,
+    lengths: &[u32],
+) -> Result<()> {
+    let pages =
+        u32::try_from(lengths.len().div_ceil(PAGE_FRAMES)).map_err(|_| too_many_blocks())?;
+    let mut head = Vec::with_capacity(PACK_SUMMARY_SIZE);
+    head.extend(1u32.to_le_bytes());
+    head.extend(pages.to_le_bytes());
+    head.extend((lengths.len() as u64).to_le_bytes());
+    head.extend(pack.raw.to_le_bytes());
+    head.extend(pack.stored.to_le_bytes());
+    head.extend(pack.header.salt);
+    writer.frames_of(&[Raw { bytes: &head, compress: false }], false)?;
+    let mut offset = HEADER_SIZE as u64;
+    for frames in lengths.chunks(PAGE_FRAMES) {
+        let page = encode_page(offset, frames);
+        writer.frames_of(&[Raw { bytes: &page, compress: false }], false)?;
+        offset += frames.iter().map(|length| u64::from(*length)).sum::<u64>();
+    }
+    Ok(())
 }
 
 fn encode_page(offset: u64, frames: &[u32]) -> Vec<u8> {

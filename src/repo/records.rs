@@ -105,6 +105,9 @@ pub struct Begin {
     /// Which holder's lease says that it is alive; older versions' backups have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
+    /// It is copied from another repository: nothing of it is read from a server, and only a copy goes on with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copied: bool,
 }
 
 impl Repository {
@@ -253,5 +256,14 @@ impl Repository {
     /// As [`Repository::read`].
     pub fn get_begin(&self, place: &Place, id: &BackupId) -> Result<Begin> {
         self.read_line(Kind::Begin, &place.begin(id))
+    }
+
+    /// As [`Repository::get_begin`], with the object's salt, by which those who use an attempt name it.
+    ///
+    /// # Errors
+    /// As [`Repository::read`].
+    pub fn salted_begin(&self, place: &Place, id: &BackupId) -> Result<(Begin, [u8; 32])> {
+        let salt = self.read(Kind::Begin, &place.begin(id))?.header().salt;
+        Ok((self.get_begin(place, id)?, salt))
     }
 }

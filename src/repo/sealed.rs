@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::{Error, Result};
-use super::frame::{BATCH, FrameOpener, FrameSealer, Raw};
+use super::frame::{BATCH, FrameOpener, FrameSealer, Payload, Raw};
 use super::header::{FRAME_SIZE, HEADER_SIZE, Header};
 use crate::storage::{self, ObjectKey, ObjectStore, ObjectWriter};
 
@@ -98,6 +98,19 @@ impl<S: Sink> SealedWriter<S> {
         self.sink.write(bytes)?;
         self.stored += bytes.len() as u64;
         self.raw += raws.iter().map(|raw| raw.bytes.len() as u64).sum::<u64>();
+        Ok(&self.lengths)
+    }
+
+    /// As [`SealedWriter::frames_of`], of payloads that were compressed before.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn payloads(&mut self, payloads: &[Payload<'_>], last: bool) -> Result<&[u32]> {
+        self.lengths.clear();
+        let bytes = self.sealer.seal_payloads(payloads, last, &mut self.lengths);
+        self.sink.write(bytes)?;
+        self.stored += bytes.len() as u64;
+        self.raw += payloads.iter().map(|payload| payload.raw_size() as u64).sum::<u64>();
         Ok(&self.lengths)
     }
 
@@ -261,6 +274,53 @@ impl SealedReader {
             }
         }
         Ok(true)
+    }
+
+    /// The payloads of the next frames, `count` at most, and whether the last of them ends the object; nothing when
+    /// it has ended.
+    ///
+    /// # Errors
+    /// As [`SealedReader::next_frame`].
+    pub fn next_payloads(&mut self, count: usize) -> Result<Option<(Vec<Payload<'_>>, bool)>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let first = self.next;
+        let (mut sizes, mut total) = (Vec::with_capacity(count), 0);
+        for number in (first..).take(count) {
+            self.fill(total + 8)?;
+            let head = self.window.get(self.used + total..).and_then(<[u8]>::first_chunk::<8>);
+            let Some(head) = head else { break };
+            let head = self.opener.head(number, head)?;
+            total += head.stored_size();
+            sizes.push(head.stored_size());
+            if head.is_last() {
+                break;
+            }
+        }
+        // One byte more tells whether anything follows.
+        self.fill(total + 1)?;
+        let begin = self.used;
+        let is_followed = self.window.len() - begin > total;
+        self.used += total;
+        self.next += sizes.len() as u64;
+        let cut = |number| self.opener.corrupt(number, "the object ends before it");
+        let mut rest = self.window.get_mut(begin..begin + total).ok_or_else(|| cut(first))?;
+        let mut payloads = Vec::with_capacity(sizes.len());
+        for (number, size) in (first..).zip(&sizes) {
+            let (frame, later) = rest.split_at_mut(*size);
+            let (payload, is_last) = self.opener.payload(number, frame)?;
+            payloads.push(payload);
+            self.ended = is_last;
+            rest = later;
+        }
+        if payloads.is_empty() {
+            return Err(cut(first));
+        }
+        if self.ended && is_followed {
+            return Err(self.opener.corrupt(self.next, "bytes follow the last frame"));
+        }
+        Ok(Some((payloads, self.ended)))
     }
 
     /// The frames that are left, each as it is stored: of an object in memory, cut by the lengths that

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::error::{Error, Result};
-use super::layout::Place;
+use super::layout::{Kind, Place};
 use super::manifest::{Manifest, Required};
 use super::repository::Repository;
+use crate::base::side_by_side;
 use crate::storage;
 
 impl Repository {
@@ -26,6 +27,35 @@ impl Repository {
     pub fn require_content(&self, place: &Place, manifest: &Manifest) -> Result<()> {
         self.compare_with_store(place, manifest, Required::Content)?;
         self.require_reused(place, manifest, Required::Content)
+    }
+
+    /// Whether what lies under the names of a backup's objects is what was sealed, by the salts: for stores on which two
+    /// may write one name. One small request for each object.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] about the first that is another one.
+    pub fn require_salts(&self, place: &Place, manifest: &Manifest) -> Result<()> {
+        let id = &manifest.summary.id;
+        let own = manifest.objects.iter().map(|object| (id, object));
+        let reused = manifest.reused.iter().filter_map(|reused| {
+            Some((&manifest.bases.get(reused.base as usize)?.id, &reused.object))
+        });
+        let all: Vec<_> = own.chain(reused).collect();
+        side_by_side(&all, |(id, object)| {
+            let wrong = || Error::Limit(format!("{} names no object", object.name));
+            let key = place.of_backup(id, &object.name).ok_or_else(wrong)?;
+            let kind = match object.name.split('/').next() {
+                Some("data") => Kind::Pack,
+                Some("meta") => Kind::Meta,
+                Some("hash") => Kind::Hash,
+                _ => Kind::Files,
+            };
+            match self.header_of(kind, &key)?.salt == object.salt {
+                true => Ok(()),
+                false => Err(Error::corrupt(&key, "header", "it is not the object that was put")),
+            }
+        })?;
+        Ok(())
     }
 
     pub(super) fn compare_with_store(

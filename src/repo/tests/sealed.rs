@@ -353,3 +353,47 @@ fn our_own_object_under_the_name_is_success_and_another_is_not() {
     let refused = repository.put_if_absent(&key, &other);
     assert!(matches!(refused, Err(Error::Storage(error)) if error.is_already_exists()));
 }
+
+/// An object goes from one repository to another as it was compressed, whatever the ciphers are.
+#[test]
+fn payloads_go_over_as_they_are() {
+    for (from, to) in CIPHERS.into_iter().flat_map(|from| CIPHERS.map(|to| (from, to))) {
+        let ctx = ctx();
+        let ((source, store), (target, _)) = (fresh(&ctx, from), fresh(&ctx, to));
+        let key = name("c/main/7-1/data/20261120-020000F/000000");
+        let frames = content(40 * FRAME_SIZE, 3);
+        let frames: Vec<&[u8]> = frames.chunks(FRAME_SIZE).collect();
+        let bytes = seal(&source, &ctx, Kind::Pack, &key, &frames);
+        replace(&store, &key, &bytes);
+        let mut reader = source.read(Kind::Pack, &key).unwrap();
+        let mut writer = target.buffer(&ctx, Kind::Pack, &key).unwrap();
+        while let Some((payloads, is_last)) = reader.next_payloads(BATCH).unwrap() {
+            assert!(payloads.len() <= BATCH);
+            writer.payloads(&payloads, is_last).unwrap();
+        }
+        let (copied, summary) = writer.into_parts();
+        assert_eq!((summary.frames, summary.raw), (40, 40 * FRAME_SIZE as u64));
+        if from == to {
+            assert_eq!(copied.len(), bytes.len());
+        }
+        target.store().put(&key, &copied).unwrap();
+        assert_eq!(read(&target, Kind::Pack, &key).unwrap(), frames.concat());
+        // Every byte that is changed is found, and so is every end that is not the end.
+        for at in (HEADER_SIZE..bytes.len()).step_by(bytes.len() / 61) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            for bad in [changed.as_slice(), &bytes[..at]] {
+                replace(&store, &key, bad);
+                let mut reader = source.read(Kind::Pack, &key).unwrap();
+                let error = loop {
+                    match reader.next_payloads(BATCH) {
+                        Ok(Some(_)) => {}
+                        Ok(None) => panic!("{at}: it was taken for whole"),
+                        Err(error) => break error,
+                    }
+                };
+                assert!(error.to_string().contains(key.as_str()), "{at}: {error}");
+            }
+        }
+    }
+}

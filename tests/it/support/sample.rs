@@ -196,7 +196,7 @@ pub(super) fn hash() -> HashScheme {
     HashScheme { algorithm: BlockHasher::ALGORITHM.into(), key: [0x42; 32] }
 }
 
-pub(super) fn begin(id: &BackupId) -> Begin {
+pub fn begin(id: &BackupId) -> Begin {
     Begin {
         id: id.clone(),
         backup_type: BackupType::Full,
@@ -213,6 +213,7 @@ pub(super) fn begin(id: &BackupId) -> Begin {
         standby: false,
         attempts: Vec::new(),
         lease: None,
+        copied: false,
     }
 }
 

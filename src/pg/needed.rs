@@ -1,6 +1,6 @@
 //! Which WAL a backup needs: for each segment from start to stop, the names that it may have.
 
-use crate::pg::{History, Lsn, Result, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use super::{History, Lsn, Result, SegmentName, SegmentNo, SegmentSize, TimelineId};
 
 /// The names of the segments from `start` to `stop`, for each those under which the repository may
 /// have what is needed of it, newest timeline first. Nothing when `stop` is no end of anything.
@@ -8,7 +8,10 @@ use crate::pg::{History, Lsn, Result, SegmentName, SegmentNo, SegmentSize, Timel
 /// Of the segment of a timeline switch, the file of the new timeline begins with what the old one
 /// wrote; the old one's file, if it was ever completed, goes on with what this history does not hold,
 /// or with nothing. So a younger timeline's file always serves, an older one's never does.
-pub(super) fn needed_segments(
+///
+/// # Errors
+/// For a position behind the last segment that there can be.
+pub fn needed_segments(
     history: &History,
     start: Lsn,
     stop: Lsn,
