@@ -17,6 +17,7 @@ pub mod backup;
 pub mod restore;
 pub mod retention;
 pub mod tiering;
+pub mod transfer;
 
 pub mod daemon;
 

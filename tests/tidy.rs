@@ -33,6 +33,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("archive", 4),
     ("retention", 4),
     ("tiering", 4),
+    ("transfer", 4),
     ("verify", 5),
     ("daemon", 6),
     ("config", 7),

@@ -23,6 +23,8 @@ pub enum Stage {
     Thaw,
     /// Waiting until they are.
     WaitForThaw,
+    /// Copying from one repository to another.
+    Transfer,
 }
 
 /// Something worth telling a person or a log.

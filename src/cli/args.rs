@@ -161,7 +161,7 @@ pub enum Command {
     /// Show the archived WAL and what is missing of it, and store what only a server still has
     #[command(subcommand)]
     Wal(WalCommand),
-    /// Look at a repository as a whole: what it holds and costs, and thaw what is cold
+    /// Look at a repository as a whole, what it holds and costs; copy it to another; thaw what is cold
     #[command(subcommand)]
     Repository(RepositoryCommand),
     /// Manage the key slots of a repository

@@ -185,6 +185,7 @@ fn words(stage: Stage) -> &'static str {
         Stage::Tier => "moving packs to colder storage",
         Stage::Thaw => "asking for packs to be thawed",
         Stage::WaitForThaw => "waiting for packs to be thawed",
+        Stage::Transfer => "copying between repositories",
     }
 }
 

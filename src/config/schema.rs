@@ -187,6 +187,8 @@ pub const KEYS: &[Key] = &[
         "whether WAL counts as archived only when it is here; one that is not required may lag"),
     key(Repository, "pack_size", Size, Some("1GiB"),
         "a pack of a backup is closed when it has stored that much, 1MiB to 2GiB; of an interrupted backup closed packs are used again"),
+    key(Repository, "jurisdiction", Text, None,
+        "legal area in which its data must stay, such as \"EU\": nothing is copied from here to a repository with another or none"),
     key(Repository, "endpoint", Text, None,
         "s3 only: URL of a server that is not AWS"),
     key(Repository, "region", Text, None,

@@ -71,6 +71,8 @@ pub struct RepositorySettings {
     pub cache_directory: Option<PathBuf>,
     /// A pack of a backup is closed when it has stored that many bytes.
     pub pack_size: u64,
+    /// The legal area in which its data must stay.
+    pub jurisdiction: Option<String>,
     /// What is kept.
     pub retention: Retention,
     /// What moves to colder storage.
@@ -231,6 +233,7 @@ pub(super) struct RepositoryDraft {
     secrets: Vec<(&'static str, Setting, SecretSource)>,
     cache_directory: Option<PathBuf>,
     pack_size: u64,
+    jurisdiction: Option<String>,
     retention: Retention,
     tiering: Option<Tiering>,
     thaw_days: u16,
@@ -260,6 +263,7 @@ pub(super) fn read_repository(
         secrets: read_secrets(&section, folders)?,
         cache_directory: section.find("encryption.cache_directory", absolute)?,
         pack_size: section.get("pack_size", pack_size)?,
+        jurisdiction: section.find("jurisdiction", some_text)?,
         retention: Retention {
             daily: section.get("retention.daily", count)?,
             weekly: section.get("retention.weekly", count)?,
@@ -384,6 +388,7 @@ impl RepositoryDraft {
             secret: self.secret(&section, cipher)?,
             cache_directory: self.cache_directory.clone(),
             pack_size: self.pack_size,
+            jurisdiction: self.jurisdiction.clone(),
             retention: self.retention.clone(),
             tiering: self.tiering.clone(),
             thaw_days: self.thaw_days,

@@ -60,6 +60,8 @@ pub struct Dead {
     pub began: Option<Timestamp>,
     /// Whether its manifest's name is taken already.
     pub is_sealed: bool,
+    /// Whether it was copied here from another repository: only a copy goes on with it.
+    pub is_copied: bool,
 }
 
 /// Finds all histories of a cluster in a repository.
@@ -211,6 +213,10 @@ impl Gathered {
         in_use.collect()
     }
 
+    fn is_in_use(&self, id: &BackupId) -> bool {
+        self.facts.in_use.iter().any(|used| used.id == *id)
+    }
+
     /// Tells running backups from dead ones.
     fn sort_unfinished(
         &mut self,
@@ -242,12 +248,15 @@ impl Gathered {
         (self.facts.running, self.dead) = (Vec::new(), Vec::new());
         for (id, begin) in unfinished.iter().zip(begun) {
             match begin {
-                Some((began, begin)) if is_alive(&begin, began, leases, now) => {
+                Some((began, begin))
+                    // A copy of it goes on, whoever began it.
+                    if is_alive(&begin, began, leases, now) || self.is_in_use(id) =>
+                {
                     self.facts.running.push(running(begin));
                 }
-                Some((began, _)) => {
+                Some((began, Begin { copied: is_copied, .. })) => {
                     let began = Some(began);
-                    self.dead.push(Dead { id: id.clone(), began, is_sealed: false });
+                    self.dead.push(Dead { id: id.clone(), began, is_sealed: false, is_copied });
                 }
                 // What it may need is not known, so while it may live it keeps all WAL; what it may stand on is kept
                 // as for one whose manifest cannot be read.
@@ -261,14 +270,17 @@ impl Gathered {
                     }),
                     None => {
                         let began = began_by_name(id);
-                        self.dead.push(Dead { id: id.clone(), began, is_sealed: false });
+                        let (is_sealed, is_copied) = (false, false);
+                        self.dead.push(Dead { id: id.clone(), began, is_sealed, is_copied });
                     }
                 },
             }
         }
         let sealed = self.backups.abandoned.iter();
-        let sealed =
-            sealed.map(|id| Dead { id: id.clone(), began: began_by_name(id), is_sealed: true });
+        let sealed = sealed.map(|id| {
+            let (id, began) = (id.clone(), began_by_name(id));
+            Dead { id, began, is_sealed: true, is_copied: false }
+        });
         self.dead.extend(sealed);
         Ok(())
     }

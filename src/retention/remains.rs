@@ -21,6 +21,10 @@ const YOUNG: Duration = Duration::from_hours(24);
 /// How long an attempt that died stays for the next backup to use, unless one was completed since.
 const USEFUL_FOR: Duration = Duration::from_hours(7 * 24);
 
+/// How long what a copy from another repository has stored stays for the next one to go on with: when it is swept, its
+/// name is taken for good.
+const COPY_FOR: Duration = Duration::from_hours(30 * 24);
+
 /// How long what has a file table and no manifest stays, and is told of.
 const TOLD_FOR: Duration = Duration::from_hours(30 * 24);
 
@@ -105,7 +109,9 @@ pub(super) fn find(
     let tabled = has_table.into_iter().filter(|id| {
         let is_late = began_by_name(id).is_some_and(|began| began + YOUNG < now);
         let is_recent = began_by_name(id).is_some_and(|began| began + TOLD_FOR > now);
-        is_late && is_recent && unfinished.contains(id)
+        // Of a copy the source has all.
+        let is_copied = dead.get(id).is_some_and(|dead| dead.is_copied) || running.contains(id);
+        is_late && is_recent && unfinished.contains(id) && !is_copied
     });
     let vanished: BTreeSet<BackupId> = vanished
         .into_iter()
@@ -143,7 +149,8 @@ pub(super) fn find(
             Left::Removed
         } else if attempt.is_some() {
             let is_decided = keep.is_some_and(|keep| keep.swept.contains(id));
-            if !is_decided && is_useful(gathered, id, began, now) {
+            let is_copied = attempt.is_some_and(|attempt| attempt.is_copied);
+            if !is_decided && is_useful(gathered, id, (began, is_copied), now) {
                 continue;
             }
             Left::Died
@@ -180,11 +187,19 @@ fn is_seal_old(began: Option<Timestamp>, now: Timestamp) -> bool {
     began.is_none_or(|began| began + SEALED_FOR < now)
 }
 
-/// Whether the next backup may use what an attempt has stored.
-fn is_useful(gathered: &Gathered, id: &BackupId, began: Option<Timestamp>, now: Timestamp) -> bool {
+/// Whether the next backup may use what an attempt has stored, or the next copy what one has.
+fn is_useful(
+    gathered: &Gathered,
+    id: &BackupId,
+    (began, is_copied): (Option<Timestamp>, bool),
+    now: Timestamp,
+) -> bool {
     let Some(began) = began else { return false };
     if began + YOUNG > now {
         return true;
+    }
+    if is_copied {
+        return began + COPY_FOR > now;
     }
     let is_overtaken = gathered.backups.complete.iter().any(|backup| {
         backup.backup_type == id.backup_type() && backup.id.own_time() > id.own_time()

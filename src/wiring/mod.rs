@@ -7,6 +7,7 @@ mod lasting;
 mod openings;
 mod repositories;
 mod tiering;
+mod transfer;
 
 pub use clusters::{clusters, identities};
 pub use error::{Error, Result};
@@ -22,3 +23,4 @@ pub use repositories::{
     has_openings, open, segment_size, store,
 };
 pub use tiering::{tier_found, tier_policy};
+pub use transfer::target_rules;

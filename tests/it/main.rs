@@ -80,4 +80,7 @@ mod support;
 mod tier_crash;
 mod tier_live;
 mod tier_thaw;
+mod transfer_crash;
+mod transfer_live;
+mod transfer_store;
 mod wal_live;

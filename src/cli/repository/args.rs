@@ -1,5 +1,7 @@
 //! What may be typed after `repository`. The comments here are the help texts.
 
+use std::num::NonZeroU8;
+
 use clap::{Args, Subcommand};
 
 use crate::cli::restore::SpeedArg;
@@ -8,6 +10,17 @@ use crate::repo::BackupId;
 /// What to do with a repository.
 #[derive(Debug, Subcommand)]
 pub enum RepositoryCommand {
+    /// Copy a cluster's backups and WAL, or one backup, from one repository to another
+    #[command(
+        after_help = "For a second region, or to leave a provider. Everything is sealed again by the other \
+                      repository's key and keeps its name; what is there is not copied again, so the same command \
+                      goes on after an interruption. Backups and WAL that the rules of the other one would not keep \
+                      are left out. Nothing is copied out of a repository's jurisdiction. Exits with 16 when packs \
+                      must be thawed first, with 3 when something had to be left out.\n\nExamples:\n  pgkeep \
+                      repository copy --from local --to offsite --dry-run\n  pgkeep repository copy --from local \
+                      --to offsite --backup 20261120-020000F"
+    )]
+    Copy(CopyArgs),
     /// Show what is stored, by kind and storage class, and what that costs a month
     #[command(
         after_help = "Everything in the repository is listed, a request for a thousand objects. Costs are those \
@@ -29,6 +42,32 @@ pub enum RepositoryCommand {
                       repository thaw 20261120-020000F --speed bulk --days 14 --yes"
     )]
     Thaw(ThawArgs),
+}
+
+/// Of `repository copy`.
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// The repository that is read
+    #[arg(long, value_name = "NAME")]
+    pub from: String,
+    /// The repository that is written
+    #[arg(long, value_name = "NAME")]
+    pub to: String,
+    /// Copy this backup only, with what it stands on and the WAL from its start to its end
+    #[arg(long, value_name = "BACKUP")]
+    pub backup: Option<BackupId>,
+    /// Copy this epoch only
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u32>,
+    /// How many packs are copied at a time [default: the cluster's jobs]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroU8>,
+    /// Print the plan and copy nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the result (or the plan) as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Of `repository stats`.

@@ -1,6 +1,7 @@
 //! `repository`: a repository as a whole.
 
 mod args;
+mod copy;
 mod lifecycle;
 mod stats;
 mod thaw;
@@ -14,6 +15,7 @@ use super::invocation::Invocation;
 /// Runs one of the commands.
 pub fn repository(run: &Invocation, command: &RepositoryCommand) -> Result<Exit, Failure> {
     match command {
+        RepositoryCommand::Copy(args) => copy::copy(run, args),
         RepositoryCommand::Lifecycle => lifecycle::lifecycle(run),
         RepositoryCommand::Stats(args) => stats::stats(run, args),
         RepositoryCommand::Thaw(args) => thaw::thaw(run, args),

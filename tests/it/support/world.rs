@@ -8,11 +8,12 @@ use chrono::TimeDelta;
 use pgkeep::base::{Clock as _, Ctx, Timestamp};
 use pgkeep::crypt::{BlockHasher, Unlock};
 use pgkeep::pg::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use pgkeep::repo::file_table::IndexEntry;
 use pgkeep::repo::manifest::{Counts, Totals};
 use pgkeep::repo::{
     BackupId, BackupType, Base, Begin, CipherChoice, FileTableWriter, Found, InitOptions, Kind,
     LeaseRequest, Manifest, ObjectRecord, PackPlan, PackWriter, Place, Registration, Repository,
-    RowKind, Scope, Summary, WalFacts,
+    Reused, RowKind, Scope, Source, Summary, WalFacts,
 };
 use pgkeep::retention::{self, ExpirePlan, Freed, Policy};
 use pgkeep::storage::{
@@ -219,6 +220,26 @@ impl World {
         segment
     }
 
+    /// Archives what a server that died had of the next segment; its object.
+    pub fn push_partial(&mut self) -> ObjectKey {
+        let (segment, end) = (self.name(self.next), Self::lsn(self.next, 0x40));
+        let content = vec![7; 0x80];
+        let found = Found { end: Some(end), ending: "partial".into(), ..sample::found() };
+        let facts = WalFacts {
+            name: format!("{segment}.partial"),
+            system: self.place.system(),
+            size: content.len() as u64,
+            digest: self.repository.content_digest(&content),
+            timeline: Some(self.timeline),
+            address: Some(Self::lsn(self.next, 0)),
+            found: Some(found),
+            by: None,
+        };
+        let key = self.place.partial(&segment, end.0).unwrap();
+        self.repository.put_wal(&self.ctx, Kind::Partial, &key, &facts, &content).unwrap();
+        key
+    }
+
     /// A standby is promoted: the next segment is the first of a new timeline.
     pub fn fail_over(&mut self) {
         let switch = Self::lsn(self.next, 0);
@@ -308,27 +329,58 @@ impl World {
     }
 
     /// The file table comes right before the manifest.
-    fn file_table(&self, id: &BackupId, packs: Packs) -> pgkeep::repo::Result<Vec<ObjectRecord>> {
+    fn file_table(
+        &self,
+        id: &BackupId,
+        packs: Packs,
+    ) -> pgkeep::repo::Result<(Vec<ObjectRecord>, Vec<IndexEntry>)> {
         let Packs { mut objects, row } = packs;
         let key = self.place.files(id);
         let table = self.repository.buffer(&self.ctx, Kind::Files, &key)?;
         let mut table = FileTableWriter::new(table);
         table.push(&row)?;
-        let (bytes, summary, ..) = table.finish()?;
+        let (bytes, summary, index, _) = table.finish()?;
         self.repository.put_if_absent(&key, &bytes)?;
         objects.push(ObjectRecord::new("files", &summary));
-        Ok(objects)
+        Ok((objects, index))
     }
 
     /// The second half: the WAL that it needs, and its manifest.
     pub fn commit(&mut self, begun: Begun, packs: Packs) -> pgkeep::repo::Result<BackupId> {
-        let last = self.push();
-        let objects = self.file_table(&begun.id, packs)?;
-        let Begun { id, parent, started, start, timeline } = begun;
-        let bases = match &parent {
+        let bases = match &begun.parent {
             None => Vec::new(),
             Some(parent) => self.bases(parent)?,
         };
+        self.commit_on(begun, packs, (bases, Vec::new()))
+    }
+
+    /// A full that stores nothing: its file lies in the pack of one that was interrupted.
+    pub fn commit_on_attempt(
+        &mut self,
+        begun: Begun,
+        died: &BackupId,
+        mut packs: Packs,
+    ) -> pgkeep::repo::Result<BackupId> {
+        let attempt = self.repository.open_attempt(&self.ctx, &self.place, died, 8192)?.unwrap();
+        packs.objects.clear();
+        for layer in &mut packs.row.layers {
+            if let Source::Pack { base, .. } = &mut layer.source {
+                *base = Some(0);
+            }
+        }
+        self.commit_on(begun, packs, (vec![attempt.as_base(0)], attempt.reused(0, 0)))
+    }
+
+    fn commit_on(
+        &mut self,
+        begun: Begun,
+        packs: Packs,
+        (bases, reused): (Vec<Base>, Vec<Reused>),
+    ) -> pgkeep::repo::Result<BackupId> {
+        let last = self.push();
+        let (objects, index) = self.file_table(&begun.id, packs)?;
+        let Begun { id, parent, started, start, timeline } = begun;
+        let attempts = bases.iter().filter(|base| base.attempt).map(|base| base.id.clone());
         let summary = Summary {
             id: id.clone(),
             backup_type: id.backup_type(),
@@ -344,9 +396,10 @@ impl World {
             wal_last: last,
             totals: Totals::default(),
             counts: Counts::default(),
+            attempts: attempts.collect(),
             ..sample::summary_of(&id)
         };
-        let (reused, tablespaces, damage, index) = (vec![], vec![], vec![], vec![]);
+        let (tablespaces, damage) = (vec![], vec![]);
         let mut manifest = Manifest { summary, objects, bases, reused, tablespaces, damage, index };
         self.repository.commit(&self.ctx, &self.place, &mut manifest)?;
         Ok(id)
