@@ -37,6 +37,7 @@ pub use resolve::{DEFAULT_PATH, Resolved, Settings, Sources};
 pub use s3::S3Settings;
 pub use secret_source::{SecretSource, Unlocked};
 pub use sections::{
-    ClusterSettings, DaemonSettings, RepositorySettings, Retention, ScheduleSettings, Tiering,
+    ClusterSettings, DaemonSettings, Moves, RepositorySettings, Retention, ScheduleSettings,
+    Tiering,
 };
 pub use values::Fallback;

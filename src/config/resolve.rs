@@ -98,6 +98,7 @@ impl Settings {
         let repositories: Vec<_> = repositories.collect::<Result<_>>()?;
         check_defaults(&layered, &repositories)?;
         check_required(&layered, &repositories)?;
+        check_moves(&layered, &repositories)?;
         let schedule = read_schedule(&layered, &SectionName::new(Section::Schedule, ""))?;
         let daemon = read_daemon(&layered, &SectionName::new(Section::Daemon, ""))?;
         Ok(Self { layered, clusters, repositories, schedule, daemon, warnings })
@@ -222,6 +223,33 @@ fn check_defaults(layered: &Layered, repositories: &[RepositoryDraft]) -> Result
     let why = format!("{} are marked default = true; mark one", marked.join(" and "));
     let file = layered.describe_source();
     Err(Error::Conflict { file, section: Section::Repository.to_string(), why })
+}
+
+/// Chains move to another repository that there is, and not round in a circle.
+fn check_moves(layered: &Layered, repositories: &[RepositoryDraft]) -> Result<()> {
+    let find = |name: &str| repositories.iter().find(|draft| draft.name.name == name);
+    for draft in repositories {
+        let Some(first) = &draft.moves else { continue };
+        let mut way = vec![draft.name.name.as_str()];
+        let mut next = Some(first.to.as_str());
+        while let Some(to) = next {
+            let target = find(to);
+            let why = match target {
+                None => format!("tiering.to names repository {to}, and there is none"),
+                Some(_) if way.contains(&to) => {
+                    format!("tiering.to leads back to repository {to}")
+                }
+                Some(_) => String::new(),
+            };
+            if !why.is_empty() {
+                let file = layered.describe_source();
+                return Err(Error::Conflict { file, section: draft.name.to_string(), why });
+            }
+            way.push(to);
+            next = target.and_then(|target| Some(target.moves.as_ref()?.to.as_str()));
+        }
+    }
+    Ok(())
 }
 
 /// Where no repository is required, nothing says when WAL is archived.

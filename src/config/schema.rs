@@ -257,6 +257,8 @@ pub const KEYS: &[Key] = &[
         "whether each backup is followed by expire"),
     key(Repository, "tiering.after", Duration, None,
         "age at which whole closed chains move to colder storage; none means never"),
+    key(Repository, "tiering.to", Text, None,
+        "name of another repository that old closed chains are copied to, and removed here; instead of storage_class"),
     key(Repository, "tiering.storage_class", Text, None,
         "the storage class they move to, such as GLACIER or DEEP_ARCHIVE"),
     key(Repository, "tiering.monthly_class", Text, None,

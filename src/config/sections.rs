@@ -77,6 +77,8 @@ pub struct RepositorySettings {
     pub retention: Retention,
     /// What moves to colder storage.
     pub tiering: Option<Tiering>,
+    /// What goes to another repository.
+    pub moves: Option<Moves>,
     /// How many days what was thawed stays readable.
     pub thaw_days: u16,
     /// What storage costs.
@@ -130,6 +132,15 @@ impl Tiering {
             .into_iter()
             .flatten()
     }
+}
+
+/// `[repository.<name>.tiering]` with `to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moves {
+    /// The age at which chains move.
+    pub after: Duration,
+    /// The repository that they move to.
+    pub to: String,
 }
 
 /// `[schedule]`: texts of six or seven fields, seconds first.
@@ -236,6 +247,7 @@ pub(super) struct RepositoryDraft {
     jurisdiction: Option<String>,
     retention: Retention,
     tiering: Option<Tiering>,
+    pub(super) moves: Option<Moves>,
     thaw_days: u16,
     prices: PriceTable,
 }
@@ -274,20 +286,50 @@ pub(super) fn read_repository(
             window: section.get("retention.window", window)?,
             guard: section.get("retention.guard", percent)?,
             after_backup: section.get("retention.after_backup", boolean)?,
-            is_given: Section::Repository.keys().any(|key| {
-                let rules = key.name.starts_with("retention.")
-                    && !matches!(key.name, "retention.guard" | "retention.after_backup");
-                let given = layered.find(name, key.name);
-                rules && given.is_some_and(|setting| setting.origin != Origin::Default)
-            }),
+            is_given: has_rules(&section),
         },
         tiering: read_tiering(&section)?,
+        moves: read_moves(&section)?,
         thaw_days: section.get("tiering.thaw_days", days)?,
         prices: read_prices(&section)?,
     })
 }
 
+/// Whether any rule says what is kept.
+fn has_rules(section: &Reader<'_>) -> bool {
+    Section::Repository.keys().any(|key| {
+        let is_rule = key.name.starts_with("retention.")
+            && !matches!(key.name, "retention.guard" | "retention.after_backup");
+        let given = section.layered.find(section.section, key.name);
+        is_rule && given.is_some_and(|setting| setting.origin != Origin::Default)
+    })
+}
+
+fn read_moves(section: &Reader<'_>) -> Result<Option<Moves>> {
+    let Some(to) = section.find("tiering.to", some_text)? else { return Ok(None) };
+    let classes = ["tiering.storage_class", "tiering.monthly_class", "tiering.yearly_class"];
+    if let Some(class) = classes.into_iter().find(|key| section.setting(key).is_some()) {
+        return Err(section.conflict(format!(
+            "tiering.to moves chains to {to}, and {class} to colder storage here; take one of them out"
+        )));
+    }
+    let after = section.find("tiering.after", time)?.ok_or_else(|| {
+        let hint = "tiering.to is set, so say at which age chains move, such as \"14d\"";
+        section.missing("tiering.after", hint)
+    })?;
+    match has_rules(section) {
+        true => Ok(Some(Moves { after, to })),
+        false => Err(section.missing(
+            "retention.window",
+            "tiering.to removes here what is there, so write which moments stay restorable from here, such as \"14d\"",
+        )),
+    }
+}
+
 fn read_tiering(section: &Reader<'_>) -> Result<Option<Tiering>> {
+    if section.find("tiering.to", some_text)?.is_some() {
+        return Ok(None);
+    }
     let after = section.find("tiering.after", time)?;
     let class = section.find("tiering.storage_class", storage_class)?;
     let monthly_class = section.find("tiering.monthly_class", storage_class)?;
@@ -391,6 +433,7 @@ impl RepositoryDraft {
             jurisdiction: self.jurisdiction.clone(),
             retention: self.retention.clone(),
             tiering: self.tiering.clone(),
+            moves: self.moves.clone(),
             thaw_days: self.thaw_days,
             prices: self.prices.clone(),
         })

@@ -68,6 +68,7 @@ pub fn decide(policy: &Policy, now: Timestamp, places: &[PlaceFacts]) -> Vec<Dec
         for place in group.iter().copied() {
             replaced[place] = deciding.replaced(&group, place);
             deciding.by_window(place, window_from, replaced[place]);
+            deciding.moved(place);
             deciding.by_wish(place);
             deciding.parents(place);
             from[place] = window_from;
@@ -249,6 +250,20 @@ impl<'a> Deciding<'a> {
             if roots.contains(&backup.id.root()) && !is_told {
                 self.keep(place, &backup.id, Reason::WindowChain);
             }
+        }
+    }
+
+    /// What is in another repository leaves this one, where nothing but the calendar keeps it; what is to go there stays.
+    fn moved(&mut self, place: usize) {
+        let moving = &self.places[place].moving;
+        if let Some(kept) = self.kept.get_mut(place) {
+            let is_by_calendar = |reasons: &BTreeSet<Reason>| {
+                reasons.iter().all(|reason| matches!(reason, Reason::Period(_)))
+            };
+            kept.retain(|id, reasons| !moving.there.contains(id) || !is_by_calendar(reasons));
+        }
+        for id in &moving.waiting {
+            self.keep(place, id, Reason::NotMoved(moving.to.clone()));
         }
     }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::decide::{Decision, decide};
+use super::facts::Moving;
 use super::freed::Freed;
 use super::gather::{Gathered, Looks, gather};
 use super::policy::Policy;
@@ -87,6 +88,19 @@ impl ExpirePlan {
         let rules = self.policy.to_string();
         let newest = self.places.iter().filter_map(|place| place.gathered.kept.newest.as_ref());
         newest.max_by_key(|keep| keep.head.time).is_none_or(|keep| keep.head.policy != rules)
+    }
+}
+
+impl ExpirePlan {
+    /// Decides again, now that it is known what another repository has.
+    pub fn set_moving(&mut self, now: Timestamp, mut moving: impl FnMut(&PlacePlan) -> Moving) {
+        for place in &mut self.places {
+            place.gathered.facts.moving = moving(place);
+        }
+        let facts: Vec<_> = self.places.iter().map(|place| place.gathered.facts.clone()).collect();
+        for (place, decision) in self.places.iter_mut().zip(decide(&self.policy, now, &facts)) {
+            place.decision = decision;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What retention decides from: values that were found in a repository, nothing that is asked for later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::Timestamp;
 use crate::pg::{ArchivedWal, History, Lsn, SegmentNo, SegmentSize, Stretch, TimelineId};
@@ -104,6 +104,17 @@ pub struct InUse {
     pub by: String,
 }
 
+/// What becomes of backups that go to another repository before they leave this one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Moving {
+    /// Where to.
+    pub to: String,
+    /// They are there, whole: no rule of the calendar keeps them here.
+    pub there: BTreeSet<BackupId>,
+    /// No rule keeps them here, and they are to go there first.
+    pub waiting: BTreeSet<BackupId>,
+}
+
 /// One history of a cluster: a place in the repository.
 #[derive(Debug, Clone)]
 pub struct PlaceFacts {
@@ -125,6 +136,8 @@ pub struct PlaceFacts {
     pub wal: ArchivedWal,
     /// The ends of the archive.
     pub ends: Vec<End>,
+    /// What goes to another repository.
+    pub moving: Moving,
 }
 
 impl PlaceFacts {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::facts::{Candidate, End, InUse, Pinned, PlaceFacts, Running};
+use super::facts::{Candidate, End, InUse, Moving, Pinned, PlaceFacts, Running};
 use crate::base::{Ctx, Timestamp, side_by_side};
 use crate::pg::{ArchivedWal, Lsn, SegmentSize, TimelineId};
 use crate::repo::{
@@ -124,6 +124,7 @@ fn gather_place(
         in_use: Vec::new(),
         wal: survey.wal,
         ends,
+        moving: Moving::default(),
     };
     let warnings = survey.unreadable;
     let dead = Vec::new();

@@ -42,6 +42,8 @@ pub enum Reason {
     InUse(String),
     /// A backup whose manifest cannot be read may stand on it.
     Unreadable(String),
+    /// It is to go to another repository first.
+    NotMoved(String),
     /// It says that it was finished in the future, so a clock is wrong, and no rule of time counts.
     Future,
 }
@@ -65,6 +67,7 @@ impl fmt::Display for Reason {
             Self::Running(id) => write!(f, "parent of {id}, which is running"),
             Self::InUse(by) => write!(f, "in use by {by}"),
             Self::Unreadable(name) => write!(f, "{name} cannot be read, and may stand on it"),
+            Self::NotMoved(to) => write!(f, "not in {to} yet"),
             Self::Future => f.write_str("finished in the future: a clock is wrong"),
         }
     }

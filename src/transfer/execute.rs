@@ -12,7 +12,7 @@ use super::plan::{BackupCopy, CopyPlan, LeftOut, PlaceCopy};
 use super::sides::{Request, Side, Who};
 use super::wal::within;
 use crate::base::{Ctx, Event, Stage};
-use crate::pg::{ArchivedWal, SegmentSize};
+use crate::pg::{ArchivedWal, SegmentSize, Stretch};
 use crate::repo::{self, BackupId, Kind, LeaseRequest, Place, Scope};
 use crate::storage::ObjectKey;
 
@@ -91,7 +91,7 @@ fn copy_place(
     for backup in &plan.backups {
         ctx.cancel.check()?;
         match copy_backup(ctx, request, plan, (backup, who), &bringing, copied) {
-            Err(error) if !request.is_named() && error.is_of_removal() => {
+            Err(error) if !(request.is_strict && request.is_named()) && error.is_of_removal() => {
                 ctx.warn(format!("{} is passed over: {error}", backup.id));
                 copied.passed.push(LeftOut {
                     id: backup.id.clone(),
@@ -105,11 +105,15 @@ fn copy_place(
     for id in plan.pins.iter().filter(|id| plan.there.contains(id)) {
         copied.pins += pin(ctx, (&from, &to), place, id)?;
     }
-    let names = plan.wal.iter().flat_map(|stretch| {
-        let wal = ArchivedWal::new(size);
-        stretch.segments().map(move |(timeline, number)| wal.name(timeline, number))
+    // What backups need came with them.
+    let mut came = ArchivedWal::new(size);
+    let done = plan.backups.iter().filter(|backup| copied.backups.contains(&backup.id));
+    done.flat_map(|backup| &backup.wal).for_each(|name| came.add(name));
+    let segments = plan.wal.iter().flat_map(Stretch::segments);
+    let segments = segments.filter(|(timeline, number)| !came.has(*timeline, *number));
+    let mut keys = segments.filter_map(|(timeline, number)| {
+        Some((Kind::Wal, place.wal(&came.name(timeline, number))?))
     });
-    let mut keys = names.filter_map(|name| Some((Kind::Wal, place.wal(&name)?)));
     loop {
         let batch: Vec<(Kind, ObjectKey)> = keys.by_ref().take(BATCH).collect();
         if batch.is_empty() {

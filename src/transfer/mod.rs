@@ -19,8 +19,10 @@ mod plan;
 mod plan_text;
 mod sides;
 mod wal;
+mod whole;
 
 pub use error::{Error, Result};
 pub use execute::{Copied, execute};
 pub use plan::{BackupCopy, CopyPlan, LeftOut, PlaceCopy, plan};
 pub use sides::{Kept, Request, Side, Who};
+pub use whole::whole;

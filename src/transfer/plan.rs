@@ -288,7 +288,7 @@ impl<'a> Choosing<'a> {
     /// Where one is named, that it cannot be copied is an error.
     fn refused(&mut self, id: &BackupId, why: impl Into<WhyNot>) -> Result<()> {
         let WhyNot { why, is_by_rules } = why.into();
-        if self.request.is_named() {
+        if self.request.is_strict && self.request.is_named() {
             return Err(Error::LeftOut { id: id.clone(), why });
         }
         self.left_out.push(LeftOut { id: id.clone(), why, is_by_rules });
@@ -378,8 +378,8 @@ impl<'a> Choosing<'a> {
             return Some(why.into());
         }
         let is_ruled_out = self.rules.is_some_and(|rules| !rules.backups.contains(id));
-        let is_named = self.request.is_named();
-        (is_ruled_out && !is_named)
+        let is_wanted = self.request.is_strict && self.request.is_named();
+        (is_ruled_out && !is_wanted)
             .then(|| WhyNot::rules(format!("the rules of {to} do not keep it")))
     }
 }

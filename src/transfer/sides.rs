@@ -39,6 +39,8 @@ pub struct Request<'a> {
     pub epoch: Option<u32>,
     /// These backups, with what they stand on and need; everything where none is named.
     pub backups: BTreeSet<BackupId>,
+    /// Whether it is an error that one which is named cannot be copied, whatever the target's rules say of it.
+    pub is_strict: bool,
     /// What the target's own rules keep, by place; without, all of it.
     pub rules: HashMap<Place, Kept>,
 }

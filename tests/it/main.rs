@@ -81,6 +81,7 @@ mod tier_crash;
 mod tier_live;
 mod tier_thaw;
 mod transfer_crash;
+mod transfer_expiry;
 mod transfer_live;
 mod transfer_store;
 mod wal_live;

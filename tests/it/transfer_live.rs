@@ -167,3 +167,52 @@ fn a_chain_that_stands_on_interrupted_backups_arrives_whole() {
     copy(ctx, &one).unwrap();
     assert_same(ctx, place, (&repository, &sealed.repository), &[ids.last().cloned().unwrap()]);
 }
+
+/// Backups go to a folder first, and what its rules do not keep goes on to a bucket when it expires.
+#[test]
+fn a_folder_hands_old_backups_on_to_a_bucket() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let s3 = TestS3::start();
+    let Site { config, repo: _repo, cluster } = site;
+    let rules = "[repository.local.retention]\ndaily = 0\nweekly = 0\nmonthly = 0\nwindow = '0s'\n\
+                 [repository.local.tiering]\nafter = '1s'\nto = 'offsite'\n";
+    let config = config.bucket("offsite", &s3, Cipher::Aes).toml(rules);
+    config.run(["init"]).assert_ok();
+    cluster.set_archive_command(&config.archive_command());
+    let backup = |kind: &str| {
+        let args = ["backup", "--repository", "local", "--json", "--type", kind];
+        let taken = json(&config.run(args).assert_ok().stdout);
+        taken["id"].as_str().unwrap().to_owned()
+    };
+    cluster.psql("create table t as select n, md5(n::text) t from generate_series(1, 5000) n");
+    let full = backup("full");
+    cluster.psql("insert into t values (0, 'y')");
+    let child = backup("diff");
+    cluster.psql("insert into t values (-1, 'z')");
+    let last = backup("full");
+    cluster.archive_now();
+    let planned = config.run(["expire", "--dry-run", "--repository", "local"]).assert_ok();
+    assert!(planned.stdout.contains("moves to offsite: copy from local to offsite"), "{planned}");
+    assert!(backups_in(&config, "offsite").is_empty());
+    // Where nothing may be copied, nothing is removed.
+    let mut refused = config.pgkeep(["expire", "--yes", "--repository", "local"]);
+    let refused = run(refused.env("PGKEEP_REPOSITORY__LOCAL__JURISDICTION", "EU")).assert_code(1);
+    assert!(refused.stderr.contains("must stay in jurisdiction EU"), "{refused}");
+    assert_eq!(ids(&backups_in(&config, "local")), [&*full, &child, &last]);
+    let done = config.run(["expire", "--yes", "--repository", "local"]).assert_ok();
+    for words in ["moved to offsite: 2 backups", "moved to offsite", "removed 2 backups"] {
+        assert!(done.stdout.contains(words), "{words}\n{done}");
+    }
+    assert_eq!(ids(&backups_in(&config, "local")), [&*last]);
+    assert_eq!(ids(&backups_in(&config, "offsite")), [&*full, &child]);
+    let again = config.run(["expire", "--yes", "--repository", "local"]).assert_ok();
+    assert!(again.stdout.contains("removed 0 backups"), "{again}");
+    let copies = ScratchDir::new("copies");
+    let (moved, here) = (copies.join("moved"), copies.join("here"));
+    let own = ["--backup", &*child, "--target-immediate"];
+    let rows = restored_rows(&cluster, &server, (&config, "offsite"), &moved, &own);
+    assert!(rows.starts_with("5001 "), "{rows}");
+    let rows = restored_rows(&cluster, &server, (&config, "local"), &here, &[]);
+    assert!(rows.starts_with("5002 "), "{rows}");
+}

@@ -1,23 +1,20 @@
 //! Copies between repositories in memory: what arrives is what was there, and what must not be there is not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use chrono::TimeDelta;
-use pgkeep::base::{Ctx, Event, Observer};
+use pgkeep::base::Ctx;
 use pgkeep::crypt::Unlock;
 use pgkeep::repo::{
-    BackupId, BackupType, CipherChoice, InitOptions, Kind, LeaseRequest, OpenedBackup, Pin, Place,
-    Repository, RowKind, Scope,
+    BackupId, BackupType, CipherChoice, InitOptions, Kind, OpenedBackup, Pin, Place, Repository,
+    RowKind,
 };
 use pgkeep::retention::{self, Policy};
-use pgkeep::storage::faulty::Effect;
 use pgkeep::storage::{FaultyStore, MemoryStore, ObjectKey, ObjectStore as _, list_all};
 use pgkeep::transfer::{self, Copied, Error, Request, Side, Who};
-use pgkeep::wiring;
 
-use crate::expire_crash::{policy, weeks};
+use crate::expire_crash::weeks;
 use crate::support::{World, sample};
 
 /// Another repository in memory, with a key of its own.
@@ -65,6 +62,7 @@ pub fn request<'a>(from: &'a Repository, to: &'a Repository) -> Request<'a> {
         system: None,
         epoch: None,
         backups: BTreeSet::new(),
+        is_strict: true,
         rules: HashMap::new(),
     }
 }
@@ -142,9 +140,15 @@ fn assert_segment(place: &Place, (from, to): (&Repository, &Repository), name: &
     assert_eq!(pgkeep::repo::WalFacts { digest: facts.digest.clone(), ..other }, facts);
 }
 
-fn ids(ctx: &Ctx, repository: &Repository, place: &Place) -> Vec<BackupId> {
+pub fn ids(ctx: &Ctx, repository: &Repository, place: &Place) -> Vec<BackupId> {
     let backups = repository.backups_by_manifest(ctx, place).unwrap();
     backups.complete.into_iter().map(|backup| backup.id).collect()
+}
+
+/// The newest backups, a full and a child each day.
+pub fn newest(world: &World, count: usize) -> BTreeSet<BackupId> {
+    let ids = ids(&world.ctx, &world.repository, &world.place);
+    ids.into_iter().rev().take(count).collect()
 }
 
 fn pin(world: &World, id: &BackupId) {
@@ -262,7 +266,7 @@ fn one_backup_comes_with_all_that_it_needs_and_nothing_more() {
     // Everything else comes later, and finds what is there.
     let rest = copy(ctx, &request(&world.repository, &target.repository)).unwrap();
     assert_eq!(rest.backups.len(), all.len() - 2);
-    assert_eq!(rest.segments as usize, world.archived.len() - needed.len());
+    assert_eq!(rest.segments, (world.archived.len() - needed.len()) as u64);
     let ids: Vec<_> = all.iter().map(|backup| backup.id.clone()).collect();
     assert_same(ctx, place, (&world.repository, &target.repository), &ids);
     // One that is not there is told.
@@ -332,7 +336,12 @@ fn what_is_damaged_in_the_source_does_not_arrive() {
             world.faulty.heal();
             // Healthy again, the same goes on.
             copy(ctx, &wanted).unwrap();
-            assert_same(ctx, place, (&world.repository, &target.repository), &[full.id.clone()]);
+            assert_same(
+                ctx,
+                place,
+                (&world.repository, &target.repository),
+                std::slice::from_ref(&full.id),
+            );
         }
     }
     // One that was cut is told before anything is put.
@@ -372,214 +381,4 @@ fn a_name_that_holds_something_else_is_told_and_stays() {
     third.repository.put_begin(&ctx, &place, &begin).unwrap();
     let refused = copy(&ctx, &request(&world.repository, &third.repository)).unwrap_err();
     assert!(refused.to_string().contains("another backup that began"), "{refused}");
-}
-
-#[test]
-fn f080_what_the_target_has_removed_or_would_remove_does_not_come_back() {
-    let world = weeks(9);
-    let (ctx, place) = (&world.ctx, &world.place);
-    let target = Target::new(ctx, CipherChoice::Aes256Cbc);
-    let policy = policy(2, 0, 2);
-    let rules = || {
-        wiring::target_rules(ctx, (&world.repository, &target.repository), "main", &policy).unwrap()
-    };
-    // By its rules from the beginning: no more than its expiry would leave.
-    let mut wanted = request(&world.repository, &target.repository);
-    wanted.rules = rules();
-    let plan = transfer::plan(ctx, &wanted).unwrap();
-    let left: Vec<_> = plan.places[0].left_out.iter().collect();
-    assert!(left.len() > 6 && left.iter().all(|left| left.is_by_rules), "{left:?}");
-    assert!(plan.places[0].segments_left_out > 6, "{plan}");
-    transfer::execute(ctx, &wanted, &plan, &WHO).unwrap();
-    let before = names(&target.store);
-    let freed = expire(ctx, &target.repository, &policy);
-    assert_eq!((freed.backups, freed.segments), (0, 0), "{freed:?}");
-    assert_eq!(names(&target.store), before);
-    let kept = ids(ctx, &target.repository, place);
-    assert_same(ctx, place, (&world.repository, &target.repository), &kept);
-    // Without its rules everything comes; what expiry then removed is not brought back by the rules.
-    let all = Target::new(ctx, CipherChoice::None);
-    copy(ctx, &request(&world.repository, &all.repository)).unwrap();
-    expire(ctx, &all.repository, &policy);
-    let mut wanted = request(&world.repository, &all.repository);
-    wanted.rules =
-        wiring::target_rules(ctx, (&world.repository, &all.repository), "main", &policy).unwrap();
-    assert_eq!(copy(ctx, &wanted).unwrap(), Copied::default());
-    // Nor without them what is in the record of that expiry.
-    let plan = transfer::plan(ctx, &request(&world.repository, &all.repository)).unwrap();
-    let told = plan.to_string();
-    assert!(told.contains("expire has removed it from b, and names are not used twice"), "{told}");
-}
-
-/// WAL that the target gave up comes back where a backup is asked for that needs it, and is not called expired then.
-#[test]
-fn what_was_given_up_comes_back_for_a_backup_that_needs_it() {
-    let world = weeks(9);
-    let (ctx, place) = (&world.ctx, &world.place);
-    let target = Target::new(ctx, CipherChoice::None);
-    let policy = policy(2, 0, 2);
-    let all = world.complete();
-    let (old, last) = (all[0].clone(), all.iter().rfind(|b| b.parent.is_none()).unwrap().clone());
-    let mut one = request(&world.repository, &target.repository);
-    one.backups = [last.id.clone()].into();
-    // It had archived there from the beginning, and its backups elsewhere: of the old ones only WAL expires.
-    let mut archived = request(&world.repository, &target.repository);
-    let registration = world.repository.registration(place).unwrap();
-    let wal = world.repository.survey_by_list(ctx, place, &registration).unwrap().wal;
-    let kept = transfer::Kept { backups: [last.id.clone()].into(), wal };
-    archived.rules = [(place.clone(), kept)].into();
-    copy(ctx, &archived).unwrap();
-    assert_eq!(ids(ctx, &target.repository, place), [last.id.clone()]);
-    assert!(expire(ctx, &target.repository, &policy).segments > 6);
-    let survey = || {
-        let registration = target.repository.registration(place).unwrap();
-        target.repository.survey_by_list(ctx, place, &registration).unwrap().wal
-    };
-    let key = place.wal(&old.wal_first).unwrap();
-    assert!(target.store.head(&key).is_err());
-    one.backups = [old.id.clone()].into();
-    let plan = transfer::plan(ctx, &one).unwrap();
-    assert!(plan.to_string().contains("that expire had given up there come back"), "{plan}");
-    transfer::execute(ctx, &one, &plan, &WHO).unwrap();
-    assert!(target.store.head(&key).is_ok());
-    let (first, wal) = (old.start().unwrap(), survey());
-    assert!(wal.has(first.0, first.1), "it is archived, and not given up");
-    assert_same(ctx, place, (&world.repository, &target.repository), &[old.id.clone()]);
-    // Pinned there it stays by itself; without, the next expiry takes it again.
-    let pin = Pin {
-        id: old.id.clone(),
-        pinned: true,
-        reason: "kept here".into(),
-        until: None,
-        time: world.now(),
-        host: "db2".into(),
-    };
-    target.repository.put_pin(ctx, place, &pin).unwrap();
-    expire(ctx, &target.repository, &policy);
-    assert_same(ctx, place, (&world.repository, &target.repository), &[old.id.clone()]);
-}
-
-/// Runs something at every step of a copy, in the thread that copies.
-struct Beside(Box<dyn Fn() + Send + Sync>);
-
-impl std::fmt::Debug for Beside {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Beside")
-    }
-}
-
-impl Observer for Beside {
-    fn event(&self, event: Event) {
-        if matches!(event, Event::Advance { .. } | Event::Begin { .. }) {
-            (self.0)();
-        }
-    }
-}
-
-/// Whoever copies is seen by expiry, on both sides, at every step; also who goes on with what another began long ago.
-#[test]
-fn f081_expiry_beside_a_copy_removes_nothing_of_it() {
-    let strict = policy(1, 0, 1);
-    for is_resumed in [false, true] {
-        let world = weeks(9);
-        let (ctx, place) = (&world.ctx, &world.place);
-        let target = Target::new(ctx, CipherChoice::Aes256Cbc);
-        // The target has something newer, so that nothing there keeps the old one but that it is copied.
-        let mut one = request(&world.repository, &target.repository);
-        one.backups = world
-            .complete()
-            .iter()
-            .rfind(|b| b.parent.is_none())
-            .map(|b| b.id.clone())
-            .into_iter()
-            .collect();
-        copy(ctx, &one).unwrap();
-        let old = world.complete().iter().find(|b| b.parent.is_some()).unwrap().clone();
-        one.backups = [old.id.clone()].into();
-        if is_resumed {
-            let faulty = target.through_faults();
-            let mut dies = one.clone();
-            dies.to.repository = &faulty;
-            let plan = transfer::plan(ctx, &dies).unwrap();
-            target.faulty.die_at(target.faulty.operations() + 40, Effect::Full);
-            transfer::execute(ctx, &dies, &plan, &WHO).unwrap_err();
-            target.faulty.heal();
-            world.pass(TimeDelta::days(3));
-            assert!(
-                target
-                    .names()
-                    .iter()
-                    .any(|name| name.contains("/data/") && name.contains(old.id.root().as_str()))
-            );
-        }
-        let runs = Arc::new(AtomicU64::new(0));
-        let (count, quiet, rules) = (Arc::clone(&runs), ctx.clone(), strict.clone());
-        let (from, to) = (world.repository.clone(), target.repository.clone());
-        let one_at_a_time = Mutex::new(());
-        let beside = Beside(Box::new(move || {
-            let _turn = one_at_a_time.lock().unwrap();
-            expire(&quiet, &to, &rules);
-            expire(&quiet, &from, &rules);
-            count.fetch_add(1, Ordering::Relaxed);
-        }));
-        let watched = Ctx { observer: Arc::new(beside), ..ctx.clone() };
-        let plan = transfer::plan(ctx, &one).unwrap();
-        // What expiry had removed in the source before anybody said that he reads it is gone.
-        let held = LeaseRequest {
-            backup: Some((place.system(), place.epoch(), old.id.clone())),
-            ..World::request_for(Scope::Use)
-        };
-        let lease = world.repository.take_lease(ctx, &held).unwrap();
-        let copied = transfer::execute(&watched, &one, &plan, &WHO).unwrap();
-        assert_eq!(copied.backups.last(), Some(&old.id), "resumed: {is_resumed}");
-        assert!(runs.load(Ordering::Relaxed) > 3);
-        assert_same(ctx, place, (&world.repository, &target.repository), &[old.id.clone()]);
-        // Afterwards the rules of each decide.
-        drop(lease);
-        world.pass(TimeDelta::hours(3));
-        expire(ctx, &target.repository, &strict);
-        assert!(!ids(ctx, &target.repository, place).contains(&old.id));
-    }
-}
-
-/// A copy that nobody goes on with is kept for a month, then swept, and its name is not used again.
-#[test]
-fn f080_what_a_dead_copy_leaves_is_swept_after_a_month() {
-    let world = weeks(2);
-    let (ctx, place) = (&world.ctx, &world.place);
-    let target = Target::new(ctx, CipherChoice::None);
-    let faulty = target.through_faults();
-    let wanted = request(&world.repository, &faulty);
-    let plan = transfer::plan(ctx, &wanted).unwrap();
-    let twin = Target::new(ctx, CipherChoice::None);
-    let counted = twin.through_faults();
-    let before = twin.faulty.log().len();
-    transfer::execute(ctx, &request(&world.repository, &counted), &plan, &WHO).unwrap();
-    let log = twin.faulty.log();
-    let table =
-        log[before..].iter().position(|each| each.key.contains("/files/") && each.name == "finish");
-    target.faulty.die_at(target.faulty.operations() + table.unwrap() as u64 + 1, Effect::Full);
-    transfer::execute(ctx, &wanted, &plan, &WHO).unwrap_err();
-    target.faulty.heal();
-    let id = plan.places[0].backups[0].id.clone();
-    let own =
-        || target.names().into_iter().filter(|name| name.contains(id.as_str())).collect::<Vec<_>>();
-    let keep = policy(30, 0, 300);
-    let stored = own();
-    assert!(stored.len() > 4 && target.store.head(&place.manifest(&id)).is_err(), "{stored:?}");
-    world.pass(TimeDelta::days(29));
-    let planned = retention::plan_expiry(ctx, &target.repository, "main", &keep).unwrap();
-    assert!(
-        planned.places[0].vanished.is_empty(),
-        "nothing has vanished: the source has all of it"
-    );
-    expire(ctx, &target.repository, &keep);
-    assert_eq!(own(), stored, "the next copy goes on with it");
-    world.pass(TimeDelta::days(2));
-    expire(ctx, &target.repository, &keep);
-    let left = own();
-    assert!(left.iter().all(|name| name.contains("/backup/")), "the seal stays: {left:?}");
-    let plan = transfer::plan(ctx, &request(&world.repository, &target.repository)).unwrap();
-    let told = plan.to_string();
-    assert!(told.contains("names are not used twice"), "{told}");
 }

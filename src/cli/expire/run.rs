@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::moving::{self, Moves};
 use super::text::{self, NO_RULES};
 use super::tier::{self, Tiered};
 use crate::base::ByteSize;
@@ -29,6 +30,8 @@ struct Expired {
     done: Option<(usize, Freed)>,
     /// What moves to colder storage.
     tiered: Tiered,
+    /// What goes to another repository.
+    moves: Moves,
 }
 
 /// Removes what is not kept from every repository, or from the one that is named.
@@ -116,12 +119,22 @@ fn expire_in(
         let freed = retention::estimate(ctx, repository, &plan).map_err(failed)?;
         let early = tier::early(ctx, repository, settings, &plan)?;
         let tiered = tier::plan(ctx, repository, settings, &plan)?;
+        let moves = moving::carry_out(run, resolved, settings, (repository, &plan), true)?;
         let estimate = Some((freed, early));
-        return Ok(Expired { leftovers, plan, is_given, estimate, done: None, tiered });
+        return Ok(Expired { leftovers, plan, is_given, estimate, done: None, tiered, moves });
     }
     let host = wiring::host().to_string();
+    // What is not there may not go, so this comes first, and takes as long as it takes.
+    let moves = match settings.moves.is_some() {
+        false => Moves::default(),
+        true => {
+            let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
+            guard(args, settings, &plan)?;
+            moving::carry_out(run, resolved, settings, (repository, &plan), false)?
+        }
+    };
     let (plan, removed, freed) = match is_given {
-        true => removed(run, args, resolved, settings, (repository, &leftovers, &host))?,
+        true => removed(run, args, resolved, settings, (repository, &leftovers, &host, &moves))?,
         false => {
             let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
             let removed = retention::execute(ctx, store.as_ref(), &leftovers).map_err(failed)?;
@@ -134,7 +147,7 @@ fn expire_in(
         false => tier::carry_out(ctx, repository, settings, &plan, &host),
     };
     let done = Some((removed, freed));
-    Ok(Expired { leftovers, plan, is_given, estimate: None, done, tiered })
+    Ok(Expired { leftovers, plan, is_given, estimate: None, done, tiered, moves })
 }
 
 /// Removes what the rules do not keep, under the lease on that.
@@ -143,7 +156,7 @@ fn removed(
     args: &ExpireArgs,
     resolved: &Resolved,
     settings: &RepositorySettings,
-    (repository, leftovers, host): (&Repository, &Plan, &str),
+    (repository, leftovers, host, moves): (&Repository, &Plan, &str, &Moves),
 ) -> Result<(ExpirePlan, usize, Freed), Failure> {
     let ctx = &run.ctx;
     let failed = |source| Failure::from(wiring::Error::of_repository(&settings.name, source));
@@ -163,6 +176,7 @@ fn removed(
     let lease = repository.take_lease(ctx, &request).map_err(failed)?.beside(ctx);
     let mut plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
     guard(args, settings, &plan)?;
+    moves.apply(run, &mut plan);
     let store = repository.store();
     let removed = retention::execute(ctx, store.as_ref(), leftovers).map_err(failed)?;
     let freed = retention::execute_expiry(ctx, repository, &mut plan, host, &lease);
@@ -250,6 +264,7 @@ fn as_text(name: &str, expired: &Expired) -> String {
         let leftovers = counted(*leftovers, "leftover");
         lines.push(format!("{name}: {}; {leftovers} of interrupted uploads", freed_text(freed)));
     }
+    lines.extend(expired.moves.text(name));
     lines.extend(expired.tiered.text(name));
     lines.join("\n")
 }
@@ -266,5 +281,6 @@ fn as_json(name: &str, expired: &Expired) -> Value {
         "removed_leftovers": expired.done.as_ref().map(|(leftovers, _)| leftovers),
         "freed": expired.done.as_ref().map(|(_, freed)| freed),
         "tiering": expired.tiered.json(),
+        "moves": expired.moves.json(),
     })
 }

@@ -47,7 +47,7 @@ fn table(place: &PlacePlan) -> String {
     for (id, why) in &place.decision.backups {
         let summary = place.summary(id);
         let (word, why) = match why.is_empty() {
-            true => ("removed", "no rule keeps it".to_owned()),
+            true => ("removed", why_gone(place, id)),
             false => ("kept", reasons(why)),
         };
         table.add_row([
@@ -59,6 +59,14 @@ fn table(place: &PlacePlan) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+fn why_gone(place: &PlacePlan, id: &BackupId) -> String {
+    let moving = &place.gathered.facts.moving;
+    match moving.there.contains(id) {
+        true => format!("moved to {}", moving.to),
+        false => "no rule keeps it".to_owned(),
+    }
 }
 
 /// What is archived of a stretch.

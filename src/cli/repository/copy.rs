@@ -40,6 +40,7 @@ pub fn copy(run: &Invocation, args: &CopyArgs) -> Result<Exit, Failure> {
         system: None,
         epoch: args.epoch,
         backups: args.backup.iter().cloned().collect(),
+        is_strict: true,
         rules: Default::default(),
     };
     request.require_allowed()?;

@@ -262,3 +262,33 @@ fn later_sources_win_and_are_named() {
         "{wrong}"
     );
 }
+
+#[test]
+fn chains_move_to_another_repository_by_name() {
+    let text = |to: &str, rest: &str| {
+        format!(
+            "[cluster.main]\n[repository.local]\nurl = \"file:///a\"\n{CLEAR}retention.window = \"14d\"\n\
+             tiering.after = \"14d\"\ntiering.to = \"{to}\"\n{rest}\n[repository.offsite]\nurl = \
+             \"file:///b\"\njurisdiction = \"EU\"\n{CLEAR}"
+        )
+    };
+    let settings = parse(&text("offsite", "")).unwrap();
+    let resolved = settings.resolve(None, Some("local")).unwrap();
+    let local = resolved.repository().unwrap();
+    let moves = Moves { after: days(14), to: "offsite".into() };
+    assert_eq!((&local.moves, &local.tiering), (&Some(moves), &None));
+    assert_eq!(resolved.repositories[1].jurisdiction.as_deref(), Some("EU"));
+    for (text, words) in [
+        (text("nowhere", ""), "tiering.to names repository nowhere, and there is none"),
+        (text("local", ""), "tiering.to leads back to repository local"),
+        (text("offsite", "tiering.storage_class = \"GLACIER\""), "take one of them out"),
+        (text("offsite", "").replace("tiering.after = \"14d\"\n", ""), "at which age chains move"),
+        (
+            text("offsite", "").replace("retention.window = \"14d\"\n", ""),
+            "write which moments stay restorable from here",
+        ),
+    ] {
+        let told = message(&text);
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}

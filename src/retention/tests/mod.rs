@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use told::Told;
 
-use super::{Candidate, Decision, End, PlaceFacts, Policy, decide};
+use super::{Candidate, Decision, End, Moving, PlaceFacts, Policy, Reason, decide, leaving};
 use crate::base::Timestamp;
 use crate::pg::{Lsn, SegmentNo, Stretch, TimelineId};
 use crate::repo::BackupId;

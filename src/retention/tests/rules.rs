@@ -365,3 +365,35 @@ fn an_empty_end_of_a_replaced_history_keeps_nothing_for_ever() {
     assert_eq!(shown(&decision(10)), ["20261103-020000F: removed"]);
     assert_eq!(removed_wal(&decision(10)), [(1, 1, 109)]);
 }
+
+#[test]
+fn what_is_elsewhere_goes_and_what_is_to_go_there_stays() {
+    let days_of = ["20261102", "20261103", "20261118", "20261120"];
+    let mut told = days_of.iter().fold(Told::from(BEGUN), |told, day| told.full(day));
+    told = told.archived_until(1, "2026-11-20T12:00:00Z");
+    let policy = Policy { daily: 3, window: days(1), ..nothing() };
+    let now = "2026-11-20T12:00:00Z";
+    let decision = decided(&policy, now, &told);
+    let id = |day: &str| format!("{day}-020000F").parse::<BackupId>().unwrap();
+    let [gone, old, start, last] = days_of.map(id);
+    let found = leaving(&told.facts, &decision, (days(14), at(now)));
+    assert_eq!((found.old, found.going), ([old.clone()].into(), [gone.clone()].into()));
+    // Too young, or somebody keeps it: it stays.
+    assert!(leaving(&told.facts, &decision, (days(18), at(now))).old.is_empty());
+    let reason = "audit".to_owned();
+    let mut pinned = told.facts.clone();
+    pinned.pins.insert(old.clone(), crate::retention::Pinned { reason, until: None });
+    let kept = decide(&policy, at(now), std::slice::from_ref(&pinned)).remove(0);
+    assert!(leaving(&pinned, &kept, (days(14), at(now))).old.is_empty());
+    told.facts.moving = Moving {
+        to: "offsite".into(),
+        there: [old.clone(), start.clone(), last.clone()].into(),
+        waiting: [gone.clone()].into(),
+    };
+    let after = decided(&policy, now, &told);
+    assert!(after.reasons(&old).unwrap().is_empty(), "it is there");
+    for stays in [&start, &last] {
+        assert!(!after.reasons(stays).unwrap().is_empty(), "{stays}: more than the calendar");
+    }
+    assert_eq!(after.reasons(&gone).unwrap(), &[Reason::NotMoved("offsite".into())].into());
+}

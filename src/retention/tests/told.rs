@@ -8,7 +8,7 @@ use super::at;
 use crate::base::Timestamp;
 use crate::pg::{ArchivedWal, History, Lsn, SegmentNo, SegmentSize, Stretch, TimelineId};
 use crate::repo::{BackupId, BackupType};
-use crate::retention::{Candidate, End, PlaceFacts};
+use crate::retention::{Candidate, End, Moving, PlaceFacts};
 
 /// One server's history, in which a segment is written each hour.
 #[derive(Clone)]
@@ -30,6 +30,7 @@ impl Told {
             in_use: Vec::new(),
             wal: ArchivedWal::new(SegmentSize::DEFAULT),
             ends: Vec::new(),
+            moving: Moving::default(),
         };
         Self { facts, begun: at(begun) }
     }

@@ -13,7 +13,7 @@ use super::case::ends;
 use crate::base::Timestamp;
 use crate::pg::{ArchivedWal, History, Lsn, SegmentNo, SegmentSize, Stretch, TimelineId};
 use crate::repo::{BackupId, BackupType};
-use crate::retention::{Candidate, InUse, Pinned, PlaceFacts, Running};
+use crate::retention::{Candidate, InUse, Moving, Pinned, PlaceFacts, Running};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -136,6 +136,7 @@ impl Truth {
             in_use: vec![],
             wal: ArchivedWal::new(SIZE),
             ends: vec![],
+            moving: Moving::default(),
         };
         let history = History::without_ancestors(TimelineId::FIRST);
         let ways = vec![Way { history, next: 1, is_told: true }];
