@@ -13,7 +13,7 @@ use super::sides::{Request, Side, Who};
 use super::wal::within;
 use crate::base::{Ctx, Event, Stage};
 use crate::pg::{ArchivedWal, SegmentSize, Stretch};
-use crate::repo::{self, BackupId, Kind, LeaseRequest, Place, Scope};
+use crate::repo::{self, BackupId, KeptUp, Kind, LeaseRequest, Place, Scope};
 use crate::storage::ObjectKey;
 
 /// Files that are brought between two looks at whether to go on.
@@ -88,8 +88,11 @@ fn copy_place(
     let beside: Vec<_> = histories.chain(labels).collect();
     copied.files += stored(&bringing.all(&beside)?);
     give_back(ctx, &to, plan, (size, who))?;
+    // What the next one stands on stays there until that one is complete.
+    let mut held: Vec<(BackupId, KeptUp)> = Vec::new();
     for backup in &plan.backups {
         ctx.cancel.check()?;
+        held.retain(|(root, _)| *root == backup.id.root());
         match copy_backup(ctx, request, plan, (backup, who), &bringing, copied) {
             Err(error) if !(request.is_strict && request.is_named()) && error.is_of_removal() => {
                 ctx.warn(format!("{} is passed over: {error}", backup.id));
@@ -99,9 +102,10 @@ fn copy_place(
                     is_by_rules: true,
                 });
             }
-            other => other?,
+            other => held.extend(other?.map(|own| (backup.id.root(), own))),
         }
     }
+    drop(held);
     for id in plan.pins.iter().filter(|id| plan.there.contains(id)) {
         copied.pins += pin(ctx, (&from, &to), place, id)?;
     }
@@ -144,14 +148,14 @@ fn copy_backup(
     (planned, who): (&BackupCopy, &Who<'_>),
     bringing: &Bringing<'_>,
     copied: &mut Copied,
-) -> Result<()> {
+) -> Result<Option<KeptUp>> {
     let (from, to, place) = (request.from, request.to, &plan.place);
     if let Some(parent) =
         copied.passed.iter().find(|gone| Some(&gone.id) == planned.parent.as_ref())
     {
         let why = format!("{}, on which it stands, was passed over", parent.id);
         copied.passed.push(LeftOut { id: planned.id.clone(), why, is_by_rules: true });
-        return Ok(());
+        return Ok(None);
     }
     let _held = hold(ctx, &from, place, &planned.id, who)?;
     let done = Copying { ctx, bringing: *bringing, who, planned }.copy()?;
@@ -161,10 +165,9 @@ fn copy_backup(
     if plan.pins.contains(&planned.id) {
         copied.pins += pin(ctx, (&from, &to), place, &planned.id)?;
     }
-    drop(done.held);
     ctx.note(format!("{} is complete in {}", planned.id, to.name));
     copied.backups.push(planned.id.clone());
-    Ok(())
+    Ok(Some(done.held))
 }
 
 /// Takes a pin over, where it still holds and nobody has said anything there.

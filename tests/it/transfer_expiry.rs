@@ -122,29 +122,40 @@ fn f081_expiry_beside_a_copy_removes_nothing_of_it() {
     for is_resumed in [false, true] {
         let world = weeks(9);
         let (ctx, place) = (&world.ctx, &world.place);
-        let target = Target::new(ctx, CipherChoice::Aes256Cbc);
         // The target has newer ones, so that nothing there keeps the old one but that it is copied.
-        let mut one = request(&world.repository, &target.repository);
-        one.backups = newest(&world, 8);
-        copy(ctx, &one).unwrap();
+        let with_newer = || {
+            let target = Target::new(ctx, CipherChoice::Aes256Cbc);
+            let mut one = request(&world.repository, &target.repository);
+            one.backups = newest(&world, 8);
+            copy(ctx, &one).unwrap();
+            target
+        };
         let old = world.complete().iter().find(|b| b.parent.is_some()).unwrap().clone();
-        one.backups = [old.id.clone()].into();
-        if is_resumed {
-            let faulty = target.through_faults();
-            let mut dies = one.clone();
-            dies.to.repository = &faulty;
-            let plan = transfer::plan(ctx, &dies).unwrap();
-            target.faulty.die_at(target.faulty.operations() + 40, Effect::Full);
-            transfer::execute(ctx, &dies, &plan, &WHO).unwrap_err();
-            target.faulty.heal();
-            world.pass(TimeDelta::days(3));
-            assert!(
+        let target = match is_resumed {
+            false => with_newer(),
+            // One that died with packs of the full, and before that was complete.
+            true => {
+                let dies = |number: u64| {
+                    let target = with_newer();
+                    let faulty = target.through_faults();
+                    let mut one = request(&world.repository, &faulty);
+                    one.backups = [old.id.clone()].into();
+                    let plan = transfer::plan(ctx, &one).unwrap();
+                    target.faulty.die_at(target.faulty.operations() + number, Effect::Full);
+                    transfer::execute(ctx, &one, &plan, &WHO).unwrap_err();
+                    target.faulty.heal();
+                    let root = old.id.root();
+                    let has_pack = target.store.head(&place.meta(&root, 0)).is_ok();
+                    let is_open = target.store.head(&place.manifest(&root)).is_err();
+                    (has_pack && is_open).then_some(target)
+                };
+                let target = (8..80).find_map(dies).expect("it dies in between");
+                world.pass(TimeDelta::days(3));
                 target
-                    .names()
-                    .iter()
-                    .any(|name| name.contains("/data/") && name.contains(old.id.root().as_str()))
-            );
-        }
+            }
+        };
+        let mut one = request(&world.repository, &target.repository);
+        one.backups = [old.id.clone()].into();
         let runs = Arc::new(AtomicU64::new(0));
         let (count, quiet, rules) = (Arc::clone(&runs), ctx.clone(), strict.clone());
         let (from, to) = (world.repository.clone(), target.repository.clone());
