@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Availability, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    Availability, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
     StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 use crate::base::{Timestamp, durable, hex};
@@ -233,8 +233,8 @@ impl<S: ObjectStore> ObjectStore for KeptStore<S> {
         self.inner.has_versions()
     }
 
-    fn has_locks(&self) -> bool {
-        self.inner.has_locks()
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.inner.lock_rule()
     }
 
     fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {

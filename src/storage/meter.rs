@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    Availability, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    Availability, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
     StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 use crate::base::Timestamp;
@@ -214,8 +214,8 @@ impl<S: ObjectStore> ObjectStore for MeteredStore<S> {
         self.inner.has_versions()
     }
 
-    fn has_locks(&self) -> bool {
-        self.inner.has_locks()
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.inner.lock_rule()
     }
 
     fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {

@@ -200,9 +200,9 @@ pub trait ObjectStore: Send + Sync + Debug {
         Ok(false)
     }
 
-    /// Whether objects can be locked here. Where they can, what is put is locked by the store's rule.
-    fn has_locks(&self) -> bool {
-        false
+    /// By which rule what is put is locked; nothing where objects are not locked.
+    fn lock_rule(&self) -> Option<LockRule> {
+        None
     }
 
     /// The storage class of an object, and whether it can be read.

@@ -3,8 +3,8 @@
 //! It protects against our own mistakes, not against other writers of the same store.
 
 use super::{
-    Availability, Error, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
-    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
+    Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 use crate::base::Timestamp;
 
@@ -94,8 +94,8 @@ impl<S: ObjectStore> ObjectStore for ReadOnlyStore<S> {
         self.0.has_versions()
     }
 
-    fn has_locks(&self) -> bool {
-        self.0.has_locks()
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.0.lock_rule()
     }
 
     fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(&byte, b"c");
         assert_eq!(store.head(&key).unwrap().size, 3);
         assert_eq!(store.location(), "memory");
-        assert!(store.has_classes() && store.has_locks());
+        assert!(store.has_classes() && store.lock_rule().is_some());
         assert_eq!(store.locked_until(&key).unwrap(), None);
         assert_eq!(store.versions("", None).unwrap(), VersionPage::default());
         inner.set_class(&key, &StorageClass::Glacier, &meta).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Availability, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
+    Availability, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
     StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 use crate::base::Timestamp;
@@ -70,8 +70,8 @@ macro_rules! forward {
             fn has_versions(&self) -> Result<bool> {
                 (**self).has_versions()
             }
-            fn has_locks(&self) -> bool {
-                (**self).has_locks()
+            fn lock_rule(&self) -> Option<LockRule> {
+                (**self).lock_rule()
             }
             fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {
                 (**self).class(key)

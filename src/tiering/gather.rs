@@ -43,7 +43,8 @@ pub fn plan_tiering(
     if !store.has_classes() {
         return Err(Error::NoClasses { location: store.location() });
     }
-    let store = StoreFacts { has_versions: store.has_versions()?, has_locks: store.has_locks() };
+    let has_locks = store.lock_rule().is_some();
+    let store = StoreFacts { has_versions: store.has_versions()?, has_locks };
     let fulls = found.iter().map(|found| newest_full(found.backups)).collect::<Vec<_>>();
     let mut places = Vec::new();
     for (index, found) in found.into_iter().enumerate() {

@@ -73,7 +73,7 @@ pub fn only_what_is_meant_is_moved(store: &dyn ObjectStore) {
     assert!(store.class(&absent).unwrap_err().is_not_found());
     assert!(store.thaw(&absent, BULK).unwrap_err().is_not_found());
     assert!(store.locked_until(&absent).unwrap_err().is_not_found());
-    if store.has_locks() {
+    if store.lock_rule().is_some() {
         assert!(store.lock(&absent, Timestamp::UNIX_EPOCH).unwrap_err().is_not_found());
     }
     if !store.has_classes() {
@@ -136,7 +136,7 @@ pub fn locks_are_kept(store: &dyn ObjectStore) {
     assert_eq!(store.locked_until(&key("free/a")).unwrap(), None);
     let seconds = |name: &str| store.locked_until(&key(name)).unwrap().map(|at| at.timestamp());
     let hour = chrono::TimeDelta::hours(1);
-    if !store.has_locks() {
+    if store.lock_rule().is_none() {
         let refused = store.lock(&key("free/a"), Timestamp::UNIX_EPOCH + hour).unwrap_err();
         assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
         return;

@@ -9,8 +9,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Availability, Error, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
-    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
+    Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 use crate::base::Timestamp;
 
@@ -310,8 +310,8 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
         self.shared.run("has_versions", "", || self.inner.has_versions())
     }
 
-    fn has_locks(&self) -> bool {
-        self.inner.has_locks()
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.inner.lock_rule()
     }
 
     fn class(&self, key: &ObjectKey) -> Result<ObjectClass> {

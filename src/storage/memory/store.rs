@@ -199,8 +199,8 @@ impl ObjectStore for MemoryStore {
         self.has_classes
     }
 
-    fn has_locks(&self) -> bool {
-        self.lock.is_some()
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.lock
     }
 
     fn has_versions(&self) -> Result<bool> {

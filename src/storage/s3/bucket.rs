@@ -15,6 +15,8 @@ pub struct BucketFacts {
     pub is_versioned: Option<bool>,
     /// Whether objects can be locked in it.
     pub has_locks: Option<bool>,
+    /// Whether it locks what is put without a lock.
+    pub locks_by_default: bool,
 }
 
 impl S3Store {
@@ -54,10 +56,12 @@ impl S3Store {
         let is_versioned = connection.wait(connection.is_versioned());
         let is_versioned =
             is_versioned.map_err(|failure| connection.error(Operation::Versioning, "", failure))?;
-        let has_locks = connection.wait(connection.has_locks());
-        let has_locks = has_locks
-            .map_err(|failure| connection.error(Operation::LockConfiguration, "", failure))?;
-        Ok(BucketFacts { region, is_versioned, has_locks })
+        let locks = connection.wait(connection.has_locks());
+        let locks =
+            locks.map_err(|failure| connection.error(Operation::LockConfiguration, "", failure))?;
+        let (has_locks, locks_by_default) =
+            (locks.map(|(has, _)| has), locks.is_some_and(|(_, by)| by));
+        Ok(BucketFacts { region, is_versioned, has_locks, locks_by_default })
     }
 }
 
@@ -136,16 +140,20 @@ impl Connection {
         Ok(answer.map(|answer| answer.status().map(|status| status.as_str().to_owned())))
     }
 
-    async fn has_locks(&self) -> std::result::Result<Option<bool>, Failure> {
+    /// Whether objects can be locked, and whether they are by default.
+    async fn has_locks(&self) -> std::result::Result<Option<(bool, bool)>, Failure> {
         let attempt = async |_| {
             let request = self.client().get_object_lock_configuration();
             request.bucket(&self.options.bucket).send().await.map_err(Failure::of)
         };
         match self.call(Operation::LockConfiguration, 0, attempt).await {
-            Err(failure) if failure.says("ObjectLockConfigurationNotFoundError") => Ok(Some(false)),
+            Err(failure) if failure.says("ObjectLockConfigurationNotFoundError") => {
+                Ok(Some((false, false)))
+            }
             outcome => Ok(told(outcome)?.map(|answer| {
-                let lock = answer.object_lock_configuration;
-                lock.is_some_and(|lock| lock.object_lock_enabled.is_some())
+                let Some(lock) = answer.object_lock_configuration else { return (false, false) };
+                let default = lock.rule.and_then(|rule| rule.default_retention);
+                (lock.object_lock_enabled.is_some(), default.is_some())
             })),
         }
     }

@@ -50,6 +50,11 @@ impl Connection {
 
     /// Until when an object is locked. A HEAD would tell it too, but not that it may not tell.
     pub(super) async fn retained_until(&self, key: &ObjectKey) -> Outcome<Option<Timestamp>> {
+        let retention = self.retention(key).await?;
+        Ok(retention.and_then(|retention| moment(retention.retain_until_date.as_ref()?)))
+    }
+
+    async fn retention(&self, key: &ObjectKey) -> Outcome<Option<ObjectLockRetention>> {
         let name = self.name(key.as_str());
         let attempt = async |_| {
             let request =
@@ -61,11 +66,7 @@ impl Connection {
             Err(failure) if failure.says("ObjectLockConfigurationNotFoundError") => Ok(None),
             Err(failure) if failure.says(NO_LOCKS) => self.head(key).await.map(|_| None),
             Err(failure) => Err(failure),
-            Ok(answer) => {
-                let retention = answer.retention;
-                let until = retention.and_then(|retention| retention.retain_until_date);
-                Ok(until.as_ref().and_then(moment))
-            }
+            Ok(answer) => Ok(answer.retention),
         }
     }
 
@@ -78,14 +79,24 @@ impl Connection {
     ) -> Outcome<()> {
         let until = whole_seconds(until);
         // A server may take a shorter one; and whoever may not see a lock is refused that by the others.
-        match self.retained_until(key).await {
-            Ok(Some(found)) if found.timestamp() >= until.secs() => return Ok(()),
-            Ok(_) => {}
-            Err(failure) if failure.meaning == Meaning::Forbidden => {}
+        let found = match self.retention(key).await {
+            Ok(found) => found,
+            Err(failure) if failure.meaning == Meaning::Forbidden => None,
             Err(failure) => return Err(failure),
+        };
+        let found_until =
+            found.as_ref().and_then(|found| moment(found.retain_until_date.as_ref()?));
+        if found_until.is_some_and(|found| found.timestamp() >= until.secs()) {
+            return Ok(());
         }
         let name = self.name(key.as_str());
-        let mode = ObjectLockRetentionMode::from(mode_of(mode).as_str());
+        // Nobody makes the stricter one the other again.
+        let is_strict =
+            found.is_some_and(|found| found.mode == Some(ObjectLockRetentionMode::Compliance));
+        let mode = match is_strict && found_until.is_some_and(|found| found > self.now()) {
+            true => ObjectLockRetentionMode::Compliance,
+            false => ObjectLockRetentionMode::from(mode_of(mode).as_str()),
+        };
         let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(until).build();
         let attempt = async |_| {
             let request =

@@ -16,8 +16,8 @@ use super::options::{Checksums, S3Options, ServerEncryption};
 use super::versions::Removal;
 use crate::base::{Ctx, Timestamp};
 use crate::storage::{
-    Availability, Error, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
-    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
+    Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 
 /// What S3 removes by one request.
@@ -355,8 +355,8 @@ impl ObjectStore for S3Store {
         true
     }
 
-    fn has_locks(&self) -> bool {
-        self.connection.options.lock.is_some()
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.connection.options.lock
     }
 
     fn has_versions(&self) -> Result<bool> {
