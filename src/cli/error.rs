@@ -397,7 +397,8 @@ fn of_storage(error: &storage::Error) -> Advice {
             (Exit::Cold, Kind::Environment, hint(super::cold::hint_of(key.as_str())))
         }
         storage::Error::Unsupported { .. } => {
-            let next = "docs/s3.md lists what a server must be able to do.";
+            let next =
+                "docs/s3.md lists what a server must be able to do; lock_days needs Object Lock.";
             (Exit::Failed, Kind::Environment, hint(next))
         }
         storage::Error::Cancelled { .. } => (Exit::Interrupted, Kind::Interrupted, None),

@@ -13,10 +13,11 @@ use super::reader::Reader;
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{Read, absolute, boolean, jobs, rate, secret_file, some_text, some_time, time};
 use crate::base::{ByteSize, hex};
+use crate::repo::lock_for;
 use crate::storage::s3::{
     AccessKeys, Checksums, Credentials, KeySource, S3Options, ServerEncryption,
 };
-use crate::storage::{self, RetryPolicy};
+use crate::storage::{self, LockMode, LockRule, RetryPolicy};
 
 /// How to reach a repository in a bucket.
 #[derive(Debug, Clone)]
@@ -85,10 +86,12 @@ pub(super) struct S3Draft {
     idle_timeout: Duration,
     retry_for: Duration,
     opening_cache: OpeningCache,
+    lock_days: Option<u32>,
+    lock_mode: LockMode,
 }
 
 /// Keys that mean nothing for a folder.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "endpoint",
     "region",
     "path_style",
@@ -107,6 +110,8 @@ const KEYS: [&str; 18] = [
     "idle_timeout",
     "retry_for",
     "opening_cache",
+    "lock_days",
+    "lock_mode",
 ];
 
 /// Reads the keys, whatever the url is.
@@ -138,6 +143,8 @@ pub(super) fn read_s3(section: &Reader<'_>, folders: &SecretFolders<'_>) -> Resu
         idle_timeout: section.get("idle_timeout", some_time)?,
         retry_for: section.get("retry_for", time)?,
         opening_cache: section.get("opening_cache", opening_cache)?,
+        lock_days: section.find("lock_days", lock_days)?,
+        lock_mode: section.get("lock_mode", lock_mode)?,
     })
 }
 
@@ -180,6 +187,19 @@ fn opening_cache(text: &str) -> Read<OpeningCache> {
     }
 }
 
+fn lock_days(text: &str) -> Read<u32> {
+    let days = text.parse().ok().filter(|days| (1..=36_500).contains(days));
+    days.ok_or_else(|| format!("{text:?} is not a whole number of days from 1 to 36500"))
+}
+
+fn lock_mode(text: &str) -> Read<LockMode> {
+    match text {
+        "governance" => Ok(LockMode::Governance),
+        "compliance" => Ok(LockMode::Compliance),
+        _ => Err(format!("{text:?} is neither governance nor compliance")),
+    }
+}
+
 impl S3Draft {
     /// The settings of a bucket; none for a folder.
     pub(super) fn complete(
@@ -199,6 +219,11 @@ impl S3Draft {
                 return Err(section
                     .conflict("kms_key counts with server_encryption = \"aws:kms\" only".into()));
             }
+        }
+        let is_given =
+            |key| section.setting(key).is_some_and(|setting| setting.origin != Origin::Default);
+        if self.lock_days.is_none() && is_given("lock_mode") {
+            return Err(section.conflict("lock_mode counts with lock_days only".into()));
         }
         let credentials = match (&self.access_key, &self.secret_key) {
             (Some(access), Some(secret)) if self.profile.is_none() => {
@@ -241,6 +266,14 @@ impl S3Settings {
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
         self.draft.endpoint.as_deref()
+    }
+
+    /// By which rule what is put is locked.
+    #[must_use]
+    pub fn lock(&self) -> Option<LockRule> {
+        let days = u64::from(self.draft.lock_days?);
+        let rule = LockRule::new(self.draft.lock_mode, Duration::from_hours(24 * days));
+        Some(LockRule { of_name: lock_for, ..rule })
     }
 
     /// The files of credentials and certificates that it names.
@@ -301,6 +334,7 @@ impl S3Settings {
             requester_pays: draft.requester_pays,
             checksums: draft.checksums,
             max_rate: draft.max_rate.map(|rate| rate.0),
+            lock: self.lock(),
             requests_max: draft.requests,
             connect_timeout: draft.connect_timeout,
             idle_timeout: draft.idle_timeout,

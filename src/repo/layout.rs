@@ -1,4 +1,4 @@
-//! The only place that spells the names of objects (FORMAT.md, section 2).
+//! The only place that spells the names of objects (FORMAT.md, section 2); `lock_time` says for how long each is locked.
 
 use std::fmt;
 
@@ -419,6 +419,28 @@ impl Place {
     #[must_use]
     pub fn ranges_prefix(&self) -> String {
         format!("{}sum/wal/", self.prefix())
+    }
+
+    /// What was known of locks then.
+    ///
+    /// `None` for a year that no name has.
+    #[must_use]
+    pub fn locks(&self, written: Timestamp) -> Option<ObjectKey> {
+        let name = format!("{}{}", self.locks_prefix(), written.format(ID_TIME));
+        ObjectKey::new(name).ok()
+    }
+
+    /// When that was, by the name.
+    #[must_use]
+    pub fn locks_time(&self, key: &ObjectKey) -> Option<Timestamp> {
+        let time = NaiveDateTime::parse_from_str(key.last_component(), ID_TIME).ok()?.and_utc();
+        (self.locks(time).as_ref() == Some(key)).then_some(time)
+    }
+
+    /// What the names of all these summaries begin with.
+    #[must_use]
+    pub fn locks_prefix(&self) -> String {
+        format!("{}sum/locks/", self.prefix())
     }
 
     /// The `number`th word on whether a backup is pinned.

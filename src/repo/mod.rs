@@ -28,6 +28,8 @@ mod key_cache;
 pub mod layout;
 mod lease;
 mod location;
+mod lock_time;
+mod locks;
 pub mod manifest;
 mod merged;
 mod newest;
@@ -73,6 +75,8 @@ pub use lease::{
     KeptUp, LEASE_FOR, Lease, LeaseRecord, LeaseRequest, RENEW_AFTER, SKEW_MAX, Scope,
 };
 pub use location::Location;
+pub use lock_time::lock_for;
+pub use locks::{KnownBackup, KnownLocks, KnownRest, LockSpan};
 pub use manifest::{Manifest, ObjectRecord, Summary};
 pub use merged::Rows;
 pub use notes::Notes;

@@ -9,8 +9,8 @@ use crate::cli::output::duration;
 use crate::config::RepositorySettings;
 use crate::pgconn::ServerFacts;
 use crate::repo::layout;
-use crate::storage;
 use crate::storage::s3::{BucketFacts, Rights};
+use crate::storage::{self, LockRule};
 use crate::wiring;
 
 /// Clocks that differ by more make the age of leftovers doubtful.
@@ -37,6 +37,7 @@ pub fn look(
     let is_versioned = match facts {
         Ok(facts) => {
             place(bucket.options().region.as_deref(), &facts, findings);
+            locks(bucket.options().lock.as_ref(), &facts, findings);
             facts.is_versioned
         }
         Err(error) => {
@@ -95,14 +96,39 @@ fn place(configured: Option<&str>, facts: &BucketFacts, findings: &mut Findings)
             None => "not told by the service to these credentials",
         },
     );
-    findings.ok(
-        "object lock",
-        match facts.has_locks {
-            Some(true) => "on: the bucket's default retention holds; pgkeep sets none itself",
-            Some(false) => "off",
-            None => "not told by the service to these credentials",
-        },
-    );
+}
+
+/// Whether what is configured can be done, and whether what the bucket does is what is meant.
+fn locks(rule: Option<&LockRule>, facts: &BucketFacts, findings: &mut Findings) {
+    const CHECK: &str = "object lock";
+    let days = rule.map(|rule| rule.duration.as_secs() / 86_400);
+    match (days, facts.has_locks) {
+        (Some(days), Some(true)) => findings.ok(
+            CHECK,
+            format!("on: what pgkeep puts is locked for {days} days, and expire extends that of what is kept"),
+        ),
+        (Some(days), Some(false)) => findings.fail(
+            CHECK,
+            format!("lock_days = {days} is configured, and the bucket has no Object Lock: nothing can be put"),
+            "Turn Object Lock on for the bucket (it needs versioning), or take lock_days out.",
+        ),
+        (Some(days), None) => findings.warn(
+            CHECK,
+            format!("lock_days = {days}, and the service does not tell whether the bucket has Object Lock"),
+            "Allow s3:GetBucketObjectLockConfiguration on the bucket.",
+        ),
+        (None, Some(true)) if facts.locks_by_default => findings.warn(
+            CHECK,
+            "the bucket locks what is put by its default, and no lock_days is configured: what expire removes stays \
+             as hidden versions, leases too, and no lock is extended",
+            "Write lock_days for this repository, or take the bucket's default retention out.",
+        ),
+        (None, Some(true)) => {
+            findings.ok(CHECK, "on, and not used: no lock_days is configured, so nothing is locked");
+        }
+        (None, Some(false)) => findings.ok(CHECK, "off"),
+        (None, None) => findings.ok(CHECK, "not told by the service to these credentials"),
+    }
 }
 
 /// Which of the three roles of docs/s3.md the credentials have.
@@ -298,6 +324,26 @@ mod tests {
             let (told, found) = told(&rights, archives);
             assert_eq!(told, level, "{found}");
             assert!(found.starts_with(role), "{role}: {found}");
+        }
+    }
+
+    #[test]
+    fn f088_locks_that_are_meant_and_cannot_be_set_are_a_failure() {
+        use crate::storage::LockMode;
+        let rule = LockRule::new(LockMode::Governance, std::time::Duration::from_hours(24 * 30));
+        for (rule, has_locks, locks_by_default, level, what) in [
+            (Some(&rule), Some(true), false, Level::Ok, "locked for 30 days"),
+            (Some(&rule), Some(false), false, Level::Fail, "has no Object Lock"),
+            (Some(&rule), None, false, Level::Warn, "does not tell"),
+            (None, Some(true), true, Level::Warn, "by its default"),
+            (None, Some(true), false, Level::Ok, "nothing is locked"),
+            (None, Some(false), false, Level::Ok, "off"),
+        ] {
+            let facts = BucketFacts { has_locks, locks_by_default, ..BucketFacts::default() };
+            let mut findings = Findings::default();
+            locks(rule, &facts, &mut findings);
+            let told = findings.list.remove(0);
+            assert!(told.level == level && told.found.contains(what), "{}", told.found);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is read, what is refused while reading, and where values come from.
 
 use super::*;
-use crate::storage::StorageClass;
+use crate::storage::{LockMode, StorageClass};
 use crate::tiering::Way;
 
 /// DESIGN.md, section 10, word for word.
@@ -291,4 +291,36 @@ fn chains_move_to_another_repository_by_name() {
         let told = message(&text);
         assert!(told.contains(words), "{words}: {told}");
     }
+}
+
+#[test]
+fn f088_locks_are_for_buckets_and_are_written_with_their_days() {
+    let section = |url: &str, keys: &str| {
+        parse(&format!(
+            "[cluster.main]\n[repository.r]\nurl = \"{url}\"\n{keys}\n\
+             [repository.r.encryption]\ncipher = \"none\"\n"
+        ))
+    };
+    let lock = |keys: &str| {
+        let resolved = section("s3://bucket/prefix", keys)?.resolve(None, None)?;
+        Ok::<_, Error>(resolved.repository()?.s3.as_ref().and_then(S3Settings::lock))
+    };
+    assert!(lock("").unwrap().is_none());
+    let day = Duration::from_hours(24);
+    let rule = lock("lock_days = 30").unwrap().unwrap();
+    assert_eq!((rule.mode, rule.duration), (LockMode::Governance, 30 * day));
+    assert_eq!((rule.of_name)("pgkeep.json", rule.duration), 30 * day);
+    assert_eq!((rule.of_name)("lease/expire/main/00.000000", rule.duration), day);
+    let rule = lock("lock_days = 1\nlock_mode = \"compliance\"").unwrap().unwrap();
+    assert_eq!((rule.mode, rule.duration), (LockMode::Compliance, day));
+    for (keys, words) in [
+        ("lock_days = 0", "from 1 to 36500"),
+        ("lock_days = 30\nlock_mode = \"legal\"", "neither governance nor compliance"),
+        ("lock_mode = \"compliance\"", "with lock_days only"),
+    ] {
+        let error = lock(keys).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let error = section("file:///somewhere", "lock_days = 30").unwrap_err().to_string();
+    assert!(error.contains("counts for s3:// urls only"), "{error}");
 }

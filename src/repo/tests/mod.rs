@@ -5,6 +5,7 @@ mod expiry;
 mod file_table;
 mod hidden;
 mod keys;
+mod locks;
 mod manifest;
 mod notes;
 mod packs;
