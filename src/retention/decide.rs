@@ -10,6 +10,7 @@ use chrono::TimeDelta;
 use super::calendar::{Cycle, representatives};
 use super::facts::{Candidate, PlaceFacts};
 use super::indexed::Indexed;
+use super::locks::common;
 use super::policy::Policy;
 use super::reason::{Reason, WalReason};
 use super::wal_spans::wal_spans;
@@ -47,6 +48,44 @@ impl Decision {
         kept
     }
 
+    /// The backups that rules, people or processes keep, and what those stand on: not those that only wait for a
+    /// lock to end.
+    #[must_use]
+    pub fn ruled(&self) -> BTreeSet<BackupId> {
+        let is_own = |reason: &Reason| !matches!(reason, Reason::Locked(_) | Reason::ParentOf(_));
+        let own = self.backups.iter().filter(|(_, reasons)| reasons.iter().any(is_own));
+        let mut next: Vec<&BackupId> = own.map(|(id, _)| id).collect();
+        let mut parents: BTreeMap<&BackupId, Vec<&BackupId>> = BTreeMap::new();
+        for (id, reasons) in &self.backups {
+            for reason in reasons {
+                if let Reason::ParentOf(child) = reason {
+                    parents.entry(child).or_default().push(id);
+                }
+            }
+        }
+        let mut ruled = BTreeSet::new();
+        while let Some(id) = next.pop() {
+            if ruled.insert(id.clone()) {
+                next.extend(parents.get(id).into_iter().flatten());
+            }
+        }
+        ruled
+    }
+
+    /// The WAL that is needed, by `ruled` backups or otherwise: not what only waits for a lock to end.
+    #[must_use]
+    pub fn needed_wal(&self, ruled: &BTreeSet<BackupId>, size: SegmentSize) -> ArchivedWal {
+        let is_needed = |reason: &WalReason| match reason {
+            WalReason::Locked(_) => false,
+            WalReason::Backup(id) => ruled.contains(id),
+            _ => true,
+        };
+        let mut needed = ArchivedWal::new(size);
+        let spans = self.wal_kept.iter().filter(|(_, reason)| is_needed(reason));
+        spans.for_each(|(stretch, _)| needed.add_stretch(*stretch));
+        needed
+    }
+
     /// Why a backup stays.
     #[must_use]
     pub fn reasons(&self, id: &BackupId) -> Option<&BTreeSet<Reason>> {
@@ -71,6 +110,8 @@ pub fn decide(policy: &Policy, now: Timestamp, places: &[PlaceFacts]) -> Vec<Dec
             deciding.moved(place);
             deciding.by_wish(place);
             deciding.parents(place);
+            deciding.by_locks(place);
+            deciding.parents(place);
             from[place] = window_from;
         }
     }
@@ -79,7 +120,7 @@ pub fn decide(policy: &Policy, now: Timestamp, places: &[PlaceFacts]) -> Vec<Dec
     each.map(|((facts, kept), (window_from, replaced))| {
         let indexed = Indexed::of(facts, believed, replaced);
         let wal_kept = wal_spans(&indexed, &kept, window_from);
-        conclude(facts, kept, window_from, wal_kept)
+        conclude(facts, kept, (window_from, now), wal_kept)
     })
     .collect()
 }
@@ -87,7 +128,7 @@ pub fn decide(policy: &Policy, now: Timestamp, places: &[PlaceFacts]) -> Vec<Dec
 fn conclude(
     facts: &PlaceFacts,
     mut kept: BTreeMap<BackupId, BTreeSet<Reason>>,
-    window_from: Timestamp,
+    (window_from, now): (Timestamp, Timestamp),
     wal_kept: Vec<(Stretch, WalReason)>,
 ) -> Decision {
     let size = facts.wal.segment_size();
@@ -98,18 +139,36 @@ fn conclude(
             ranges.add_stretch(*stretch);
         }
     }
+    let unneeded = facts.wal.stretches().flat_map(|stretch| all.missing(stretch));
+    let locked = locked_of(facts, unneeded.collect(), now);
+    locked.iter().for_each(|(stretch, _)| all.add_stretch(*stretch));
     let wal_removed = facts.wal.stretches().flat_map(|stretch| all.missing(stretch)).collect();
     // What lies in a range is not told once more for each backup in it.
     let is_told = |(stretch, reason): &(Stretch, WalReason)| {
         !matches!(reason, WalReason::Backup(_)) || !ranges.missing(*stretch).is_empty()
     };
-    let wal_kept: Vec<_> = wal_kept.into_iter().filter(is_told).collect();
+    let wal_kept: Vec<_> = wal_kept.into_iter().filter(is_told).chain(locked).collect();
     let mut backups: Vec<&Candidate> = facts.backups.iter().collect();
     backups.sort_by(|a, b| (a.finished, &a.id).cmp(&(b.finished, &b.id)));
     let backups = backups.into_iter();
     let backups =
         backups.map(|backup| (backup.id.clone(), kept.remove(&backup.id).unwrap_or_default()));
     Decision { window_from, backups: backups.collect(), wal_kept, wal_removed }
+}
+
+/// The parts of WAL that cannot be removed yet.
+fn locked_of(
+    facts: &PlaceFacts,
+    unneeded: Vec<Stretch>,
+    now: Timestamp,
+) -> Vec<(Stretch, WalReason)> {
+    let holds: Vec<_> = facts.locked.wal.iter().filter(|(_, until)| *until > now).collect();
+    let mut locked = Vec::new();
+    for stretch in unneeded {
+        let parts = holds.iter().map(|(hold, until)| (common(hold, &stretch), until));
+        locked.extend(parts.filter_map(|(part, until)| Some((part?, WalReason::Locked(*until)))));
+    }
+    locked
 }
 
 /// Which histories are one cluster's, one after the other: a major upgrade makes a new one. One that has a
@@ -286,6 +345,17 @@ impl<'a> Deciding<'a> {
         }
         for (name, _) in &facts.unreadable {
             self.may_be_parents(place, name);
+        }
+    }
+
+    /// A deletion would only hide it, and what is hidden is paid for and helps nobody: it stays until its lock ends.
+    fn by_locks(&mut self, place: usize) {
+        for backup in &self.places[place].backups {
+            let until = self.places[place].locked.backups.get(&backup.id);
+            let is_kept = self.kept.get(place).is_some_and(|kept| kept.contains_key(&backup.id));
+            if let Some(until) = until.filter(|until| **until > self.now && !is_kept) {
+                self.keep(place, &backup.id, Reason::Locked(*until));
+            }
         }
     }
 

@@ -4,20 +4,20 @@
 //! they stand on; WAL from the oldest on; then packs and what belongs to them. Whatever dies in between is gone on with
 //! by the next expiry: what was decided is in the record, and what is left of a backup is found by its names.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::decide::{Decision, decide};
 use super::facts::Moving;
 use super::freed::Freed;
 use super::gather::{Gathered, Looks, gather};
+use super::locks::{self, Asked, Extension, Hidden};
 use super::policy::Policy;
 use super::remains::{self, Left, Remains};
+use super::removal::{remove_manifests, remove_remains, remove_wal};
 use crate::base::{Ctx, Timestamp};
 use crate::pg::{ArchivedWal, SegmentNo, Stretch};
-use crate::repo::{
-    BackupId, Error, KEEPS_MAX, Keep, KeepHead, KeptUp, Place, Repository, Result, Summary,
-};
-use crate::storage::{ObjectKey, list_all};
+use crate::repo::{BackupId, Error, Keep, KeepHead, KeptUp, Place, Repository, Result, Summary};
+use crate::storage::{self, LockRule};
 
 /// How many numbers of records that others claimed are passed over.
 const NUMBERS_TRIED: usize = 64;
@@ -40,8 +40,14 @@ pub struct PlacePlan {
     pub decision: Decision,
     /// What is left of backups that are not there.
     pub remains: Vec<Remains>,
+    /// The same, of which something is locked still: it waits.
+    pub waiting: Vec<Remains>,
     /// Backups whose manifests vanished without expiry: nothing of them is touched.
     pub vanished: BTreeSet<BackupId>,
+    /// Until when what is there is locked; nothing in a store without locks.
+    pub locks: Option<Asked>,
+    /// What deletions have only hidden.
+    pub hidden: Hidden,
 }
 
 /// Plans expiry of a cluster. Changes nothing.
@@ -55,13 +61,27 @@ pub fn plan_expiry(
     policy: &Policy,
 ) -> Result<ExpirePlan> {
     // Whoever removes goes by what is there, not by what summaries say.
-    let gathered = gather(ctx, repository, cluster, Looks::Listing)?;
+    let mut gathered = gather(ctx, repository, cluster, Looks::Listing)?;
+    let mut locks = Vec::new();
+    for place in &mut gathered {
+        let asked = match &place.locks {
+            Some(_) => Some(locks::ask(ctx, repository, place)?),
+            None => None,
+        };
+        place.facts.locked =
+            asked.as_ref().map(|asked| locks::locked(&asked.known)).unwrap_or_default();
+        locks.push(asked);
+    }
     let facts: Vec<_> = gathered.iter().map(|place| place.facts.clone()).collect();
     let decisions = decide(policy, ctx.clock.now(), &facts);
     let mut places = Vec::new();
-    for (gathered, decision) in gathered.into_iter().zip(decisions) {
+    for ((gathered, decision), locks) in gathered.into_iter().zip(decisions).zip(locks) {
         let (remains, vanished) = remains::find(ctx, repository, &gathered)?;
-        places.push(PlacePlan { gathered, decision, remains, vanished });
+        let (waiting, remains) = remains.into_iter().partition(|left| left.locked_until.is_some());
+        let hidden = Hidden::default();
+        let mut place = PlacePlan { gathered, decision, remains, waiting, vanished, locks, hidden };
+        place.hidden = locks::find_hidden(ctx, repository, &place)?;
+        places.push(place);
     }
     Ok(ExpirePlan { policy: policy.clone(), places })
 }
@@ -70,16 +90,31 @@ impl ExpirePlan {
     /// How many backups go, of how many.
     #[must_use]
     pub fn removed_of(&self) -> (usize, usize) {
-        let removed = self.places.iter().map(|place| place.decision.removed().count()).sum();
-        (removed, self.places.iter().map(|place| place.decision.backups.len()).sum())
+        // What only waits for its lock is decided about now.
+        let removed =
+            |place: &PlacePlan| place.decision.backups.len() - place.decision.ruled().len();
+        let all = self.places.iter().map(|place| place.decision.backups.len()).sum();
+        (self.places.iter().map(removed).sum(), all)
     }
 
     /// How many segments go, of how many.
     #[must_use]
     pub fn removed_wal_of(&self) -> (u64, u64) {
-        let removed = self.places.iter().flat_map(|place| &place.decision.wal_removed);
+        let removed = self.places.iter().flat_map(PlacePlan::unneeded_wal);
         let archived = self.places.iter().flat_map(|place| place.gathered.facts.wal.stretches());
-        (removed.map(Stretch::count).sum(), archived.map(|stretch| stretch.count()).sum())
+        (removed.map(|gone| gone.count()).sum(), archived.map(|stretch| stretch.count()).sum())
+    }
+
+    /// What would be locked for longer in each place.
+    #[must_use]
+    pub fn extensions(
+        &self,
+        rule: Option<LockRule>,
+        now: Timestamp,
+        keeps_all: bool,
+    ) -> Vec<Extension> {
+        let each = self.places.iter();
+        each.filter_map(|place| locks::extension(place, rule.as_ref()?, now, keeps_all)).collect()
     }
 
     /// Whether the rules are others than those of the last expiry, or there was none.
@@ -109,6 +144,12 @@ impl PlacePlan {
     #[must_use]
     pub fn summary(&self, id: &BackupId) -> Option<&Summary> {
         self.gathered.backups.complete.iter().find(|backup| backup.id == *id)
+    }
+
+    /// Archived WAL that goes, or only waits for its lock.
+    fn unneeded_wal(&self) -> Vec<Stretch> {
+        let needed = self.decision.needed_wal(&self.decision.ruled(), self.gathered.segment_size());
+        self.gathered.facts.wal.stretches().flat_map(|stretch| needed.missing(stretch)).collect()
     }
 
     /// What is given up of the WAL: all that nothing keeps, there or not, up to the newest segment of each timeline.
@@ -146,11 +187,19 @@ impl PlacePlan {
             let remains = self.remains.iter().filter(move |remains| remains.left == left);
             remains.map(|remains| remains.id.clone())
         };
+        // What is hidden is found by this record.
+        let hidden = |of: fn(&Keep) -> &BTreeSet<BackupId>| {
+            let last = self.gathered.kept.newest.as_ref().map(of);
+            let hidden = self.hidden.ids.iter().cloned();
+            hidden.filter(move |id| last.is_some_and(|last| last.contains(id)))
+        };
+        let removed = self.decision.removed().cloned().chain(left(Left::Removed));
+        let swept = left(Left::Died).chain(left(Left::Orphaned));
         let mut keep = Keep {
             number,
             head,
-            removed: self.decision.removed().cloned().chain(left(Left::Removed)).collect(),
-            swept: left(Left::Died).chain(left(Left::Orphaned)).collect(),
+            removed: removed.chain(hidden(|keep| &keep.removed)).collect(),
+            swept: swept.chain(hidden(|keep| &keep.swept)).collect(),
             vanished: self.vanished.clone(),
             expired: Vec::new(),
         };
@@ -235,7 +284,60 @@ pub fn execute_expiry(
     for place in &plan.places {
         remove_remains(ctx, repository, place, lease, &mut freed)?;
     }
+    for place in &plan.places {
+        remove_hidden(ctx, repository, place, lease, &mut freed)?;
+    }
+    extend(ctx, repository, plan, lease, false, &mut freed)?;
     Ok(freed)
+}
+
+/// Locks all that is there for longer, where no rules say what is kept.
+///
+/// # Errors
+/// As the store's; [`Error::LeaseLost`].
+pub fn extend_locks(
+    ctx: &Ctx,
+    repository: &Repository,
+    plan: &ExpirePlan,
+    lease: &KeptUp,
+) -> Result<Freed> {
+    let mut freed = Freed::default();
+    extend(ctx, repository, plan, lease, true, &mut freed)?;
+    Ok(freed)
+}
+
+fn extend(
+    ctx: &Ctx,
+    repository: &Repository,
+    plan: &ExpirePlan,
+    lease: &KeptUp,
+    keeps_all: bool,
+    freed: &mut Freed,
+) -> Result<()> {
+    let Some(rule) = repository.store().lock_rule() else { return Ok(()) };
+    for place in &plan.places {
+        if let Some(extension) = locks::extension(place, &rule, ctx.clock.now(), keeps_all) {
+            freed.locked += locks::extend(ctx, repository, place, &extension, lease)?;
+        }
+    }
+    Ok(())
+}
+
+/// What stays hidden is paid for, and no more than that: who may not remove it for good is told.
+fn remove_hidden(
+    ctx: &Ctx,
+    repository: &Repository,
+    place: &PlacePlan,
+    lease: &KeptUp,
+    freed: &mut Freed,
+) -> Result<()> {
+    match locks::remove_hidden(ctx, repository, place, lease, freed) {
+        Err(Error::Storage(error @ storage::Error::Forbidden { .. })) => {
+            ctx.warn(format!("what was removed stays as hidden versions: {error}"));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Puts the records, looks again, and spares what has come into use: then the plan is what may be done.
@@ -301,13 +403,6 @@ fn put(ctx: &Ctx, repository: &Repository, place: &Place, keep: &mut Keep) -> Re
     Err(Error::Decided)
 }
 
-/// That nobody has decided since: a process may have been paused for longer than its lease.
-fn require_newest(repository: &Repository, place: &Place, keep: &Keep) -> Result<()> {
-    let own = place.keep(keep.number);
-    let newer = repository.store().list(&place.keeps_prefix(), Some(own.as_str()), 1)?;
-    if newer.is_empty() { Ok(()) } else { Err(Error::Decided) }
-}
-
 /// Takes out of a plan what a second look keeps, and what the first look did not see.
 fn spare(repository: &Repository, place: &mut PlacePlan, again: Decision) -> Result<()> {
     let planned: BTreeSet<BackupId> = place.decision.removed().cloned().collect();
@@ -330,174 +425,4 @@ fn spare(repository: &Repository, place: &mut PlacePlan, again: Decision) -> Res
         place.gathered.facts.running.iter().map(|running| &running.id).collect();
     place.remains.retain(|remains| !used.contains(&remains.id) && !running.contains(&remains.id));
     Ok(())
-}
-
-/// Children before what they stand on: a crash in between leaves no backup without its parent. What one request
-/// removes has no order, so there is one for each depth.
-fn remove_manifests(
-    ctx: &Ctx,
-    repository: &Repository,
-    plan: &PlacePlan,
-    lease: &KeptUp,
-    freed: &mut Freed,
-) -> Result<()> {
-    let place = &plan.gathered.place;
-    let complete = plan.gathered.backups.complete.iter();
-    let parents: HashMap<&BackupId, Option<&BackupId>> =
-        complete.map(|backup| (&backup.id, backup.parent.as_ref())).collect();
-    let (mut known, mut depths) = (HashMap::new(), BTreeMap::<usize, Vec<ObjectKey>>::new());
-    for id in plan.decision.removed() {
-        depths.entry(depth(&parents, &mut known, id)).or_default().push(place.manifest(id));
-    }
-    for keys in depths.values().rev() {
-        for batch in keys.chunks(1000) {
-            lease.require(ctx)?;
-            if let Some(keep) = &plan.gathered.kept.newest {
-                require_newest(repository, place, keep)?;
-            }
-            repository.store().delete_many(batch)?;
-            freed.backups += batch.len() as u64;
-            freed.objects += batch.len() as u64;
-        }
-    }
-    Ok(())
-}
-
-/// How many backups it stands on. Each is asked once.
-fn depth<'a>(
-    parents: &HashMap<&'a BackupId, Option<&'a BackupId>>,
-    known: &mut HashMap<&'a BackupId, usize>,
-    id: &'a BackupId,
-) -> usize {
-    let (mut way, mut next) = (vec![id], parents.get(id).copied().flatten());
-    // A chain that is a circle is nobody's, and must not be gone round for ever.
-    while let Some(parent) = next.filter(|_| way.len() <= parents.len()) {
-        if known.contains_key(parent) {
-            break;
-        }
-        way.push(parent);
-        next = parents.get(parent).copied().flatten();
-    }
-    let mut depth = next.and_then(|parent| known.get(parent)).map_or(0, |depth| depth + 1);
-    for id in way.into_iter().rev() {
-        known.insert(id, depth);
-        depth += 1;
-    }
-    depth - 1
-}
-
-/// Removes all that was given up and is there, but what was stored since: it is decided upon by the next expiry.
-fn remove_wal(
-    ctx: &Ctx,
-    repository: &Repository,
-    plan: &PlacePlan,
-    lease: &KeptUp,
-    freed: &mut Freed,
-) -> Result<()> {
-    let gathered = &plan.gathered;
-    let Some(keep) = &gathered.kept.newest else { return Ok(()) };
-    let (place, size) = (&gathered.place, gathered.segment_size());
-    let store = repository.store();
-    let decided = store.head(&place.keep(keep.number))?.stored;
-    let expired = keep.expired_wal(size);
-    for stretch in expired.stretches() {
-        repository.each_page(ctx, place, size, stretch, |page| {
-            lease.require(ctx)?;
-            let old = page.iter().map(|(_, meta)| meta);
-            let old = old.filter(|meta| is_older(meta.stored, decided));
-            freed.segments += freed.remove(store.as_ref(), old)?;
-            Ok(())
-        })?;
-    }
-    remove_beside(ctx, repository, plan, (&expired, decided), freed)
-}
-
-/// Whether something was stored before that was decided. Stores tell whole seconds.
-fn is_older(stored: Option<Timestamp>, decided: Option<Timestamp>) -> bool {
-    let times = stored.zip(decided);
-    times.is_none_or(|(stored, decided)| stored.timestamp() <= decided.timestamp())
-}
-
-/// Notes, labels and partial segments of what was given up. Timeline histories stay.
-fn remove_beside(
-    ctx: &Ctx,
-    repository: &Repository,
-    plan: &PlacePlan,
-    (expired, decided): (&ArchivedWal, Option<Timestamp>),
-    freed: &mut Freed,
-) -> Result<()> {
-    let (place, size) = (&plan.gathered.place, plan.gathered.segment_size());
-    let store = repository.store();
-    let kept = plan.decision.kept_wal(size);
-    let is_old = |stored: Option<Timestamp>| is_older(stored, decided);
-    let prefixes =
-        [place.notes_prefix(), place.family_prefix("label"), place.all_partials_prefix()];
-    for prefix in prefixes {
-        let mut after: Option<String> = None;
-        loop {
-            ctx.cancel.check()?;
-            let page = store.list(&prefix, after.as_deref(), 1000)?;
-            let is_gone = |key: &ObjectKey| {
-                let segment = key.last_component().get(..24).unwrap_or_default();
-                let parsed = crate::pg::SegmentName::parse(segment.as_bytes()).ok();
-                let number =
-                    parsed.and_then(|name| Some((name.timeline(), name.number(size).ok()?)));
-                number.is_some_and(|(timeline, number)| {
-                    // The partial segment of a timeline that was left lies behind its last whole one.
-                    let is_behind =
-                        number.previous().is_some_and(|last| expired.has(timeline, last))
-                            && !kept.has(timeline, number)
-                            && !plan.gathered.facts.wal.has(timeline, number);
-                    expired.has(timeline, number) || is_behind
-                })
-            };
-            let gone = page.iter().filter(|meta| is_gone(&meta.key) && is_old(meta.stored));
-            freed.remove(store.as_ref(), gone)?;
-            match page.last() {
-                Some(last) if page.len() == 1000 => after = Some(last.key.to_string()),
-                _ => break,
-            }
-        }
-    }
-    Ok(())
-}
-
-fn remove_remains(
-    ctx: &Ctx,
-    repository: &Repository,
-    plan: &PlacePlan,
-    lease: &KeptUp,
-    freed: &mut Freed,
-) -> Result<()> {
-    let removed = plan.decision.removed().map(|id| Remains {
-        id: id.clone(),
-        left: Left::Removed,
-        is_sealed: false,
-        objects: 0,
-        bytes: 0,
-    });
-    for remains in removed.chain(plan.remains.iter().cloned()) {
-        let between = || lease.require(ctx);
-        remains::sweep(ctx, repository, &plan.gathered, &remains, between, freed)?;
-    }
-    remove_old_records(repository, plan)
-}
-
-/// Of the records the newest stay; of the summaries those that readers may still have in their hands.
-fn remove_old_records(repository: &Repository, plan: &PlacePlan) -> Result<()> {
-    let (place, store) = (&plan.gathered.place, repository.store());
-    let numbers = &plan.gathered.kept.numbers;
-    let old = numbers.get(..numbers.len().saturating_sub(KEEPS_MAX)).unwrap_or_default();
-    let keys: Vec<ObjectKey> = old.iter().map(|number| place.keep(*number)).collect();
-    store.delete_many(&keys)?;
-    let catalogues = list_all(store.as_ref(), &place.catalogues_prefix())?;
-    let old = catalogues.get(..catalogues.len().saturating_sub(KEEPS_MAX)).unwrap_or_default();
-    let mut keys: Vec<ObjectKey> = old.iter().map(|meta| meta.key.clone()).collect();
-    let ranges = list_all(store.as_ref(), &place.ranges_prefix())?;
-    let timeline = |key: &ObjectKey| key.last_component().get(..8).map(str::to_owned);
-    for of_one in ranges.chunk_by(|a, b| timeline(&a.key) == timeline(&b.key)) {
-        let old = of_one.get(..of_one.len().saturating_sub(KEEPS_MAX)).unwrap_or_default();
-        keys.extend(old.iter().map(|meta| meta.key.clone()));
-    }
-    store.delete_many(&keys).map_err(Error::from)
 }

@@ -115,6 +115,15 @@ pub struct Moving {
     pub waiting: BTreeSet<BackupId>,
 }
 
+/// Until when things cannot be removed, as far as that was found out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Locked {
+    /// Backups, with everything that belongs to them.
+    pub backups: BTreeMap<BackupId, Timestamp>,
+    /// Segments, by timeline and position.
+    pub wal: Vec<(Stretch, Timestamp)>,
+}
+
 /// One history of a cluster: a place in the repository.
 #[derive(Debug, Clone)]
 pub struct PlaceFacts {
@@ -138,6 +147,8 @@ pub struct PlaceFacts {
     pub ends: Vec<End>,
     /// What goes to another repository.
     pub moving: Moving,
+    /// What cannot be removed yet, whatever the rules say.
+    pub locked: Locked,
 }
 
 impl PlaceFacts {

@@ -14,6 +14,12 @@ pub struct Freed {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Versions that deletions had hidden, removed for good.
+    pub versions: u64,
+    /// Versions that are hidden and locked still.
+    pub hidden: u64,
+    /// Objects that were locked for longer.
+    pub locked: u64,
 }
 
 impl Freed {

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::facts::{Candidate, End, InUse, Moving, Pinned, PlaceFacts, Running};
+use super::locks::locked;
 use crate::base::{Ctx, Timestamp, side_by_side};
 use crate::pg::{ArchivedWal, Lsn, SegmentSize, TimelineId};
 use crate::repo::{
-    BackupId, Backups, Begin, Error, Kept, LeaseRecord, Pin, Place, Registration, Repository,
-    Result, Scope,
+    BackupId, Backups, Begin, Error, Kept, KnownLocks, LeaseRecord, Pin, Place, Registration,
+    Repository, Result, Scope,
 };
 
 /// A backup that began less long ago counts as running, whatever its lease says.
@@ -38,6 +39,8 @@ pub struct Gathered {
     pub dead: Vec<Dead>,
     /// Segments that were given up and are there.
     pub returned: ArchivedWal,
+    /// What was written down of locks; nothing in a store without.
+    pub locks: Option<KnownLocks>,
     /// What people should look at.
     pub warnings: Vec<String>,
 }
@@ -114,6 +117,10 @@ fn gather_place(
         ends.push(End { history, newest });
     }
     let backups = repository.backups(ctx, &place)?;
+    let locks = match repository.store().lock_rule() {
+        Some(_) => Some(repository.known_locks(ctx, &place, size)?),
+        None => None,
+    };
     let facts = PlaceFacts {
         name: format!("{}-{}", place.system(), place.epoch()),
         registered: registration.created,
@@ -125,11 +132,12 @@ fn gather_place(
         wal: survey.wal,
         ends,
         moving: Moving::default(),
+        locked: locks.as_ref().map(locked).unwrap_or_default(),
     };
     let warnings = survey.unreadable;
     let dead = Vec::new();
     let mut gathered =
-        Gathered { place, registration, facts, kept, backups, dead, returned, warnings };
+        Gathered { place, registration, facts, kept, backups, dead, returned, locks, warnings };
     gathered.refresh_from(ctx, repository)?;
     Ok(gathered)
 }

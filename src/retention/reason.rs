@@ -46,6 +46,8 @@ pub enum Reason {
     NotMoved(String),
     /// It says that it was finished in the future, so a clock is wrong, and no rule of time counts.
     Future,
+    /// No rule keeps it, and nobody can remove it before then: a deletion would only hide it.
+    Locked(Timestamp),
 }
 
 impl fmt::Display for Reason {
@@ -69,8 +71,14 @@ impl fmt::Display for Reason {
             Self::Unreadable(name) => write!(f, "{name} cannot be read, and may stand on it"),
             Self::NotMoved(to) => write!(f, "not in {to} yet"),
             Self::Future => f.write_str("finished in the future: a clock is wrong"),
+            Self::Locked(until) => locked(f, *until),
         }
     }
+}
+
+fn locked(f: &mut fmt::Formatter<'_>, until: Timestamp) -> fmt::Result {
+    let until = until.format("%Y-%m-%d %H:%M:%S UTC");
+    write!(f, "no rule keeps it, and it waits: locked until {until}")
 }
 
 impl Serialize for Reason {
@@ -100,6 +108,8 @@ pub enum WalReason {
     UnknownHistory,
     /// There is no backup that says what is needed.
     NoBackup,
+    /// Nothing needs it, and nobody can remove it before then.
+    Locked(Timestamp),
 }
 
 impl fmt::Display for WalReason {
@@ -114,6 +124,7 @@ impl fmt::Display for WalReason {
             Self::Unreadable(id) => write!(f, "{id} cannot be read, and may need it"),
             Self::UnknownHistory => f.write_str("the history of its timeline is not archived"),
             Self::NoBackup => f.write_str("there is no backup yet"),
+            Self::Locked(until) => locked(f, *until),
         }
     }
 }

@@ -63,10 +63,16 @@ pub struct Remains {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Until when some of it is locked, by the store's rule; where that is ahead, it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Timestamp>,
 }
 
 /// What the store holds of ids that have no complete manifest.
-type Counted = BTreeMap<BackupId, (u64, u64)>;
+type Counted = BTreeMap<BackupId, Of>;
+
+/// Objects, bytes, and until when they are locked.
+type Of = (u64, u64, Option<Timestamp>);
 
 /// Finds what may be swept. Lists every object of every backup, a thousand at a time.
 ///
@@ -90,9 +96,9 @@ pub(super) fn find(
         if family == "files" {
             has_table.extend(part.keys().cloned());
         }
-        for (id, (objects, bytes)) in part {
-            let sum = counted.entry(id).or_default();
-            (sum.0, sum.1) = (sum.0 + objects, sum.1 + bytes);
+        for (id, (objects, bytes, locked)) in part {
+            let sum: &mut Of = counted.entry(id).or_default();
+            *sum = (sum.0 + objects, sum.1 + bytes, sum.2.max(locked));
         }
     }
     let vanished = repository.vanished(ctx, &gathered.place, &gathered.backups)?;
@@ -134,7 +140,7 @@ pub(super) fn find(
     ids.extend(gathered.backups.unfinished.iter().filter(is_removed));
     let mut remains = Vec::new();
     for id in ids {
-        let (objects, bytes) = counted.get(id).copied().unwrap_or_default();
+        let (objects, bytes, locked) = counted.get(id).copied().unwrap_or_default();
         if running.contains(id)
             || used.contains(id)
             || vanished.contains(id)
@@ -145,6 +151,9 @@ pub(super) fn find(
         let attempt = dead.get(id);
         let is_sealed = attempt.is_some_and(|attempt| attempt.is_sealed);
         let began = attempt.and_then(|attempt| attempt.began).or_else(|| began_by_name(id));
+        // What was begun is ended: what is left of it is hidden, and removed for good when its lock has ended.
+        let is_begun = is_sealed || gathered.kept.is_removing(id);
+        let locked_until = locked.filter(|until| *until > now && !is_begun);
         let left = if keep.is_some_and(|keep| keep.removed.contains(id)) {
             Left::Removed
         } else if attempt.is_some() {
@@ -161,7 +170,8 @@ pub(super) fn find(
         };
         // Of a sealed attempt nothing may be left but the seal, which is looked at below.
         if objects > 0 || !is_sealed || is_seal_old(began, now) {
-            remains.push(Remains { id: id.clone(), left, is_sealed, objects, bytes });
+            let id = id.clone();
+            remains.push(Remains { id, left, is_sealed, objects, bytes, locked_until });
         }
     }
     Ok((remains, vanished))
@@ -215,7 +225,7 @@ fn count(
     complete: &BTreeSet<&BackupId>,
     counted: &mut Counted,
 ) -> Result<()> {
-    let prefix = gathered.place.family_prefix(family);
+    let (prefix, rule) = (gathered.place.family_prefix(family), repository.store().lock_rule());
     let mut after: Option<String> = None;
     loop {
         ctx.cancel.check()?;
@@ -226,9 +236,12 @@ fn count(
             // Anything else under these names was not put by pgkeep.
             let Ok(id) = id.parse::<BackupId>() else { continue };
             if !complete.contains(&id) {
-                let (objects, bytes) = counted.entry(id).or_default();
+                let (objects, bytes, locked) = counted.entry(id).or_default();
                 *objects += 1;
                 *bytes += meta.size;
+                let until = rule.zip(meta.stored);
+                let until = until.and_then(|(rule, at)| rule.until(meta.key.as_str(), at));
+                *locked = until.max(*locked);
             }
         }
         match page.last() {

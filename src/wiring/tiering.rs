@@ -35,7 +35,10 @@ pub fn tier_found<'a>(gathered: &'a Gathered, decision: &Decision, expires: bool
         attempts: running.attempts.clone(),
     });
     let in_use = facts.in_use.iter().map(|used| InUse { id: used.id.clone(), by: used.by.clone() });
-    let unkept = decision.removed().filter(|_| expires).map(|id| (id.clone(), Going::Unkept));
+    // What only waits for its lock is on its way out too.
+    let (ruled, all) = (decision.ruled(), decision.backups.iter().map(|(id, _)| id));
+    let unkept = all.filter(|id| expires && !ruled.contains(*id));
+    let unkept = unkept.map(|id| (id.clone(), Going::Unkept));
     let removed = gathered.backups.complete.iter().map(|backup| &backup.id);
     let removed = removed.filter(|id| gathered.kept.is_removing(id));
     let removed = removed.map(|id| (id.clone(), Going::Removed));

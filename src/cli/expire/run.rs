@@ -15,7 +15,7 @@ use crate::cli::output::{counted, print, print_json};
 use crate::cli::restore::confirm;
 use crate::config::{RepositorySettings, Resolved};
 use crate::repo::{LeaseRequest, Repository, Scope};
-use crate::retention::{self, ExpirePlan, Freed, Plan};
+use crate::retention::{self, ExpirePlan, Extension, Freed, Plan};
 use crate::tiering::Early;
 use crate::wiring::{self, Access};
 
@@ -26,6 +26,8 @@ struct Expired {
     is_given: bool,
     /// What would be freed, and what leaves its class early; in a dry run.
     estimate: Option<(Freed, Vec<Early>)>,
+    /// What would be locked for longer; in a dry run.
+    extensions: Vec<Extension>,
     /// Leftovers that were removed, and what else; nothing in a dry run.
     done: Option<(usize, Freed)>,
     /// What moves to colder storage.
@@ -120,8 +122,18 @@ fn expire_in(
         let early = tier::early(ctx, repository, settings, &plan)?;
         let tiered = tier::plan(ctx, repository, settings, &plan)?;
         let moves = moving::carry_out(run, resolved, settings, (repository, &plan), true)?;
+        let extensions = plan.extensions(store.lock_rule(), ctx.clock.now(), !is_given);
         let estimate = Some((freed, early));
-        return Ok(Expired { leftovers, plan, is_given, estimate, done: None, tiered, moves });
+        return Ok(Expired {
+            leftovers,
+            plan,
+            is_given,
+            estimate,
+            extensions,
+            done: None,
+            tiered,
+            moves,
+        });
     }
     let host = wiring::host().to_string();
     // What is not there may not go, so this comes first, and takes as long as it takes.
@@ -133,7 +145,8 @@ fn expire_in(
             moving::carry_out(run, resolved, settings, (repository, &plan), false)?
         }
     };
-    let (plan, removed, freed) = match is_given {
+    // What is not removed is locked for longer all the same.
+    let (plan, removed, freed) = match is_given || store.lock_rule().is_some() {
         true => removed(run, args, resolved, settings, (repository, &leftovers, &host, &moves))?,
         false => {
             let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
@@ -146,11 +159,11 @@ fn expire_in(
         true => Tiered::NoRules,
         false => tier::carry_out(ctx, repository, settings, &plan, &host),
     };
-    let done = Some((removed, freed));
-    Ok(Expired { leftovers, plan, is_given, estimate: None, done, tiered, moves })
+    let (done, extensions) = (Some((removed, freed)), Vec::new());
+    Ok(Expired { leftovers, plan, is_given, estimate: None, extensions, done, tiered, moves })
 }
 
-/// Removes what the rules do not keep, under the lease on that.
+/// Removes what the rules do not keep, where there are some, and locks the rest for longer, under the lease on that.
 fn removed(
     run: &Invocation,
     args: &ExpireArgs,
@@ -162,6 +175,7 @@ fn removed(
     let failed = |source| Failure::from(wiring::Error::of_repository(&settings.name, source));
     let cluster = resolved.cluster_name.as_str();
     let policy = wiring::policy(resolved, settings);
+    let is_given = settings.retention.is_given;
     let request = LeaseRequest {
         scope: Scope::Expire,
         cluster,
@@ -175,11 +189,16 @@ fn removed(
     // Renewed while somebody is asked, too.
     let lease = repository.take_lease(ctx, &request).map_err(failed)?.beside(ctx);
     let mut plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
-    guard(args, settings, &plan)?;
+    if is_given {
+        guard(args, settings, &plan)?;
+    }
     moves.apply(run, &mut plan);
     let store = repository.store();
     let removed = retention::execute(ctx, store.as_ref(), leftovers).map_err(failed)?;
-    let freed = retention::execute_expiry(ctx, repository, &mut plan, host, &lease);
+    let freed = match is_given {
+        true => retention::execute_expiry(ctx, repository, &mut plan, host, &lease),
+        false => retention::extend_locks(ctx, repository, &plan, &lease),
+    };
     let freed = freed.map_err(failed)?;
     drop(lease);
     summarise(run, repository, &plan);
@@ -244,13 +263,23 @@ fn warn_of(run: &Invocation, name: &str, expired: &Expired) -> bool {
 }
 
 fn freed_text(freed: &Freed) -> String {
-    format!(
+    let number = |count: u64, what| counted(usize::try_from(count).unwrap_or(usize::MAX), what);
+    let mut text = format!(
         "removed {}, {}, {} in all, {}",
-        counted(usize::try_from(freed.backups).unwrap_or(usize::MAX), "backup"),
-        counted(usize::try_from(freed.segments).unwrap_or(usize::MAX), "WAL segment"),
-        counted(usize::try_from(freed.objects).unwrap_or(usize::MAX), "object"),
+        number(freed.backups, "backup"),
+        number(freed.segments, "WAL segment"),
+        number(freed.objects, "object"),
         ByteSize(freed.bytes)
-    )
+    );
+    let more = [
+        (freed.versions, "hidden version", "removed for good"),
+        (freed.hidden, "hidden version", "locked still"),
+        (freed.locked, "kept object", "locked for longer"),
+    ];
+    for (count, what, done) in more.into_iter().filter(|(count, ..)| *count > 0) {
+        text.push_str(&format!("; {} {done}", number(count, what)));
+    }
+    text
 }
 
 fn as_text(name: &str, expired: &Expired) -> String {
@@ -260,6 +289,8 @@ fn as_text(name: &str, expired: &Expired) -> String {
         lines.push(format!("{name}: would have {}", freed_text(freed)));
         lines.extend(early.iter().map(|early| format!("{name}: of what goes, {early}")));
     }
+    let longer = expired.extensions.iter().filter_map(text::extension);
+    lines.extend(longer.map(|line| format!("{name}: {line}")));
     if let Some((leftovers, freed)) = &expired.done {
         let leftovers = counted(*leftovers, "leftover");
         lines.push(format!("{name}: {}; {leftovers} of interrupted uploads", freed_text(freed)));
@@ -278,6 +309,10 @@ fn as_json(name: &str, expired: &Expired) -> Value {
         "leftovers": expired.leftovers,
         "would_free": expired.estimate.as_ref().map(|(freed, _)| freed),
         "early_removal": expired.estimate.as_ref().map(|(_, early)| early),
+        "would_lock": expired.extensions.iter().map(|extension| json!({
+            "objects": extension.objects,
+            "until": extension.until.to_rfc3339(),
+        })).collect::<Vec<_>>(),
         "removed_leftovers": expired.done.as_ref().map(|(leftovers, _)| leftovers),
         "freed": expired.done.as_ref().map(|(_, freed)| freed),
         "tiering": expired.tiered.json(),

@@ -6,7 +6,7 @@ use crate::base::ByteSize;
 use crate::cli::output::{counted, moment};
 use crate::pg::{SegmentNo, Stretch};
 use crate::repo::BackupId;
-use crate::retention::{ExpirePlan, Left, PlacePlan, Reason};
+use crate::retention::{ExpirePlan, Extension, Left, PlacePlan, Reason};
 
 /// Nothing is removed by rules that nobody gave: a configuration may have lost them.
 pub const NO_RULES: &str =
@@ -36,6 +36,7 @@ pub fn plan(name: &str, plan: &ExpirePlan, is_given: bool) -> String {
         }
         lines.extend(wal(place).into_iter().map(|line| format!("    {line}")));
         lines.extend(remains(place).into_iter().map(|line| format!("    {line}")));
+        lines.extend(hidden(place).map(|line| format!("    {line}")));
     }
     lines.join("\n")
 }
@@ -46,8 +47,10 @@ fn table(place: &PlacePlan) -> String {
     table.set_header(["backup", "finished", "stored", "", "why"]);
     for (id, why) in &place.decision.backups {
         let summary = place.summary(id);
+        let is_lock = |reason: &Reason| matches!(reason, Reason::Locked(_));
         let (word, why) = match why.is_empty() {
             true => ("removed", why_gone(place, id)),
+            false if why.iter().all(is_lock) => ("waits", reasons(why)),
             false => ("kept", reasons(why)),
         };
         table.add_row([
@@ -111,16 +114,44 @@ fn wal(place: &PlacePlan) -> Vec<String> {
 }
 
 fn remains(place: &PlacePlan) -> Vec<String> {
-    let each = place.remains.iter().map(|remains| {
+    let each = place.remains.iter().chain(&place.waiting).map(|remains| {
         let why = match remains.left {
             Left::Removed => "left of a backup that was removed",
             Left::Died => "left of a backup that was interrupted",
             Left::Orphaned => "left of a backup that nothing tells of",
         };
         let objects = counted(usize::try_from(remains.objects).unwrap_or(usize::MAX), "object");
-        format!("{}: {objects}, {}: removed: {why}", remains.id, ByteSize(remains.bytes))
+        let fate = match remains.locked_until {
+            None => "removed".to_owned(),
+            Some(until) => format!("waits, locked until {}", moment(until)),
+        };
+        format!("{}: {objects}, {}: {fate}: {why}", remains.id, ByteSize(remains.bytes))
     });
     each.collect()
+}
+
+/// What deletions have only hidden.
+fn hidden(place: &PlacePlan) -> impl Iterator<Item = String> {
+    let number = |count: u64, what| counted(usize::try_from(count).unwrap_or(usize::MAX), what);
+    let (count, bytes) = place.hidden.removable();
+    let gone = (count > 0).then(|| {
+        let versions = number(count, "hidden version");
+        format!("{versions} of what was removed, {}: removed for good", ByteSize(bytes))
+    });
+    let (count, until) = place.hidden.locked;
+    let locked = (count > 0).then(|| {
+        let until = until.map_or_else(|| "longer".to_owned(), moment);
+        let versions = number(count, "hidden version");
+        format!("{versions} of what was removed: waits, locked until {until} at the latest")
+    });
+    gone.into_iter().chain(locked)
+}
+
+/// What is locked for longer, for people.
+pub fn extension(extension: &Extension) -> Option<String> {
+    let count = usize::try_from(extension.objects).unwrap_or(usize::MAX);
+    let (objects, until) = (counted(count, "object"), moment(extension.until));
+    (count > 0).then(|| format!("{objects} of what is kept would be locked until {until}"))
 }
 
 /// What people should look at.
@@ -173,6 +204,10 @@ pub fn plan_json(plan: &ExpirePlan) -> Vec<Value> {
                 "finished": place.summary(id).map(|backup| backup.finished.to_rfc3339()),
                 "stored_bytes": place.summary(id).map(|backup| backup.totals.stored),
                 "kept": !reasons.is_empty(),
+                "waits_until": reasons.iter().find_map(|reason| match reason {
+                    Reason::Locked(until) => Some(until.to_rfc3339()),
+                    _ => None,
+                }),
                 "reasons": reasons,
             })
         });
@@ -193,7 +228,14 @@ pub fn plan_json(plan: &ExpirePlan) -> Vec<Value> {
             "wal_kept": kept.collect::<Vec<_>>(),
             "wal_removed": place.decision.wal_removed.iter().map(stretch).collect::<Vec<_>>(),
             "remains": place.remains,
+            "waiting": place.waiting,
             "vanished": place.vanished,
+            "hidden": {
+                "removable": place.hidden.removable().0,
+                "removable_bytes": place.hidden.removable().1,
+                "locked": place.hidden.locked.0,
+                "locked_until": place.hidden.locked.1.map(|until| until.to_rfc3339()),
+            },
         })
     });
     each.collect()

@@ -2,6 +2,7 @@
 
 mod case;
 mod golden;
+mod locks;
 mod oracle;
 mod properties;
 mod rules;
@@ -15,7 +16,7 @@ use told::Told;
 
 use super::{Candidate, Decision, End, Moving, PlaceFacts, Policy, Reason, decide, leaving};
 use crate::base::Timestamp;
-use crate::pg::{Lsn, SegmentNo, Stretch, TimelineId};
+use crate::pg::{Lsn, SegmentNo, SegmentSize, Stretch, TimelineId};
 use crate::repo::BackupId;
 
 pub(super) fn at(text: &str) -> Timestamp {

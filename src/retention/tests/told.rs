@@ -8,7 +8,7 @@ use super::at;
 use crate::base::Timestamp;
 use crate::pg::{ArchivedWal, History, Lsn, SegmentNo, SegmentSize, Stretch, TimelineId};
 use crate::repo::{BackupId, BackupType};
-use crate::retention::{Candidate, End, Moving, PlaceFacts};
+use crate::retention::{Candidate, End, Locked, Moving, PlaceFacts};
 
 /// One server's history, in which a segment is written each hour.
 #[derive(Clone)]
@@ -31,6 +31,7 @@ impl Told {
             wal: ArchivedWal::new(SegmentSize::DEFAULT),
             ends: Vec::new(),
             moving: Moving::default(),
+            locked: Locked::default(),
         };
         Self { facts, begun: at(begun) }
     }

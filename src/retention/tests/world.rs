@@ -13,7 +13,7 @@ use super::case::ends;
 use crate::base::Timestamp;
 use crate::pg::{ArchivedWal, History, Lsn, SegmentNo, SegmentSize, Stretch, TimelineId};
 use crate::repo::{BackupId, BackupType};
-use crate::retention::{Candidate, InUse, Moving, Pinned, PlaceFacts, Running};
+use crate::retention::{Candidate, InUse, Locked, Moving, Pinned, PlaceFacts, Running};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -137,6 +137,7 @@ impl Truth {
             wal: ArchivedWal::new(SIZE),
             ends: vec![],
             moving: Moving::default(),
+            locked: Locked::default(),
         };
         let history = History::without_ancestors(TimelineId::FIRST);
         let ways = vec![Way { history, next: 1, is_told: true }];

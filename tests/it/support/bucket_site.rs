@@ -28,11 +28,27 @@ impl BucketSite {
         Self::from_launch(server, launch, s3, cipher)
     }
 
+    /// As [`BucketSite::new`]; what is put is locked for so many days.
+    pub fn locking(server: &Server, s3: TestS3, days: u32) -> Self {
+        let launch = TestCluster::create(server).checksums().wal_segment_mib(1);
+        Self::configured(server, launch, s3, Cipher::Aes, |config| config.locking(days))
+    }
+
     pub fn from_launch(server: &Server, launch: Launch, s3: TestS3, cipher: Cipher) -> Self {
+        Self::configured(server, launch, s3, cipher, |config| config)
+    }
+
+    fn configured(
+        server: &Server,
+        launch: Launch,
+        s3: TestS3,
+        cipher: Cipher,
+        configure: impl FnOnce(TestConfig) -> TestConfig,
+    ) -> Self {
         let launch = launch.archiving().setting("autovacuum", "off");
         let launch = launch.setting("archive_timeout", "60").setting("wal_keep_size", "1GB");
         let cluster = launch.start();
-        let config = TestConfig::new(&cluster).bucket("bucket", &s3, cipher);
+        let config = configure(TestConfig::new(&cluster).bucket("bucket", &s3, cipher));
         let made = config.run(["init"]).assert_ok();
         cluster.psql("create table t (n int)");
         let scratch = ScratchDir::new("files");

@@ -167,6 +167,13 @@ impl TestConfig {
         self.written()
     }
 
+    /// Locks what is put into buckets for so many days.
+    pub fn locking(mut self, days: u32) -> Self {
+        let retry = "retry_for = \"10s\"";
+        self.text = self.text.replace(retry, &format!("{retry}\nlock_days = {days}"));
+        self.written()
+    }
+
     fn encrypted(mut self, name: &str, key_file: &Path, cipher: Cipher) -> Self {
         writeln!(self.text, "\n[repository.{name}.encryption]").unwrap();
         match cipher {

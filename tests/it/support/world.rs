@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use pgkeep::base::{Clock as _, Ctx, Timestamp};
@@ -13,11 +14,12 @@ use pgkeep::repo::manifest::{Counts, Totals};
 use pgkeep::repo::{
     BackupId, BackupType, Base, Begin, CipherChoice, FileTableWriter, Found, InitOptions, Kind,
     LeaseRequest, Manifest, ObjectRecord, PackPlan, PackWriter, Place, Registration, Repository,
-    Reused, RowKind, Scope, Source, Summary, WalFacts,
+    Reused, RowKind, Scope, Source, Summary, WalFacts, lock_for,
 };
 use pgkeep::retention::{self, ExpirePlan, Freed, Policy};
 use pgkeep::storage::{
-    self, FaultyStore, MemoryStore, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
+    self, FaultyStore, LockMode, LockRule, MemoryStore, ObjectKey, ObjectMeta, ObjectStore,
+    ObjectWriter,
 };
 
 use super::sample;
@@ -92,6 +94,11 @@ impl ObjectStore for Ignoring {
     }
 }
 
+fn lock_rule(days: u64) -> LockRule {
+    let rule = LockRule::new(LockMode::Compliance, Duration::from_secs(days * 86_400));
+    LockRule { of_name: lock_for, ..rule }
+}
+
 pub struct World {
     pub ctx: Ctx,
     pub store: MemoryStore,
@@ -120,6 +127,25 @@ impl World {
     /// One whose store has storage classes.
     pub fn with_classes(seed: u64) -> Self {
         Self::begin_in(seed, MemoryStore::with_classes, false)
+    }
+
+    /// One whose store keeps versions.
+    pub fn begin_versioned(seed: u64) -> Self {
+        Self::begin_in(seed, MemoryStore::with_versions, false)
+    }
+
+    /// From now on what is put is locked for so many days.
+    pub fn locking(self, days: u64) -> Self {
+        let store = self.store.with_locks(lock_rule(days));
+        let faulty = FaultyStore::new(store.clone());
+        let repository = Repository::open(Arc::new(store.clone()), &self.unlock).unwrap();
+        Self { store, faulty, repository, ..self }
+    }
+
+    /// One whose store keeps versions, and locks what is put for so many days.
+    pub fn with_locks(seed: u64, days: u64) -> Self {
+        let rule = lock_rule(days);
+        Self::begin_in(seed, |store| store.with_versions().with_locks(rule), false)
     }
 
     fn begin_in(seed: u64, made: impl FnOnce(MemoryStore) -> MemoryStore, by_claims: bool) -> Self {
