@@ -34,7 +34,7 @@ pub struct Cli {
 }
 
 /// Flags of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Configuration file [default: /etc/pgkeep/pgkeep.toml, or PGKEEP_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
@@ -338,6 +338,9 @@ pub struct ExpireArgs {
     /// Print the result (or the plan) as JSON
     #[arg(long)]
     pub json: bool,
+    /// As the daemon runs it: the result goes to the log, nobody is asked, and it ends when stdin does
+    #[arg(long, hide = true, conflicts_with_all = ["dry_run", "yes", "json"])]
+    pub scheduled: bool,
 }
 
 /// Of `pin`.

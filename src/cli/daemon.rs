@@ -9,10 +9,11 @@ use super::error::Failure;
 use super::exit::Exit;
 use super::invocation::Invocation;
 use super::output::{print, print_json};
+use super::scheduled;
 use super::via_daemon::{request, told};
-use crate::base::{Ctx, large_blocks};
+use crate::base::large_blocks;
 use crate::config::Settings;
-use crate::daemon::{self, Answer, Ask, Cluster, Options};
+use crate::daemon::{self, Answer, Ask, Duties, Options};
 use crate::wiring;
 
 /// Between two questions of `drain`.
@@ -27,34 +28,30 @@ pub fn daemon(run: &Invocation, args: &DaemonArgs) -> Result<Exit, Failure> {
     large_blocks::give_back();
     let settings = run.settings()?;
     let configured = settings.daemon();
-    let config = run.global.config.clone();
-    let ctx = run.ctx.clone();
+    let again = run.clone();
     let reload = move || {
-        let read = || {
-            let settings = wiring::settings(config.as_deref())?;
-            settings.warnings().iter().for_each(|warning| ctx.warn(warning.to_string()));
-            clusters(&ctx, &settings)
-        };
+        let read = || duties(&again, &again.settings()?);
         read().map_err(|failure: Failure| failure.message)
     };
     let options = Options {
         socket: args.socket.clone().unwrap_or_else(|| configured.socket.clone()),
-        clusters: clusters(&run.ctx, &settings)?,
+        duties: duties(run, &settings)?,
         reload: Box::new(reload),
         grace: configured.grace,
         tell: told,
+        meaning: scheduled::meaning,
     };
     daemon::run(&run.ctx, options)?;
     Ok(Exit::Ok)
 }
 
-fn clusters(ctx: &Ctx, settings: &Settings) -> Result<Vec<Cluster>, Failure> {
-    let clusters = wiring::clusters(ctx, settings)?;
+fn duties(run: &Invocation, settings: &Settings) -> Result<Duties, Failure> {
+    let clusters = wiring::clusters(&run.ctx, settings)?;
     if clusters.is_empty() {
         let message = "the configuration has no cluster to serve";
         return Err(Failure::failed(message).with_hint("Write a section [cluster.main]."));
     }
-    Ok(clusters)
+    Ok(Duties { clusters, jobs: scheduled::jobs(run, settings) })
 }
 
 /// Waits until the daemon has nothing left to archive.

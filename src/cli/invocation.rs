@@ -11,7 +11,7 @@ use crate::repo::{Place, Registration, Repository};
 use crate::{restore, wiring};
 
 /// What every command works with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Invocation {
     /// The flags of every command.
     pub global: Global,

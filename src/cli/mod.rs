@@ -27,6 +27,7 @@ mod own_place;
 mod pin;
 mod repository;
 mod restore;
+mod scheduled;
 mod server_settings;
 mod unreachable;
 mod via_daemon;
@@ -116,6 +117,9 @@ fn dispatch(run: &Invocation, command: Command) -> Result<Exit, Failure> {
         Command::Key(args) => key::key(run, &args),
         Command::Restore(args) => restore::restore(run, &args),
         Command::Adopt(args) => adopt::adopt(run, &args),
+        Command::Expire(args) if args.scheduled => {
+            expire::expire(&scheduled::until_stdin_ends(run)?, &args)
+        }
         Command::Expire(args) => expire::expire(run, &args),
         Command::Repository(command) => repository::repository(run, &command),
         Command::Pin(args) => pin::pin(run, &args),

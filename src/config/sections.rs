@@ -16,11 +16,12 @@ use super::s3::{S3Draft, S3Settings, read_s3, require_no_keys};
 use super::schema::{Form, Section};
 use super::secret_source::{Kind, SecretFolders, SecretSource};
 use super::values::{
-    Fallback, absolute, boolean, cipher, count, cron, days, fallback, jobs, pack_size, percent,
-    price, rate, secret_file, size, some_count, some_text, some_time, storage_class, tiering_way,
-    time, timezone, window,
+    Fallback, absolute, boolean, cipher, count, days, fallback, jobs, pack_size, percent, price,
+    rate, schedule, secret_file, size, some_count, some_text, some_time, storage_class,
+    tiering_way, time, timezone, window,
 };
 use crate::base::{ByteSize, Secret};
+use crate::daemon::Schedule;
 use crate::repo::CipherChoice;
 use crate::storage::StorageClass;
 use crate::tiering::{PriceTable, Way};
@@ -143,19 +144,19 @@ pub struct Moves {
     pub to: String,
 }
 
-/// `[schedule]`: texts of six or seven fields, seconds first.
+/// `[schedule]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleSettings {
     /// The zone in which the times are meant.
     pub timezone: chrono_tz::Tz,
     /// When to take a full backup.
-    pub full: Option<String>,
+    pub full: Option<Schedule>,
     /// When to take a differential backup.
-    pub diff: Option<String>,
+    pub diff: Option<Schedule>,
     /// When to verify.
-    pub verify: Option<String>,
+    pub verify: Option<Schedule>,
     /// When to expire.
-    pub expire: Option<String>,
+    pub expire: Option<Schedule>,
 }
 
 /// `[daemon]`
@@ -203,10 +204,10 @@ pub(super) fn read_schedule(layered: &Layered, name: &SectionName) -> Result<Sch
     let section = Reader { layered, section: name };
     Ok(ScheduleSettings {
         timezone: section.get("timezone", timezone)?,
-        full: section.find("full", cron)?,
-        diff: section.find("diff", cron)?,
-        verify: section.find("verify", cron)?,
-        expire: section.find("expire", cron)?,
+        full: section.find("full", schedule)?,
+        diff: section.find("diff", schedule)?,
+        verify: section.find("verify", schedule)?,
+        expire: section.find("expire", schedule)?,
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::duration::parse_duration;
 use super::secret_source::{SecretFile, SecretFolders};
 use crate::base::ByteSize;
+use crate::daemon::Schedule;
 use crate::repo::CipherChoice;
 use crate::storage::StorageClass;
 use crate::tiering::{Price, Way};
@@ -169,17 +170,8 @@ pub(super) fn timezone(text: &str) -> Read<chrono_tz::Tz> {
     })
 }
 
-/// Only the outline: the scheduler reads the fields.
-pub(super) fn cron(text: &str) -> Read<String> {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "*/,-?#".contains(c);
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    if !matches!(fields.len(), 6 | 7) || !fields.iter().all(|field| field.chars().all(is_allowed)) {
-        return Err(format!(
-            "{text:?} is not a schedule: write six fields, second minute hour day month weekday, \
-             such as \"0 0 2 * * *\" for every day at two"
-        ));
-    }
-    Ok(text.to_owned())
+pub(super) fn schedule(text: &str) -> Read<Schedule> {
+    Schedule::parse(text)
 }
 
 #[cfg(test)]
@@ -192,16 +184,6 @@ mod tests {
         assert_eq!(rate("2MB"), Ok(Some(ByteSize(2_000_000))));
         assert!(rate("0").unwrap_err().contains("unlimited"));
         assert!(rate("fast").unwrap_err().ends_with("or \"unlimited\""));
-    }
-
-    #[test]
-    fn schedules_have_six_or_seven_fields() {
-        for good in ["0 0 2 * * *", "0 30 */6 * * MON-FRI", "0 0 4 1,15 * ? 2030"] {
-            assert_eq!(cron(good), Ok(good.into()));
-        }
-        for bad in ["", "@daily", "0 2 * * *", "0 0 2 * * * * *", "0 0 2 * * $"] {
-            assert!(cron(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -6,7 +6,9 @@
 mod client;
 mod cluster;
 mod error;
+mod jobs;
 mod protocol;
+mod schedule;
 mod service;
 mod socket;
 mod supervisor;
@@ -15,7 +17,10 @@ mod watch;
 pub use client::{Answered, Away, ask};
 pub use cluster::Cluster;
 pub use error::{Error, Result};
+pub use jobs::Job;
 pub use protocol::{
-    Answer, Ask, ClusterStatus, GetAsk, Lag, PROTOCOL, PushAsk, Request, Status, Told,
+    Answer, Ask, ClusterStatus, GetAsk, JobEnd, JobStatus, Lag, PROTOCOL, PushAsk, Request, Status,
+    Told,
 };
-pub use supervisor::{Options, run};
+pub use schedule::Schedule;
+pub use supervisor::{Duties, Options, run};

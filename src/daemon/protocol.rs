@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{Delivered, Lagging};
+use crate::base::Timestamp;
 use crate::pg::Lsn;
 use crate::repo::Origin;
 
@@ -153,6 +154,37 @@ pub struct Status {
     pub requests: usize,
     /// Each cluster.
     pub clusters: Vec<ClusterStatus>,
+    /// What runs by the clock.
+    #[serde(default)]
+    pub jobs: Vec<JobStatus>,
+}
+
+/// Something that runs by the clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// What it does.
+    pub job: String,
+    /// For which cluster.
+    pub cluster: String,
+    /// When it runs next.
+    pub next: Option<Timestamp>,
+    /// Since when it runs.
+    pub running_since: Option<Timestamp>,
+    /// How it ended the last time, of this daemon's runs.
+    pub last: Option<JobEnd>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEnd {
+    /// When it began.
+    pub begun: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// The exit code, if it came to one.
+    pub exit: Option<i32>,
+    /// What that means, in words.
+    pub outcome: String,
 }
 
 /// What is going on for one cluster.

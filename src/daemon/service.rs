@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use super::client::require_own;
 use super::cluster::{Cluster, Served};
+use super::jobs::Jobs;
 use super::protocol::{
     Answer, Ask, GetAsk, PROTOCOL, PushAsk, Request, Status, Told, WORKING_EVERY, receive, send,
 };
+use super::supervisor::Duties;
 use crate::archive::{self, Ahead, AheadOf, Recovered, ServerFolders, Submission, Target, Wanted};
 use crate::base::{Ctx, detached};
 
@@ -35,6 +37,7 @@ const HANG_UP_LIMIT: Duration = Duration::from_millis(200);
 pub(super) struct Service {
     ctx: Ctx,
     tell: fn(archive::Error) -> Told,
+    jobs: Jobs,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -52,7 +55,12 @@ struct State {
 }
 
 impl Service {
-    pub(super) fn new(ctx: &Ctx, tell: fn(archive::Error) -> Told, clusters: Vec<Cluster>) -> Self {
+    pub(super) fn new(
+        ctx: &Ctx,
+        tell: fn(archive::Error) -> Told,
+        clusters: Vec<Cluster>,
+        jobs: Jobs,
+    ) -> Self {
         let served = clusters.into_iter().map(|cluster| Served::begin(ctx, cluster)).collect();
         let state = State {
             clusters: Arc::new(served),
@@ -61,7 +69,7 @@ impl Service {
             is_stopping: false,
             is_over: false,
         };
-        Self { ctx: ctx.clone(), tell, state: Mutex::new(state), changed: Condvar::new() }
+        Self { ctx: ctx.clone(), tell, jobs, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -73,7 +81,8 @@ impl Service {
     }
 
     /// Serves these from now on. Requests that have begun end with what they began with.
-    pub(super) fn replace(&self, clusters: Vec<Cluster>) {
+    pub(super) fn replace(&self, Duties { clusters, jobs }: Duties) {
+        self.jobs.replace(jobs);
         let served =
             clusters.into_iter().map(|cluster| Served::begin(&self.ctx, cluster)).collect();
         let old = std::mem::replace(&mut self.state().clusters, Arc::new(served));
@@ -85,14 +94,15 @@ impl Service {
 
     /// Begins nothing more.
     pub(super) fn stop(&self) {
+        self.jobs.stop();
         self.state().is_stopping = true;
         self.changed.notify_all();
         self.clusters().iter().for_each(Served::stop);
     }
 
     /// Waits until every request is answered, for no longer than this; then those that are left get their
-    /// failure. How many there were.
-    pub(super) fn finish(&self, grace: Duration) -> usize {
+    /// failure. How many there were, and which jobs have not ended by then.
+    pub(super) fn finish(&self, grace: Duration) -> (usize, Vec<String>) {
         let deadline = self.ctx.clock.monotonic() + grace;
         let mut state = self.state();
         loop {
@@ -107,7 +117,7 @@ impl Service {
         state.is_over = true;
         drop(state);
         self.ctx.cancel.cancel();
-        requests
+        (requests, self.jobs.finish(deadline.saturating_sub(self.ctx.clock.monotonic())))
     }
 
     /// Waits until every client has its answer, for no longer than this.
@@ -127,7 +137,7 @@ impl Service {
     pub(super) fn status(&self) -> Status {
         let requests = self.state().requests;
         let clusters = self.clusters().iter().map(Served::status).collect();
-        Status { pid: std::process::id(), requests, clusters }
+        Status { pid: std::process::id(), requests, clusters, jobs: self.jobs.status() }
     }
 
     /// Accepts connections until the listener is shut down.

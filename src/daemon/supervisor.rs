@@ -1,7 +1,7 @@
 //! The daemon's life: begin, listen, ready; reload; stop in order.
 //!
 //! On SIGTERM or SIGINT nothing new is accepted, what is under way is finished within the grace period,
-//! what is left is answered with failure, and the process ends with 0. On SIGHUP the configuration is read
+//! what is left is answered with failure, what runs by the clock is told to end, and the process ends with 0. On SIGHUP the configuration is read
 //! again; one that is wrong is told, and the old one stays.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +17,7 @@ use signal_hook::iterator::Signals;
 
 use super::cluster::Cluster;
 use super::error::{Error, Result};
+use super::jobs::{Job, Jobs};
 use super::protocol::Told;
 use super::service::Service;
 use super::socket::Socket;
@@ -34,14 +35,25 @@ const HANG_UP: Duration = Duration::from_secs(3);
 pub struct Options {
     /// Where to listen.
     pub socket: PathBuf,
-    /// What to serve.
-    pub clusters: Vec<Cluster>,
+    /// What to do.
+    pub duties: Duties,
     /// Reads the configuration again; what is wrong with it, as a sentence.
-    pub reload: Box<dyn Fn() -> std::result::Result<Vec<Cluster>, String>>,
+    pub reload: Box<dyn Fn() -> std::result::Result<Duties, String>>,
     /// For how long requests are finished after a signal to stop.
     pub grace: Duration,
     /// Makes a sentence of an error.
     pub tell: fn(archive::Error) -> Told,
+    /// What an exit code of a job means.
+    pub meaning: fn(i32) -> &'static str,
+}
+
+/// What a configuration asks of a daemon.
+#[derive(Debug)]
+pub struct Duties {
+    /// What to serve.
+    pub clusters: Vec<Cluster>,
+    /// What to run by the clock.
+    pub jobs: Vec<Job>,
 }
 
 /// Runs until it is told to stop.
@@ -49,12 +61,13 @@ pub struct Options {
 /// # Errors
 /// When it cannot begin.
 pub fn run(ctx: &Ctx, options: Options) -> Result<()> {
-    let Options { socket, clusters, reload, grace, tell } = options;
+    let Options { socket, duties, reload, grace, tell, meaning } = options;
     // Before the socket is there: a signal must find somebody who knows what to do.
     let (sender, signals) = channel();
     let watching = watch_signals(sender)?;
     let socket = Socket::listen(&socket)?;
-    let service = Arc::new(Service::new(ctx, tell, clusters));
+    let jobs = Jobs::begin(ctx, meaning, duties.jobs);
+    let service = Arc::new(Service::new(ctx, tell, duties.clusters, jobs));
     let listening = Arc::new(Listening { socket, service: Arc::clone(&service) });
     let accepting = Crew::begin(1, &listening, |each: &Listening| {
         // A panic has said so, and nobody else accepts.
@@ -72,9 +85,12 @@ pub fn run(ctx: &Ctx, options: Options) -> Result<()> {
     // Whoever connects now finds nobody, and does without; whoever waited in the queue likewise.
     rustix::net::shutdown(&listening.socket.listener, Shutdown::Both).ok();
     drop(accepting);
-    let left = service.finish(grace);
+    let (left, running) = service.finish(grace);
     if left > 0 {
         ctx.warn(format!("{left} requests were not finished within {} s", grace.as_secs()));
+    }
+    for job in running {
+        ctx.warn(format!("{job} was told to end, and goes on after {} s", grace.as_secs()));
     }
     service.hang_up(HANG_UP);
     watching.close();
@@ -94,15 +110,15 @@ fn serve(
     ctx: &Ctx,
     service: &Arc<Service>,
     signals: &Receiver<i32>,
-    reload: &dyn Fn() -> std::result::Result<Vec<Cluster>, String>,
+    reload: &dyn Fn() -> std::result::Result<Duties, String>,
 ) {
     let mut watch = Watch::new(ctx);
     loop {
         match signals.recv_timeout(TICK) {
             Ok(SIGHUP) => match reload() {
-                Ok(clusters) => {
-                    let count = clusters.len();
-                    service.replace(clusters);
+                Ok(duties) => {
+                    let count = duties.clusters.len();
+                    service.replace(duties);
                     ctx.note(format!("the configuration was read again: {count} clusters"));
                 }
                 Err(why) => ctx.warn(format!("the configuration stays as it was: {why}")),

@@ -128,6 +128,7 @@ mod tests {
     use crate::base::{Event, ManualClock, Observer, Timestamp};
     use crate::daemon::Told;
     use crate::daemon::cluster::Cluster;
+    use crate::daemon::jobs::Jobs;
     use crate::storage::{MemoryStore, ObjectStore as _};
 
     /// What is said.
@@ -203,7 +204,8 @@ mod tests {
         let put = |number: u32| store.put(&segment(number), b"").unwrap();
         [1, 2, 4].into_iter().for_each(put);
         let tell = |_| Told { message: String::new(), causes: vec![], hint: None, is_final: false };
-        let service = Service::new(&ctx, tell, vec![served(openings)]);
+        let jobs = Jobs::begin(&ctx, |_| "", vec![]);
+        let service = Service::new(&ctx, tell, vec![served(openings)], jobs);
         let mut watch = Watch::new(&ctx);
         // It looks in a thread of its own, which nobody waits for but here.
         let mut after = |by: u64, holes: usize, warnings: usize| {

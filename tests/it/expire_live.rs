@@ -14,7 +14,7 @@ use crate::support::site::{Site, json, started};
 use crate::support::{Cipher, ScratchDir, Server, TestCluster, TestConfig, TestRepo, account};
 
 /// Rules that keep next to nothing.
-const NARROW: &str =
+pub const NARROW: &str =
     "[repository.local.retention]\ndaily = 0\nweekly = 0\nmonthly = 0\nwindow = '0s'";
 
 fn insert(cluster: &TestCluster, n: u32) {
@@ -22,7 +22,7 @@ fn insert(cluster: &TestCluster, n: u32) {
     cluster.archive_now();
 }
 
-fn ids(config: &TestConfig) -> Vec<String> {
+pub fn ids(config: &TestConfig) -> Vec<String> {
     let info = json(&config.run(["info", "--json"]).assert_ok().stdout);
     let backups = info["repositories"][0]["backups"].as_array().unwrap();
     backups.iter().map(|backup| backup["id"].as_str().unwrap().to_owned()).collect()

@@ -76,6 +76,7 @@ mod s3_server;
 mod s3_server_faults;
 mod s3_store;
 mod s3_tiers;
+mod schedule_live;
 mod standby_live;
 mod summaries;
 mod support;

@@ -66,7 +66,7 @@ fn look(run: &Invocation, findings: &mut Findings) -> Result<(), Failure> {
 /// What is set and has no effect yet.
 fn not_carried_out(layered: &Layered) -> Option<String> {
     let is_later = |address: &Address| match address.section.section {
-        Section::Schedule => true,
+        Section::Schedule => matches!(address.key, "full" | "diff" | "verify"),
         Section::Daemon => address.key == "listen",
         Section::Repository | Section::Cluster => false,
     };

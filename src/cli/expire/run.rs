@@ -49,6 +49,7 @@ pub fn expire(run: &Invocation, args: &ExpireArgs) -> Result<Exit, Failure> {
             Ok(expired) => {
                 is_sound &= warn_of(run, name, &expired);
                 match args.json {
+                    _ if args.scheduled => note(run, name, &expired),
                     true => answers.told.push(as_json(name, &expired)),
                     false => print(&as_text(name, &expired))?,
                 }
@@ -87,13 +88,21 @@ pub fn after_backup(
     if !settings.retention.after_backup {
         return Ok(());
     }
-    let args = ExpireArgs { dry_run: false, yes: false, json: false };
+    let args = ExpireArgs { dry_run: false, yes: false, json: false, scheduled: true };
     let expired = expire_in(run, &args, resolved, settings, true)?;
     warn_of(run, &settings.name, &expired);
-    if let Some((_, freed)) = expired.done {
-        run.ctx.note(format!("expire: {}", freed_text(&freed)));
-    }
+    note(run, &settings.name, &expired);
     Ok(())
+}
+
+/// What was done, for a log.
+fn note(run: &Invocation, name: &str, expired: &Expired) {
+    if let Some((_, freed)) = &expired.done {
+        run.ctx.note(format!("{name}: expire {}", freed_text(freed)));
+    }
+    if let Some(told) = expired.tiered.told() {
+        run.ctx.note(format!("{name}: {told}"));
+    }
 }
 
 /// The repository is opened first: only what is one, by its authentic descriptor, is cleaned.

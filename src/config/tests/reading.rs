@@ -51,7 +51,8 @@ fn the_example_of_the_design_is_read() {
     let (name, main) = settings.cluster(None).unwrap();
     assert_eq!((name, main.rpo, main.max_rate), ("main", Duration::from_secs(300), None));
     assert_eq!(main.data_directory.as_deref(), Some(Path::new("/var/lib/postgresql/15/main")));
-    assert_eq!(settings.schedule().diff.as_deref(), Some("0 30 */6 * * *"));
+    let diff = settings.schedule().diff.as_ref();
+    assert_eq!(diff.map(ToString::to_string).as_deref(), Some("0 30 */6 * * *"));
     assert_eq!(settings.schedule().timezone, chrono_tz::UTC);
     assert_eq!(settings.daemon().listen.port(), 9187);
 
@@ -172,7 +173,11 @@ fn values_of_the_wrong_form_are_refused() {
         ),
         (
             "[schedule]\nfull = \"0 2 * * *\"",
-            at(2, "schedule.full: \"0 2 * * *\" is not a schedule"),
+            at(2, "schedule.full: \"0 2 * * *\" is not a schedule: it has 5 fields; write"),
+        ),
+        (
+            "[schedule]\nexpire = \"0 0 25 * * *\"",
+            at(2, "schedule.expire: \"0 0 25 * * *\" is not a schedule: its hour is \"25\"; write"),
         ),
         (
             "[daemon]\nlisten.port = 1",
