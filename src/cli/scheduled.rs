@@ -75,7 +75,9 @@ pub fn until_stdin_ends(run: &Invocation) -> Result<Invocation, Failure> {
     });
     watched
         .map_err(|error| Failure::failed(format!("cannot watch for the daemon's end: {error}")))?;
-    Ok(Invocation { ctx, ..run.clone() })
+    let mut run = run.clone();
+    run.ctx = ctx;
+    Ok(run)
 }
 
 #[cfg(test)]

@@ -340,6 +340,11 @@ impl<'a> Deciding<'a> {
                 self.keep(place, parent, Reason::Running(running.id.clone()));
             }
         }
+        for dead in &facts.interrupted {
+            if let Some(parent) = &dead.parent {
+                self.keep(place, parent, Reason::Interrupted(dead.id.clone()));
+            }
+        }
         for used in &facts.in_use {
             self.keep(place, &used.id, Reason::InUse(used.by.clone()));
         }

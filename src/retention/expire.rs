@@ -1,8 +1,9 @@
 //! Expiry: plan, then execute.
 //!
-//! Order, per place: the record of what was decided; a second look at what is in use; manifests, children before what
-//! they stand on; WAL from the oldest on; then packs and what belongs to them. Whatever dies in between is gone on with
-//! by the next expiry: what was decided is in the record, and what is left of a backup is found by its names.
+//! Order, per place: the record of what was decided; the names of dead backups, so that nobody completes one late; a
+//! second look at what is in use; manifests, children before what they stand on; WAL from the oldest on; then packs and
+//! what belongs to them. Whatever dies in between is gone on with by the next expiry: what was decided is in the record,
+//! and what is left of a backup is found by its names.
 
 use std::collections::BTreeSet;
 
@@ -361,6 +362,10 @@ fn record(
         recorded.push((keep, is_new));
     }
     for place in &mut plan.places {
+        let between = || lease.require(ctx);
+        remains::seal_all(ctx, repository, &place.gathered, &mut place.remains, between)?;
+        let taken = place.remains.iter().filter(|remains| remains.is_sealed);
+        place.gathered.taken = taken.map(|remains| remains.id.clone()).collect();
         place.gathered.refresh(ctx, repository)?;
     }
     let now: Vec<_> = plan.places.iter().map(|place| place.gathered.facts.clone()).collect();

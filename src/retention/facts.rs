@@ -139,6 +139,8 @@ pub struct PlaceFacts {
     pub pins: BTreeMap<BackupId, Pinned>,
     /// Backups that may still be completed.
     pub running: Vec<Running>,
+    /// Backups that died, and whose names are not taken: whoever wakes up may complete one.
+    pub interrupted: Vec<Running>,
     /// Backups that are read.
     pub in_use: Vec<InUse>,
     /// What is archived, and not given up yet.

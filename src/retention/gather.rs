@@ -22,6 +22,20 @@ const DEAD_AFTER: Duration = Duration::from_hours(1);
 /// Backups of versions that took no lease count as dead after this.
 const DEAD_WITHOUT_LEASE: Duration = Duration::from_hours(14 * 24);
 
+/// How long an attempt that died stays for the next backup to use, unless one was completed since.
+const USEFUL_FOR: Duration = Duration::from_hours(7 * 24);
+
+/// How long what a copy from another repository has stored stays for the next one to go on with: when it is swept, its
+/// name is taken for good.
+const COPY_FOR: Duration = Duration::from_hours(30 * 24);
+
+/// Which look it is: before the second one the names of the dead that are swept are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    First,
+    Second,
+}
+
 /// One place with everything that was found in it.
 #[derive(Debug)]
 pub struct Gathered {
@@ -37,6 +51,8 @@ pub struct Gathered {
     pub backups: Backups,
     /// Backups that began, are not complete and are not running any more.
     pub dead: Vec<Dead>,
+    /// Dead backups whose names nobody gets any more since they were found.
+    pub taken: BTreeSet<BackupId>,
     /// Segments that were given up and are there.
     pub returned: ArchivedWal,
     /// What was written down of locks; nothing in a store without.
@@ -128,6 +144,7 @@ fn gather_place(
         unreadable: Vec::new(),
         pins: BTreeMap::new(),
         running: Vec::new(),
+        interrupted: Vec::new(),
         in_use: Vec::new(),
         wal: survey.wal,
         ends,
@@ -135,10 +152,20 @@ fn gather_place(
         locked: locks.as_ref().map(locked).unwrap_or_default(),
     };
     let warnings = survey.unreadable;
-    let dead = Vec::new();
-    let mut gathered =
-        Gathered { place, registration, facts, kept, backups, dead, returned, locks, warnings };
-    gathered.refresh_from(ctx, repository)?;
+    let (dead, taken) = (Vec::new(), BTreeSet::new());
+    let mut gathered = Gathered {
+        place,
+        registration,
+        facts,
+        kept,
+        backups,
+        dead,
+        taken,
+        returned,
+        locks,
+        warnings,
+    };
+    gathered.refresh_from(ctx, repository, Look::First)?;
     Ok(gathered)
 }
 
@@ -195,10 +222,10 @@ impl Gathered {
     /// As the store's.
     pub fn refresh(&mut self, ctx: &Ctx, repository: &Repository) -> Result<()> {
         self.backups = repository.backups(ctx, &self.place)?;
-        self.refresh_from(ctx, repository)
+        self.refresh_from(ctx, repository, Look::Second)
     }
 
-    fn refresh_from(&mut self, ctx: &Ctx, repository: &Repository) -> Result<()> {
+    fn refresh_from(&mut self, ctx: &Ctx, repository: &Repository, look: Look) -> Result<()> {
         let candidates = self.backups.complete.iter().filter_map(Candidate::of);
         self.facts.backups = candidates.collect();
         self.facts.pins = pinned(repository.pins(ctx, &self.place)?);
@@ -206,7 +233,7 @@ impl Gathered {
         let uses = repository.leases(ctx, Scope::Use, cluster)?;
         self.facts.in_use = self.in_use(uses, ctx.clock.now());
         let leases = repository.leases(ctx, Scope::Backup, cluster)?;
-        self.sort_unfinished(ctx, repository, &leases)?;
+        self.sort_unfinished(ctx, repository, &leases, look)?;
         self.facts.unreadable = self.unreadable(repository)?;
         Ok(())
     }
@@ -232,6 +259,7 @@ impl Gathered {
         ctx: &Ctx,
         repository: &Repository,
         leases: &[LeaseRecord],
+        look: Look,
     ) -> Result<()> {
         let now = ctx.clock.now();
         // Of a backup that is removed the begin record goes last.
@@ -255,6 +283,7 @@ impl Gathered {
             Ok(Some((began, begin)))
         })?;
         (self.facts.running, self.dead) = (Vec::new(), Vec::new());
+        self.facts.interrupted = Vec::new();
         for (id, begin) in unfinished.iter().zip(begun) {
             match begin {
                 Some((began, begin))
@@ -263,8 +292,16 @@ impl Gathered {
                 {
                     self.facts.running.push(running(begin));
                 }
-                Some((began, Begin { copied: is_copied, .. })) => {
-                    let began = Some(began);
+                Some((began, begin)) => {
+                    let (began, is_copied) = (Some(began), begin.copied);
+                    // Of one whose name is taken before the second look nothing is kept.
+                    let is_going = match look {
+                        Look::First => self.is_swept(id, (began, is_copied), now),
+                        Look::Second => self.taken.contains(id),
+                    };
+                    if !is_going {
+                        self.facts.interrupted.push(running(begin));
+                    }
                     self.dead.push(Dead { id: id.clone(), began, is_sealed: false, is_copied });
                 }
                 // What it may need is not known, so while it may live it keeps all WAL; what it may stand on is kept
@@ -292,6 +329,38 @@ impl Gathered {
         });
         self.dead.extend(sealed);
         Ok(())
+    }
+
+    /// Whether what is left of a dead backup is removed: nobody has a use for it any more, or that was decided.
+    pub(super) fn is_swept(
+        &self,
+        id: &BackupId,
+        (began, is_copied): (Option<Timestamp>, bool),
+        now: Timestamp,
+    ) -> bool {
+        let keep = self.kept.newest.as_ref();
+        let is_decided = keep.is_some_and(|keep| keep.swept.contains(id));
+        is_decided || !self.is_useful(id, (began, is_copied), now)
+    }
+
+    /// Whether the next backup may use what an attempt has stored, or the next copy what one has.
+    fn is_useful(
+        &self,
+        id: &BackupId,
+        (began, is_copied): (Option<Timestamp>, bool),
+        now: Timestamp,
+    ) -> bool {
+        let Some(began) = began else { return false };
+        if began + YOUNG > now {
+            return true;
+        }
+        if is_copied {
+            return began + COPY_FOR > now;
+        }
+        let is_overtaken = self.backups.complete.iter().any(|backup| {
+            backup.backup_type == id.backup_type() && backup.id.own_time() > id.own_time()
+        });
+        !is_overtaken && began + USEFUL_FOR > now
     }
 
     /// Where the WAL of backups begins whose manifests cannot be read; at the beginning where nothing tells.

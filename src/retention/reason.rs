@@ -38,6 +38,8 @@ pub enum Reason {
     ParentOf(BackupId),
     /// A running backup stands on it.
     Running(BackupId),
+    /// A backup that was interrupted stands on it, and may be completed late.
+    Interrupted(BackupId),
     /// Somebody reads it.
     InUse(String),
     /// A backup whose manifest cannot be read may stand on it.
@@ -67,6 +69,7 @@ impl fmt::Display for Reason {
             }
             Self::ParentOf(id) => write!(f, "parent of {id}"),
             Self::Running(id) => write!(f, "parent of {id}, which is running"),
+            Self::Interrupted(id) => write!(f, "parent of {id}, which was interrupted"),
             Self::InUse(by) => write!(f, "in use by {by}"),
             Self::Unreadable(name) => write!(f, "{name} cannot be read, and may stand on it"),
             Self::NotMoved(to) => write!(f, "not in {to} yet"),
@@ -100,6 +103,8 @@ pub enum WalReason {
     Backup(BackupId),
     /// A running backup needs it.
     Running(BackupId),
+    /// A backup that was interrupted needs it, if it is completed late.
+    Interrupted(BackupId),
     /// Somebody restores with it.
     InUse(BackupId),
     /// A backup whose manifest cannot be read may need it.
@@ -120,6 +125,7 @@ impl fmt::Display for WalReason {
             Self::LastFull(id) => write!(f, "behind the last good full, {id}"),
             Self::Backup(id) => write!(f, "{id} needs it"),
             Self::Running(id) => write!(f, "{id} is running"),
+            Self::Interrupted(id) => write!(f, "{id} was interrupted"),
             Self::InUse(id) => write!(f, "{id} is in use"),
             Self::Unreadable(id) => write!(f, "{id} cannot be read, and may need it"),
             Self::UnknownHistory => f.write_str("the history of its timeline is not archived"),

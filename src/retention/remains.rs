@@ -18,13 +18,6 @@ use crate::storage::{self, ObjectKey};
 /// Nothing younger is swept: somebody may be at it.
 const YOUNG: Duration = Duration::from_hours(24);
 
-/// How long an attempt that died stays for the next backup to use, unless one was completed since.
-const USEFUL_FOR: Duration = Duration::from_hours(7 * 24);
-
-/// How long what a copy from another repository has stored stays for the next one to go on with: when it is swept, its
-/// name is taken for good.
-const COPY_FOR: Duration = Duration::from_hours(30 * 24);
-
 /// How long what has a file table and no manifest stays, and is told of.
 const TOLD_FOR: Duration = Duration::from_hours(30 * 24);
 
@@ -157,9 +150,8 @@ pub(super) fn find(
         let left = if keep.is_some_and(|keep| keep.removed.contains(id)) {
             Left::Removed
         } else if attempt.is_some() {
-            let is_decided = keep.is_some_and(|keep| keep.swept.contains(id));
             let is_copied = attempt.is_some_and(|attempt| attempt.is_copied);
-            if !is_decided && is_useful(gathered, id, (began, is_copied), now) {
+            if !gathered.is_swept(id, (began, is_copied), now) {
                 continue;
             }
             Left::Died
@@ -197,26 +189,6 @@ fn is_seal_old(began: Option<Timestamp>, now: Timestamp) -> bool {
     began.is_none_or(|began| began + SEALED_FOR < now)
 }
 
-/// Whether the next backup may use what an attempt has stored, or the next copy what one has.
-fn is_useful(
-    gathered: &Gathered,
-    id: &BackupId,
-    (began, is_copied): (Option<Timestamp>, bool),
-    now: Timestamp,
-) -> bool {
-    let Some(began) = began else { return false };
-    if began + YOUNG > now {
-        return true;
-    }
-    if is_copied {
-        return began + COPY_FOR > now;
-    }
-    let is_overtaken = gathered.backups.complete.iter().any(|backup| {
-        backup.backup_type == id.backup_type() && backup.id.own_time() > id.own_time()
-    });
-    !is_overtaken && began + USEFUL_FOR > now
-}
-
 fn count(
     ctx: &Ctx,
     repository: &Repository,
@@ -249,6 +221,29 @@ fn count(
             _ => return Ok(()),
         }
     }
+}
+
+/// Takes the names of attempts that will be swept, before anything goes that they would need if they were completed.
+/// Those that are left are taken when they are swept.
+///
+/// # Errors
+/// As the store's.
+pub(super) fn seal_all(
+    ctx: &Ctx,
+    repository: &Repository,
+    gathered: &Gathered,
+    remains: &mut [Remains],
+    mut between: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let is_open = |remains: &&mut Remains| remains.left == Left::Died && !remains.is_sealed;
+    for each in remains.iter_mut().filter(is_open) {
+        // A seal that is as old as that goes with what it is on.
+        if !is_seal_old(began_by_name(&each.id), ctx.clock.now()) {
+            between()?;
+            each.is_sealed = seal(ctx, repository, gathered, &each.id)?;
+        }
+    }
+    Ok(())
 }
 
 /// Sweeps one id, and counts that. The manifest's name is taken first where a late

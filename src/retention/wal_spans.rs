@@ -135,7 +135,9 @@ fn own_wal(facts: &PlaceFacts, backup: &Candidate) -> Vec<Stretch> {
 fn wishes(indexed: &Indexed<'_>, spans: &mut Spans) {
     let facts = indexed.facts;
     let size = facts.wal.segment_size();
-    for running in &facts.running {
+    let running = facts.running.iter().map(|each| (each, WalReason::Running(each.id.clone())));
+    let dead = facts.interrupted.iter().map(|each| (each, WalReason::Interrupted(each.id.clone())));
+    for (running, reason) in running.chain(dead) {
         let first = SegmentNo::of(running.wal_from, size);
         let is_its = |stretch: &Stretch| {
             let way = facts.wal.history(stretch.timeline);
@@ -145,7 +147,6 @@ fn wishes(indexed: &Indexed<'_>, spans: &mut Spans) {
         };
         let all = indexed.everything_from(first).into_iter().filter(is_its);
         let own = running.timeline.map(|timeline| Stretch { timeline, first, last: NO_END });
-        let reason = WalReason::Running(running.id.clone());
         spans.extend(all.chain(own).map(|stretch| (stretch, reason.clone())));
     }
     for used in &facts.in_use {

@@ -101,6 +101,44 @@ fn f080_a_writer_that_was_paused_for_days_finds_its_name_taken() {
     world.assert_sound("after a late commit");
 }
 
+/// Its host was paused for more than a day after it had seen its WAL, and an expiry took it for dead. It is an incremental, so
+/// that fulls which were completed since did not overtake it: its name was free, and the WAL that it needs was gone.
+#[test]
+fn d2026_11_30_a_backup_that_is_completed_late_has_what_it_needs() {
+    let policy = policy(9, 0, 0);
+    let mut world = World::begin(5);
+    let begin = |world: &mut World| {
+        world.backup(BackupType::Full);
+        world.pass(TimeDelta::hours(2));
+        let begun = world.begin_backup(BackupType::Incremental);
+        let packs = world.store_packs(&begun);
+        for _ in 0..2 {
+            world.pass(TimeDelta::hours(2));
+            world.push();
+        }
+        let end = world.end_of(begun, packs);
+        for _ in 0..2 {
+            world.pass(TimeDelta::hours(13));
+            world.backup(BackupType::Full);
+        }
+        end
+    };
+    let late = begin(&mut world);
+    world.expire(&world.repository, &policy).unwrap();
+    late.put(&world.ctx, &world.repository, &world.place).unwrap();
+    world.assert_sound("completed late");
+    world.pass(TimeDelta::hours(2));
+    // One that was overtaken by its like has its name taken, before anything that it needs goes.
+    let late = begin(&mut world);
+    world.pass(TimeDelta::hours(2));
+    world.backup(BackupType::Incremental);
+    let freed = world.expire(&world.repository, &policy).unwrap();
+    assert!(freed.segments > 0, "{freed:?}");
+    assert_eq!(world.expire(&world.repository, &policy).unwrap().objects, 0, "twice");
+    late.put(&world.ctx, &world.repository, &world.place).unwrap_err();
+    world.assert_sound("too late");
+}
+
 #[test]
 fn pins_and_uses_keep_what_they_name_with_its_wal() {
     let policy = policy(1, 0, 1);

@@ -27,6 +27,7 @@ impl Told {
             unreadable: Vec::new(),
             pins: BTreeMap::new(),
             running: Vec::new(),
+            interrupted: Vec::new(),
             in_use: Vec::new(),
             wal: ArchivedWal::new(SegmentSize::DEFAULT),
             ends: Vec::new(),

@@ -133,6 +133,7 @@ impl Truth {
             unreadable: vec![],
             pins: BTreeMap::new(),
             running: vec![],
+            interrupted: vec![],
             in_use: vec![],
             wal: ArchivedWal::new(SIZE),
             ends: vec![],

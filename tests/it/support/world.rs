@@ -1,7 +1,7 @@
 //! A cluster that is made up, on a store in memory: backups of one small file, segments of a few bytes, a clock that is
 //! moved by hand. What expiry decides and does is the real thing; only what is stored is small.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +9,11 @@ use chrono::TimeDelta;
 use pgkeep::base::{Clock as _, Ctx, Timestamp};
 use pgkeep::crypt::{BlockHasher, Unlock};
 use pgkeep::pg::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
-use pgkeep::repo::file_table::IndexEntry;
 use pgkeep::repo::manifest::{Counts, Totals};
 use pgkeep::repo::{
     BackupId, BackupType, Base, Begin, CipherChoice, FileTableWriter, Found, InitOptions, Kind,
     LeaseRequest, Manifest, ObjectRecord, PackPlan, PackWriter, Place, Registration, Repository,
-    Reused, RowKind, Scope, Source, Summary, WalFacts, lock_for,
+    Reused, RowKind, Scope, Source, Summary, WalFacts, WalPut, lock_for,
 };
 use pgkeep::retention::{self, ExpirePlan, Freed, Policy};
 use pgkeep::storage::{
@@ -40,6 +39,52 @@ pub struct Begun {
 pub struct Packs {
     objects: Vec<ObjectRecord>,
     row: pgkeep::repo::Row,
+}
+
+/// A backup that is about to be complete.
+pub struct End {
+    pub summary: Summary,
+    packs: Packs,
+    /// What it uses of one that was interrupted.
+    attempt: Option<(Base, Vec<Reused>)>,
+}
+
+impl Begun {
+    /// Whether it may go on, by what it looks at after its record is put.
+    pub fn may_go_on(&self, ctx: &Ctx, repository: &Repository, place: &Place) -> bool {
+        let Some(parent) = &self.parent else { return true };
+        let kept = repository.require_kept(ctx, place, parent);
+        kept.is_ok() && repository.open_backup(place, parent).is_ok()
+    }
+}
+
+impl End {
+    /// Puts the file table, and right after it the manifest.
+    pub fn put(
+        self,
+        ctx: &Ctx,
+        repository: &Repository,
+        place: &Place,
+    ) -> pgkeep::repo::Result<BackupId> {
+        let Self { summary, packs, attempt } = self;
+        let id = summary.id.clone();
+        let Packs { mut objects, row } = packs;
+        let key = place.files(&id);
+        let mut table = FileTableWriter::new(repository.buffer(ctx, Kind::Files, &key)?);
+        table.push(&row)?;
+        let (bytes, written, index, _) = table.finish()?;
+        repository.put_if_absent(&key, &bytes)?;
+        objects.push(ObjectRecord::new("files", &written));
+        let (bases, reused) = match (&summary.parent, attempt) {
+            (_, Some((base, reused))) => (vec![base], reused),
+            (Some(parent), None) => (repository.open_backup(place, parent)?.as_bases(), vec![]),
+            (None, None) => (vec![], vec![]),
+        };
+        let (tablespaces, damage) = (vec![], vec![]);
+        let mut manifest = Manifest { summary, objects, bases, reused, tablespaces, damage, index };
+        repository.commit(ctx, place, &mut manifest)?;
+        Ok(id)
+    }
 }
 
 /// A moment that was archived: on which timeline, in which segment, and the way there.
@@ -216,34 +261,42 @@ impl World {
     /// Archives the next segment, in which a transaction was committed just now.
     pub fn push(&mut self) -> String {
         let segment = self.name(self.next);
-        let moment = self.now();
+        let archived = Archived { moment: self.now(), segment: segment.clone() };
+        self.put_wal(&archived, "").unwrap();
+        self.archived.push(archived);
+        self.next += 1;
+        segment
+    }
+
+    /// Archives a segment that is known once more, with more in it or as it was.
+    pub fn put_wal(&self, archived: &Archived, more: &str) -> pgkeep::repo::Result<WalPut> {
+        let Archived { moment, segment } = archived;
+        let name = SegmentName::parse(segment.as_bytes()).unwrap();
+        let number = name.number(SegmentSize::new(SIZE).unwrap()).unwrap().0;
         let found = Found {
             read: true,
             commits: 1,
-            latest: Some(moment),
-            earliest: Some(moment),
-            end: Some(Self::lsn(self.next + 1, 0)),
+            latest: Some(*moment),
+            earliest: Some(*moment),
+            end: Some(Self::lsn(number + 1, 0)),
             ending: "full".into(),
             restore_points: Vec::new(),
             cut: None,
             ..sample::found()
         };
-        let content = format!("{segment} at {moment}").into_bytes();
+        let content = format!("{segment} at {moment}{more}").into_bytes();
         let facts = WalFacts {
             name: segment.clone(),
             system: self.place.system(),
             size: content.len() as u64,
             digest: self.repository.content_digest(&content),
-            timeline: Some(self.timeline),
-            address: Some(Self::lsn(self.next, 0)),
+            timeline: Some(name.timeline().get()),
+            address: Some(Self::lsn(number, 0)),
             found: Some(found),
             by: None,
         };
-        let key = self.place.wal(&segment).unwrap();
-        self.repository.put_wal(&self.ctx, Kind::Wal, &key, &facts, &content).unwrap();
-        self.archived.push(Archived { moment, segment: segment.clone() });
-        self.next += 1;
-        segment
+        let key = self.place.wal(segment).unwrap();
+        self.repository.put_wal(&self.ctx, Kind::Wal, &key, &facts, &content)
     }
 
     /// Archives what a server that died had of the next segment; its object.
@@ -311,6 +364,13 @@ impl World {
     }
 
     fn begin_on(&mut self, backup_type: BackupType, parent: Option<BackupId>) -> Begun {
+        let (begin, begun) = self.record_of(backup_type, parent);
+        self.repository.put_begin(&self.ctx, &self.place, &begin).unwrap();
+        begun
+    }
+
+    /// The record of a backup that begins now, not stored yet.
+    pub fn record_of(&self, backup_type: BackupType, parent: Option<BackupId>) -> (Begin, Begun) {
         let backup_type = if parent.is_some() { backup_type } else { BackupType::Full };
         let started = self.now();
         let id = BackupId::of(backup_type, parent.as_ref(), started);
@@ -324,15 +384,12 @@ impl World {
             lease: Some("0123456789abcdef".into()),
             ..sample::begin(&id)
         };
-        self.repository.put_begin(&self.ctx, &self.place, &begin).unwrap();
-        Begun { id, parent, started, start, timeline: self.timeline }
+        (begin, Begun { id, parent, started, start, timeline: self.timeline })
     }
 
     /// Whether a backup may go on, by what it looks at after its record is put.
     pub fn may_go_on(&self, begun: &Begun) -> bool {
-        let Some(parent) = &begun.parent else { return true };
-        let kept = self.repository.require_kept(&self.ctx, &self.place, parent);
-        kept.is_ok() && self.repository.open_backup(&self.place, parent).is_ok()
+        begun.may_go_on(&self.ctx, &self.repository, &self.place)
     }
 
     pub fn store_packs(&self, begun: &Begun) -> Packs {
@@ -354,30 +411,9 @@ impl World {
         Packs { objects, row: pgkeep::repo::Row { layers, crc, ..row } }
     }
 
-    /// The file table comes right before the manifest.
-    fn file_table(
-        &self,
-        id: &BackupId,
-        packs: Packs,
-    ) -> pgkeep::repo::Result<(Vec<ObjectRecord>, Vec<IndexEntry>)> {
-        let Packs { mut objects, row } = packs;
-        let key = self.place.files(id);
-        let table = self.repository.buffer(&self.ctx, Kind::Files, &key)?;
-        let mut table = FileTableWriter::new(table);
-        table.push(&row)?;
-        let (bytes, summary, index, _) = table.finish()?;
-        self.repository.put_if_absent(&key, &bytes)?;
-        objects.push(ObjectRecord::new("files", &summary));
-        Ok((objects, index))
-    }
-
     /// The second half: the WAL that it needs, and its manifest.
     pub fn commit(&mut self, begun: Begun, packs: Packs) -> pgkeep::repo::Result<BackupId> {
-        let bases = match &begun.parent {
-            None => Vec::new(),
-            Some(parent) => self.bases(parent)?,
-        };
-        self.commit_on(begun, packs, (bases, Vec::new()))
+        self.end_of(begun, packs).put(&self.ctx, &self.repository, &self.place)
     }
 
     /// A full that stores nothing: its file lies in the pack of one that was interrupted.
@@ -394,19 +430,16 @@ impl World {
                 *base = Some(0);
             }
         }
-        self.commit_on(begun, packs, (vec![attempt.as_base(0)], attempt.reused(0, 0)))
+        let mut end = self.end_of(begun, packs);
+        end.summary.attempts = vec![died.clone()];
+        end.attempt = Some((attempt.as_base(0), attempt.reused(0, 0)));
+        end.put(&self.ctx, &self.repository, &self.place)
     }
 
-    fn commit_on(
-        &mut self,
-        begun: Begun,
-        packs: Packs,
-        (bases, reused): (Vec<Base>, Vec<Reused>),
-    ) -> pgkeep::repo::Result<BackupId> {
+    /// The WAL that it needs; the rest is the end's to put.
+    pub fn end_of(&mut self, begun: Begun, packs: Packs) -> End {
         let last = self.push();
-        let (objects, index) = self.file_table(&begun.id, packs)?;
         let Begun { id, parent, started, start, timeline } = begun;
-        let attempts = bases.iter().filter(|base| base.attempt).map(|base| base.id.clone());
         let summary = Summary {
             id: id.clone(),
             backup_type: id.backup_type(),
@@ -422,17 +455,9 @@ impl World {
             wal_last: last,
             totals: Totals::default(),
             counts: Counts::default(),
-            attempts: attempts.collect(),
             ..sample::summary_of(&id)
         };
-        let (tablespaces, damage) = (vec![], vec![]);
-        let mut manifest = Manifest { summary, objects, bases, reused, tablespaces, damage, index };
-        self.repository.commit(&self.ctx, &self.place, &mut manifest)?;
-        Ok(id)
-    }
-
-    fn bases(&self, parent: &BackupId) -> pgkeep::repo::Result<Vec<Base>> {
-        Ok(self.repository.open_backup(&self.place, parent)?.as_bases())
+        End { summary, packs, attempt: None }
     }
 
     /// A backup from beginning to end.
@@ -510,10 +535,14 @@ impl World {
                 let required = self.repository.require_objects(&self.place, manifest);
                 required.unwrap_or_else(|error| panic!("{what}: {id}: {error}"));
             }
-            assert!(
-                self.has(&backup.wal_first) && self.has(&backup.wal_last),
-                "{what}: {id} lacks WAL"
-            );
+            let at = |name: &str| self.archived.iter().position(|a| a.segment == name).unwrap();
+            let needed = &self.archived[at(&backup.wal_first)..=at(&backup.wal_last)];
+            let lost = needed.iter().find(|archived| !self.has(&archived.segment));
+            assert!(lost.is_none(), "{what}: {id} lacks {lost:?}");
+        }
+        for timeline in 2..=self.timeline {
+            let history = self.store.head(&self.place.history(timeline));
+            assert!(history.is_ok(), "{what}: the history of timeline {timeline}");
         }
     }
 
@@ -522,6 +551,20 @@ impl World {
         let first = self.archived.iter().position(|a| a.segment == backup.wal_first);
         let run = self.archived[first.unwrap()..].iter().take_while(|a| self.has(&a.segment));
         run.filter(|a| a.moment >= backup.finished).map(|a| a.moment).collect()
+    }
+
+    /// The moments from the first one on whose WAL was given up, as the newest record says.
+    pub fn given_up(&self) -> BTreeSet<Timestamp> {
+        let kept = self.repository.kept(&self.ctx, &self.place).unwrap();
+        let size = SegmentSize::new(SIZE).unwrap();
+        let Some(expired) = kept.newest.map(|keep| keep.expired_wal(size)) else {
+            return BTreeSet::new();
+        };
+        let is_given_up = |archived: &&Archived| {
+            let name = SegmentName::parse(archived.segment.as_bytes()).unwrap();
+            expired.has(name.timeline(), name.number(size).unwrap())
+        };
+        self.archived.iter().filter(is_given_up).map(|archived| archived.moment).collect()
     }
 
     /// The moments that can be restored: each archived one behind a backup, all segments from that on being there.
