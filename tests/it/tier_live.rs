@@ -110,7 +110,7 @@ fn f089_a_cold_backup_is_refused_thawed_and_restored() {
         "must be thawed",
         "GLACIER: ",
         "standard   3 h to 5 h",
-        "pgkeep repository thaw",
+        "repository thaw 2",
         "restore --yes",
         "lost ",
     ];
