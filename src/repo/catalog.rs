@@ -120,10 +120,8 @@ impl Repository {
         place: &Place,
         mut each: impl FnMut(u32, &str),
     ) -> Result<()> {
-        let mut after: Option<String> = None;
-        loop {
+        storage::each_page(self.store().as_ref(), &place.all_wal_prefix(), |page| {
             ctx.cancel.check()?;
-            let page = self.store().list(&place.all_wal_prefix(), after.as_deref(), 1000)?;
             for meta in &page {
                 let name = meta.key.last_component();
                 let timeline = name.get(..8).and_then(|hex| u32::from_str_radix(hex, 16).ok());
@@ -134,11 +132,8 @@ impl Repository {
                     each(timeline, name);
                 }
             }
-            match page.last() {
-                Some(last) if page.len() == 1000 => after = Some(last.key.to_string()),
-                _ => return Ok(()),
-            }
-        }
+            Ok(())
+        })
     }
 
     /// Names of the archived segments of every timeline, sorted.

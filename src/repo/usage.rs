@@ -10,9 +10,6 @@ use super::layout::Place;
 use crate::base::Ctx;
 use crate::storage::{self, ObjectStore, StorageClass};
 
-/// How many names a page has.
-const PAGE: usize = 1000;
-
 /// What an object is for, as far as its name tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -135,19 +132,14 @@ impl Usage {
     /// As the store's.
     pub fn of(ctx: &Ctx, store: &dyn ObjectStore) -> Result<Self> {
         let mut usage = Self::default();
-        let mut after: Option<String> = None;
-        loop {
+        storage::each_page(store, "", |page| {
             ctx.cancel.check()?;
-            let page = store.list("", after.as_deref(), PAGE)?;
-            for meta in &page {
-                let held = held(meta.key.as_str(), meta.class.clone());
+            for meta in page {
+                let held = held(meta.key.as_str(), meta.class);
                 usage.objects.entry(held).or_default().add(meta.size);
             }
-            match page.last() {
-                Some(last) if page.len() == PAGE => after = Some(last.key.to_string()),
-                _ => break,
-            }
-        }
+            Ok::<_, Error>(())
+        })?;
         usage.unfinished = told(store.unfinished())?.map(|found| found.len() as u64);
         usage.are_versions_known = true;
         if store.has_versions()? {

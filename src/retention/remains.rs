@@ -13,7 +13,7 @@ use super::freed::Freed;
 use super::gather::{Dead, Gathered, began_by_name};
 use crate::base::{Ctx, Timestamp, side_by_side};
 use crate::repo::{BackupId, Repository, Result};
-use crate::storage::{self, ObjectKey};
+use crate::storage::{self, ObjectKey, each_page};
 
 /// Nothing younger is swept: somebody may be at it.
 const YOUNG: Duration = Duration::from_hours(24);
@@ -198,10 +198,8 @@ fn count(
     counted: &mut Counted,
 ) -> Result<()> {
     let (prefix, rule) = (gathered.place.family_prefix(family), repository.store().lock_rule());
-    let mut after: Option<String> = None;
-    loop {
+    each_page(repository.store().as_ref(), &prefix, |page| {
         ctx.cancel.check()?;
-        let page = repository.store().list(&prefix, after.as_deref(), 1000)?;
         for meta in &page {
             let inner = meta.key.as_str().strip_prefix(&prefix).unwrap_or_default();
             let id = inner.split('/').next().unwrap_or_default();
@@ -216,11 +214,8 @@ fn count(
                 *locked = until.max(*locked);
             }
         }
-        match page.last() {
-            Some(last) if page.len() == 1000 => after = Some(last.key.to_string()),
-            _ => return Ok(()),
-        }
-    }
+        Ok(())
+    })
 }
 
 /// Takes the names of attempts that will be swept, before anything goes that they would need if they were completed.

@@ -1,6 +1,7 @@
 //! What expiry removes, in its order: manifests, WAL, the rest.
 //!
-//! Only what a record of expiry names is removed, and only while that record is the newest and the lease holds.
+//! Only what a record of expiry names is removed, and only while the lease holds; a manifest also only while that record is
+//! the newest.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +11,7 @@ use super::remains::{self, Left, Remains};
 use crate::base::{Ctx, Timestamp};
 use crate::pg::ArchivedWal;
 use crate::repo::{BackupId, Error, KEEPS_MAX, Keep, KeptUp, Place, Repository, Result};
-use crate::storage::{ObjectKey, list_all};
+use crate::storage::{ObjectKey, each_page, list_all};
 
 /// How many records of locks stay: they are for the next expiry only.
 const LOCKS_MAX: usize = 4;
@@ -116,19 +117,14 @@ fn remove_beside(
     let prefixes =
         [place.notes_prefix(), place.family_prefix("label"), place.all_partials_prefix()];
     for prefix in prefixes {
-        let mut after: Option<String> = None;
-        loop {
+        each_page(store.as_ref(), &prefix, |page| {
             ctx.cancel.check()?;
-            let page = store.list(&prefix, after.as_deref(), 1000)?;
             let wal = &plan.gathered.facts.wal;
             let is_gone = |key: &ObjectKey| is_of_given_up(key, expired, &kept, wal);
             let gone = page.iter().filter(|meta| is_gone(&meta.key) && is_old(meta.stored));
             freed.remove(store.as_ref(), gone)?;
-            match page.last() {
-                Some(last) if page.len() == 1000 => after = Some(last.key.to_string()),
-                _ => break,
-            }
-        }
+            Ok::<_, Error>(())
+        })?;
     }
     Ok(())
 }

@@ -309,15 +309,33 @@ pub trait ObjectWriter: Send {
 /// # Errors
 /// As [`ObjectStore::list`].
 pub fn list_all(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<ObjectMeta>> {
-    const PAGE: usize = 1000;
     let mut found = Vec::new();
-    loop {
-        let after = found.last().map(|meta: &ObjectMeta| meta.key.as_str().to_owned());
-        let page = store.list(prefix, after.as_deref(), PAGE)?;
-        let end = page.len() < PAGE;
+    each_page(store, prefix, |page| {
         found.extend(page);
-        if end {
-            return Ok(found);
+        Ok::<_, Error>(())
+    })?;
+    Ok(found)
+}
+
+/// As [`list_all`], a thousand objects at a time, for what need not be in memory at once. What `work` removes of a page
+/// does not move the next one.
+///
+/// # Errors
+/// As [`ObjectStore::list`], and as `work`'s.
+pub fn each_page<E: From<Error>>(
+    store: &dyn ObjectStore,
+    prefix: &str,
+    mut work: impl FnMut(Vec<ObjectMeta>) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    const PAGE: usize = 1000;
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.list(prefix, after.as_deref(), PAGE)?;
+        let last = page.last().filter(|_| page.len() == PAGE);
+        after = last.map(|meta| meta.key.to_string());
+        work(page)?;
+        if after.is_none() {
+            return Ok(());
         }
     }
 }

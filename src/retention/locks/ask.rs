@@ -110,10 +110,9 @@ fn lock_of(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Option<LockSpan>>
 fn count(ctx: &Ctx, repository: &Repository, place: &Place) -> Result<BTreeMap<BackupId, u64>> {
     let parts = side_by_side(&FAMILIES, |family| {
         let prefix = place.family_prefix(family);
-        let (mut counted, mut after) = (BTreeMap::<BackupId, u64>::new(), None::<String>);
-        loop {
+        let mut counted = BTreeMap::<BackupId, u64>::new();
+        storage::each_page(repository.store().as_ref(), &prefix, |page| {
             ctx.cancel.check()?;
-            let page = repository.store().list(&prefix, after.as_deref(), 1000)?;
             for meta in &page {
                 let inner = meta.key.as_str().strip_prefix(&prefix).unwrap_or_default();
                 let id = inner.split(['/', '.']).next().unwrap_or_default();
@@ -121,11 +120,9 @@ fn count(ctx: &Ctx, repository: &Repository, place: &Place) -> Result<BTreeMap<B
                     *counted.entry(id).or_default() += 1;
                 }
             }
-            match page.last() {
-                Some(last) if page.len() == 1000 => after = Some(last.key.to_string()),
-                _ => return Ok::<_, Error>(counted),
-            }
-        }
+            Ok::<_, Error>(())
+        })?;
+        Ok::<_, Error>(counted)
     })?;
     let mut counted = BTreeMap::new();
     for (id, objects) in parts.into_iter().flatten() {
