@@ -5,12 +5,12 @@ use std::path::Path;
 use serde_json::json;
 
 use super::args::AdoptArgs;
+use super::confirm::confirm;
 use super::error::Failure;
 use super::exit::Exit;
 use super::invocation::Invocation;
 use super::output::{print, print_json};
 use super::own_place;
-use super::restore::confirm;
 use crate::config::{RepositorySettings, Resolved};
 use crate::restore;
 use crate::wiring::{self, Access};

@@ -11,6 +11,7 @@ mod args;
 mod backup;
 mod check;
 mod cold;
+mod confirm;
 mod daemon;
 mod error;
 mod exit;

@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::args::ThawArgs;
 use crate::cli::cold;
+use crate::cli::confirm::confirm;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
 use crate::cli::invocation::Invocation;
 use crate::cli::output::{print, print_json};
-use crate::cli::restore::confirm;
 use crate::storage::Thaw;
 use crate::wiring::{self, Access};
 

@@ -5,5 +5,4 @@ mod run;
 mod thaw;
 
 pub use args::{RestoreArgs, SpeedArg};
-pub(super) use run::confirm;
 pub use run::restore;

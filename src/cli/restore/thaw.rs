@@ -4,8 +4,8 @@ use chrono::TimeDelta;
 use serde_json::json;
 
 use super::args::RestoreArgs;
-use super::run::confirm;
 use crate::cli::cold;
+use crate::cli::confirm::confirm;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
 use crate::cli::invocation::Invocation;

@@ -5,11 +5,11 @@ use serde_json::json;
 use super::args::BackfillArgs;
 use crate::archive::backfill::{BackfillOptions, BackfillPlan, Backfilled, WalDirectory};
 use crate::archive::{self, Asked, Destination, Purpose};
+use crate::cli::confirm::confirm;
 use crate::cli::error::Failure;
 use crate::cli::exit::Exit;
 use crate::cli::invocation::Invocation;
 use crate::cli::output::{counted, print, print_json};
-use crate::cli::restore::confirm;
 use crate::config::Resolved;
 use crate::wiring;
 
