@@ -1,15 +1,22 @@
 //! What expiry decided, recorded before anything is removed.
 //!
-//! **Why nothing that somebody begins to use is removed.** Expiry puts its record, then looks for what is in use
-//! (begin records, pins, uses, new manifests), spares that, and only then removes. Whoever begins to use a backup puts
-//! his own record first and then looks here. Whichever of the two looks later sees the other: either the user is
-//! told that the backup is being removed, or expiry spares it, or both. That holds however long either of them is
-//! paused, on every store in which a finished put is seen by later reads and lists.
+//! **Why nothing that somebody begins to use is removed.** Expiry announces in a record what is to go, then looks for
+//! what is in use (begin records, pins, uses, new manifests), spares that, puts a final record, and only then removes.
+//! Whoever begins to use a backup puts his own record first and then looks here. Whichever of the two looks later sees
+//! the other: either the user is told that the backup is being removed, or expiry spares it, or both.
+//!
+//! **Why nothing that another expiry keeps is removed.** What a final record names goes, whatever the rules are later: no
+//! expiry takes it back, so the one that put it may be stopped for as long as it likes before it removes. And a final record
+//! follows its announcement immediately, under the next number, so that nobody has decided between the two.
+//!
+//! Both hold however long anybody is paused, on every store in which a finished put is seen by later reads and lists.
+//! Where names can only be claimed, a number that a dead process has claimed is passed over by an announcement, never by
+//! a final record; and whoever has put either looks whether another one is there since (`retention::record`).
 //!
 //! The newest record that can be read counts. It holds what older ones said of WAL, so that what is missing and was
 //! removed on purpose is told from what was lost; of removed backups it names those of which something may be left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +43,8 @@ pub struct Keep {
     pub number: u64,
     /// When, by whom, by which rules.
     pub head: KeepHead,
+    /// When it was stored, by the store's clock; nothing for one that was not read from a store, or that tells none.
+    pub stored: Option<Timestamp>,
     /// Backups that are removed, of which something may be left.
     pub removed: BTreeSet<BackupId>,
     /// Attempts that died whose packs are removed.
@@ -85,6 +94,9 @@ pub struct KeepHead {
     pub host: String,
     /// By which rules.
     pub policy: String,
+    /// Whether what is named goes for good. An announcement may still be taken back.
+    #[serde(rename = "final", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_final: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,6 +119,8 @@ struct ExpiredLine {
 pub struct Kept {
     /// The newest that can be read.
     pub newest: Option<Keep>,
+    /// The newest final one, where the newest is none.
+    pub earlier_final: Option<Keep>,
     /// Newer ones that cannot be read, in words.
     pub unreadable: Vec<String>,
     /// The greatest number that is taken.
@@ -116,16 +130,40 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Whether a backup is being removed.
+    /// The newest final decision.
+    #[must_use]
+    pub fn last_final(&self) -> Option<&Keep> {
+        self.newest.as_ref().filter(|keep| keep.head.is_final).or(self.earlier_final.as_ref())
+    }
+
+    /// Whether a backup is being removed, or that is announced.
     #[must_use]
     pub fn is_removing(&self, id: &BackupId) -> bool {
-        let newest = self.newest.as_ref();
-        newest.is_some_and(|keep| keep.removed.contains(id) || keep.swept.contains(id))
+        let mut records = self.newest.iter().chain(&self.earlier_final);
+        records.any(|keep| keep.removed.contains(id) || keep.swept.contains(id))
+    }
+
+    /// Whether the removal of a backup cannot be taken back.
+    #[must_use]
+    pub fn is_given_up(&self, id: &BackupId) -> bool {
+        self.last_final().is_some_and(|keep| keep.removed.contains(id))
+    }
+
+    /// Takes in a record that was just put.
+    pub fn add(&mut self, keep: Keep) {
+        self.last_number = Some(keep.number);
+        self.numbers.push(keep.number);
+        self.unreadable.clear();
+        let before = self.newest.replace(keep);
+        self.earlier_final = match self.newest.as_ref().is_some_and(|newest| newest.head.is_final) {
+            true => None,
+            false => before.filter(|before| before.head.is_final).or(self.earlier_final.take()),
+        };
     }
 }
 
 impl Repository {
-    /// The newest decision of a place. Two requests.
+    /// The newest decision of a place. Two requests, or three where the last expiry was interrupted.
     ///
     /// # Errors
     /// As the store's.
@@ -134,15 +172,26 @@ impl Repository {
         let listed = storage::list_all(self.store().as_ref(), &place.keeps_prefix())?;
         kept.numbers = listed.iter().filter_map(|meta| place.keep_of(&meta.key)).collect();
         kept.last_number = kept.numbers.last().copied();
+        let stored: BTreeMap<_, _> = listed.iter().map(|meta| (&meta.key, meta.stored)).collect();
         for number in kept.numbers.iter().rev() {
             ctx.cancel.check()?;
             match self.read_keep(place, *number) {
-                Ok(keep) => {
-                    kept.newest = Some(keep);
-                    break;
+                Ok(mut keep) => {
+                    keep.stored = stored.get(&place.keep(*number)).copied().flatten();
+                    let is_final = keep.head.is_final;
+                    match kept.newest {
+                        None => kept.newest = Some(keep),
+                        Some(_) if is_final => kept.earlier_final = Some(keep),
+                        Some(_) => {}
+                    }
+                    if is_final {
+                        break;
+                    }
                 }
                 // A newer one has taken its place since the list was made.
                 Err(error) if error.is_not_found() => {}
+                // What is older than what can be read, and cannot, is of no use.
+                Err(error) if error.is_about_one_object() && kept.newest.is_some() => {}
                 Err(error) if error.is_about_one_object() => {
                     kept.unreadable.push(error.to_string())
                 }
@@ -164,6 +213,7 @@ impl Repository {
         let mut keep = Keep {
             number,
             head,
+            stored: None,
             removed: BTreeSet::new(),
             swept: BTreeSet::new(),
             vanished: BTreeSet::new(),

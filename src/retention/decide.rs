@@ -148,7 +148,8 @@ fn conclude(
         !matches!(reason, WalReason::Backup(_)) || !ranges.missing(*stretch).is_empty()
     };
     let wal_kept: Vec<_> = wal_kept.into_iter().filter(is_told).chain(locked).collect();
-    let mut backups: Vec<&Candidate> = facts.backups.iter().collect();
+    facts.given_up.iter().for_each(|backup| drop(kept.remove(&backup.id)));
+    let mut backups: Vec<&Candidate> = facts.backups.iter().chain(&facts.given_up).collect();
     backups.sort_by(|a, b| (a.finished, &a.id).cmp(&(b.finished, &b.id)));
     let backups = backups.into_iter();
     let backups =

@@ -1,9 +1,9 @@
 //! Expiry: plan, then execute.
 //!
-//! Order, per place: the record of what was decided; the names of dead backups, so that nobody completes one late; a
-//! second look at what is in use; manifests, children before what they stand on; WAL from the oldest on; then packs and
-//! what belongs to them. Whatever dies in between is gone on with by the next expiry: what was decided is in the record,
-//! and what is left of a backup is found by its names.
+//! Order, per place: the announcement of what goes; the names of dead backups, so that nobody completes one late; a
+//! second look at what is in use; the final record; manifests, children before what they stand on; WAL from the oldest on;
+//! then packs and what belongs to them. Whatever dies in between is gone on with by the next expiry: what was decided is in
+//! the record, and what is left of a backup is found by its names.
 
 use std::collections::BTreeSet;
 
@@ -13,15 +13,13 @@ use super::freed::Freed;
 use super::gather::{Gathered, Looks, gather};
 use super::locks::{self, Asked, Extension, Hidden};
 use super::policy::Policy;
+use super::record::record;
 use super::remains::{self, Left, Remains};
 use super::removal::{remove_manifests, remove_remains, remove_wal};
 use crate::base::{Ctx, Timestamp};
 use crate::pg::{ArchivedWal, SegmentNo, Stretch};
-use crate::repo::{BackupId, Error, Keep, KeepHead, KeptUp, Place, Repository, Result, Summary};
+use crate::repo::{BackupId, Error, Keep, KeepHead, KeptUp, Repository, Result, Summary};
 use crate::storage::{self, LockRule};
-
-/// How many numbers of records that others claimed are passed over.
-const NUMBERS_TRIED: usize = 64;
 
 /// What would be done with a cluster in a repository.
 #[derive(Debug)]
@@ -88,13 +86,13 @@ pub fn plan_expiry(
 }
 
 impl ExpirePlan {
-    /// How many backups go, of how many.
+    /// How many backups go, of how many that have not been given up before.
     #[must_use]
     pub fn removed_of(&self) -> (usize, usize) {
         // What only waits for its lock is decided about now.
         let removed =
-            |place: &PlacePlan| place.decision.backups.len() - place.decision.ruled().len();
-        let all = self.places.iter().map(|place| place.decision.backups.len()).sum();
+            |place: &PlacePlan| place.gathered.facts.backups.len() - place.decision.ruled().len();
+        let all = self.places.iter().map(|place| place.gathered.facts.backups.len()).sum();
         (self.places.iter().map(removed).sum(), all)
     }
 
@@ -147,6 +145,14 @@ impl PlacePlan {
         self.gathered.backups.complete.iter().find(|backup| backup.id == *id)
     }
 
+    /// Archived WAL that goes, and what an expiry that died has left of it.
+    #[must_use]
+    pub fn removed_wal(&self) -> Vec<Stretch> {
+        let mut removed = self.gathered.left.clone();
+        self.decision.wal_removed.iter().for_each(|stretch| removed.add_stretch(*stretch));
+        removed.stretches().collect()
+    }
+
     /// Archived WAL that goes, or only waits for its lock.
     fn unneeded_wal(&self) -> Vec<Stretch> {
         let needed = self.decision.needed_wal(&self.decision.ruled(), self.gathered.segment_size());
@@ -176,14 +182,8 @@ impl PlacePlan {
         expired
     }
 
-    /// The record of all that, as the `number`th.
-    fn keep(&self, ctx: &Ctx, number: u64, policy: &Policy, host: &str) -> Keep {
-        let head = KeepHead {
-            number,
-            time: ctx.clock.now(),
-            host: host.into(),
-            policy: policy.to_string(),
-        };
+    /// The record of all that.
+    pub(super) fn keep(&self, head: KeepHead) -> Keep {
         let left = |left: Left| {
             let remains = self.remains.iter().filter(move |remains| remains.left == left);
             remains.map(|remains| remains.id.clone())
@@ -197,8 +197,9 @@ impl PlacePlan {
         let removed = self.decision.removed().cloned().chain(left(Left::Removed));
         let swept = left(Left::Died).chain(left(Left::Orphaned));
         let mut keep = Keep {
-            number,
+            number: head.number,
             head,
+            stored: None,
             removed: removed.chain(hidden(|keep| &keep.removed)).collect(),
             swept: swept.chain(hidden(|keep| &keep.swept)).collect(),
             vanished: self.vanished.clone(),
@@ -209,14 +210,14 @@ impl PlacePlan {
     }
 
     /// Whether a record says what the last one says.
-    fn is_known(&self, keep: &Keep) -> bool {
+    pub(super) fn is_known(&self, keep: &Keep) -> bool {
         let Some(last) = &self.gathered.kept.newest else {
             return keep.removed.is_empty()
                 && keep.swept.is_empty()
                 && keep.vanished.is_empty()
                 && keep.expired.is_empty();
         };
-        // One that was to go and stays after all, or its children could not stand on it.
+        // One whose removal was only announced, and that stays after all.
         let is_spared = |id: &BackupId| !keep.removed.contains(id) && self.summary(id).is_some();
         last.head.policy == keep.head.policy
             && !last.removed.iter().any(is_spared)
@@ -248,8 +249,8 @@ pub fn estimate(ctx: &Ctx, repository: &Repository, plan: &ExpirePlan) -> Result
             freed.bytes += remains.bytes;
         }
         let (gathered, size) = (&place.gathered, place.gathered.segment_size());
-        for stretch in &place.decision.wal_removed {
-            repository.each_page(ctx, &gathered.place, size, *stretch, |page| {
+        for stretch in place.removed_wal() {
+            repository.each_page(ctx, &gathered.place, size, stretch, |page| {
                 freed.segments += page.len() as u64;
                 freed.objects += page.len() as u64;
                 freed.bytes += page.iter().map(|(_, meta)| meta.size).sum::<u64>();
@@ -339,95 +340,4 @@ fn remove_hidden(
         }
         other => other,
     }
-}
-
-/// Puts the records, looks again, and spares what has come into use: then the plan is what may be done.
-fn record(
-    ctx: &Ctx,
-    repository: &Repository,
-    plan: &mut ExpirePlan,
-    host: &str,
-    lease: &KeptUp,
-) -> Result<()> {
-    lease.require(ctx)?;
-    let policy = plan.policy.clone();
-    let mut recorded = Vec::new();
-    for place in &plan.places {
-        let number = place.gathered.kept.last_number.map_or(0, |number| number + 1);
-        let mut keep = place.keep(ctx, number, &policy, host);
-        let is_new = !place.is_known(&keep);
-        if is_new {
-            put(ctx, repository, &place.gathered.place, &mut keep)?;
-        }
-        recorded.push((keep, is_new));
-    }
-    for place in &mut plan.places {
-        let between = || lease.require(ctx);
-        remains::seal_all(ctx, repository, &place.gathered, &mut place.remains, between)?;
-        let taken = place.remains.iter().filter(|remains| remains.is_sealed);
-        place.gathered.taken = taken.map(|remains| remains.id.clone()).collect();
-        place.gathered.refresh(ctx, repository)?;
-    }
-    let now: Vec<_> = plan.places.iter().map(|place| place.gathered.facts.clone()).collect();
-    let decisions = decide(&policy, ctx.clock.now(), &now);
-    for (place, again) in plan.places.iter_mut().zip(decisions) {
-        spare(repository, place, again)?;
-    }
-    for (place, (mut keep, is_new)) in plan.places.iter_mut().zip(recorded) {
-        let mut spared = place.keep(ctx, keep.number + u64::from(is_new), &policy, host);
-        let is_same = keep.removed == spared.removed
-            && keep.swept == spared.swept
-            && keep.expired == spared.expired;
-        if !is_same {
-            put(ctx, repository, &place.gathered.place, &mut spared)?;
-            keep = spared;
-        }
-        if is_new || !is_same {
-            let kept = &mut place.gathered.kept;
-            kept.last_number = Some(keep.number);
-            kept.numbers.push(keep.number);
-            kept.unreadable.clear();
-            kept.newest = Some(keep);
-        }
-    }
-    Ok(())
-}
-
-/// On a store without conditional puts a number may be claimed by one that died: the next is as good.
-fn put(ctx: &Ctx, repository: &Repository, place: &Place, keep: &mut Keep) -> Result<()> {
-    for _ in 0..NUMBERS_TRIED {
-        match repository.put_keep(ctx, place, keep) {
-            Err(Error::Storage(error)) if error.is_already_exists() => return Err(Error::Decided),
-            Err(Error::Claimed { .. }) => {
-                keep.number += 1;
-                keep.head.number = keep.number;
-            }
-            other => return other,
-        }
-    }
-    Err(Error::Decided)
-}
-
-/// Takes out of a plan what a second look keeps, and what the first look did not see.
-fn spare(repository: &Repository, place: &mut PlacePlan, again: Decision) -> Result<()> {
-    let planned: BTreeSet<BackupId> = place.decision.removed().cloned().collect();
-    let removed: BTreeSet<BackupId> = again.removed().cloned().collect();
-    let mut decision = again;
-    for (id, reasons) in &mut decision.backups {
-        if removed.contains(id) && !planned.contains(id) {
-            // New since the plan: the next expiry decides.
-            reasons.insert(super::Reason::Window);
-        }
-    }
-    // What was planned with what is kept now taken out of it.
-    let kept = decision.kept_wal(place.gathered.segment_size());
-    let planned = place.decision.wal_removed.iter();
-    decision.wal_removed = planned.flat_map(|stretch| kept.missing(*stretch)).collect();
-    decision.wal_kept.extend(place.decision.wal_kept.iter().cloned());
-    place.decision = decision;
-    let used = place.gathered.used_attempts(repository)?;
-    let running: BTreeSet<&BackupId> =
-        place.gathered.facts.running.iter().map(|running| &running.id).collect();
-    place.remains.retain(|remains| !used.contains(&remains.id) && !running.contains(&remains.id));
-    Ok(())
 }

@@ -133,6 +133,8 @@ pub struct PlaceFacts {
     pub registered: Timestamp,
     /// The complete backups, in any order.
     pub backups: Vec<Candidate>,
+    /// Complete ones whose removal was recorded for good: nothing keeps them.
+    pub given_up: Vec<Candidate>,
     /// Manifests that cannot be read; where the backup's WAL begins, as far as its begin record tells.
     pub unreadable: Vec<(String, Lsn)>,
     /// Pins, by backup.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::facts::{Candidate, End, InUse, Moving, Pinned, PlaceFacts, Running};
 use super::locks::locked;
+use super::removal::is_older;
 use crate::base::{Ctx, Timestamp, side_by_side};
 use crate::pg::{ArchivedWal, Lsn, SegmentSize, TimelineId};
 use crate::repo::{
@@ -53,8 +54,10 @@ pub struct Gathered {
     pub dead: Vec<Dead>,
     /// Dead backups whose names nobody gets any more since they were found.
     pub taken: BTreeSet<BackupId>,
-    /// Segments that were given up and are there.
+    /// Segments that were given up and are there, and may stay after all.
     pub returned: ArchivedWal,
+    /// Segments that were there when they were given up for good, and still are.
+    pub left: ArchivedWal,
     /// What was written down of locks; nothing in a store without.
     pub locks: Option<KnownLocks>,
     /// What people should look at.
@@ -121,7 +124,7 @@ fn gather_place(
         Looks::Listing => repository.survey_by_list(ctx, &place, &registration)?,
     };
     let kept = survey.kept;
-    let returned = returned(ctx, repository, (&place, size), &kept)?;
+    let (returned, left) = given_up(ctx, repository, (&place, size), &kept)?;
     survey.wal.add_listed(&returned);
     let mut ends = Vec::new();
     for history in repository.tips(&place, &survey.wal)? {
@@ -141,6 +144,7 @@ fn gather_place(
         name: format!("{}-{}", place.system(), place.epoch()),
         registered: registration.created,
         backups: Vec::new(),
+        given_up: Vec::new(),
         unreadable: Vec::new(),
         pins: BTreeMap::new(),
         running: Vec::new(),
@@ -162,6 +166,7 @@ fn gather_place(
         dead,
         taken,
         returned,
+        left,
         locks,
         warnings,
     };
@@ -169,28 +174,44 @@ fn gather_place(
     Ok(gathered)
 }
 
-/// Segments that were given up and are there: an expiry died before it removed them, somebody archives there again, or
-/// a repository that lagged behind has come up. They are decided upon anew; WAL of a backup whose removal was decided and
-/// not begun is whole, because manifests go before all WAL.
-fn returned(
+/// Segments that were given up and are there. Those that are newer than the final record that gave them up have come back:
+/// somebody archives there again, or a repository that lagged behind has come up. Like those that were only announced
+/// they are decided upon anew; WAL of a backup whose removal is not final is whole, because manifests go before all WAL. The
+/// rest is left by an expiry that died, or is still at it.
+fn given_up(
     ctx: &Ctx,
     repository: &Repository,
     (place, size): (&Place, SegmentSize),
     kept: &Kept,
-) -> Result<ArchivedWal> {
-    let mut found = ArchivedWal::new(size);
-    let Some(keep) = &kept.newest else { return Ok(found) };
+) -> Result<(ArchivedWal, ArchivedWal)> {
+    let (mut returned, mut left) = (ArchivedWal::new(size), ArchivedWal::new(size));
+    let Some(keep) = &kept.newest else { return Ok((returned, left)) };
+    let last_final = kept.last_final().map(|keep| (keep.expired_wal(size), keep.stored));
+    let is_left = |timeline, number, stored| {
+        last_final.as_ref().is_some_and(|(expired, decided)| {
+            expired.has(timeline, number) && is_older(stored, *decided)
+        })
+    };
     let stretches: Vec<_> = keep.expired_wal(size).stretches().collect();
     let parts = side_by_side(&stretches, |stretch| {
-        let mut part = ArchivedWal::new(size);
+        let (mut returned, mut left) = (ArchivedWal::new(size), ArchivedWal::new(size));
         repository.each_page(ctx, place, size, *stretch, |page| {
-            page.iter().for_each(|(_, meta)| part.add(meta.key.last_component()));
+            for (number, meta) in page {
+                let part = match is_left(stretch.timeline, number, meta.stored) {
+                    true => &mut left,
+                    false => &mut returned,
+                };
+                part.add(meta.key.last_component());
+            }
             Ok(())
         })?;
-        Ok::<_, Error>(part)
+        Ok::<_, Error>((returned, left))
     })?;
-    parts.iter().for_each(|part| found.add_listed(part));
-    Ok(found)
+    for (part_returned, part_left) in &parts {
+        returned.add_listed(part_returned);
+        left.add_listed(part_left);
+    }
+    Ok((returned, left))
 }
 
 /// When the newest segment of a timeline was stored, by the store's clock.
@@ -227,7 +248,8 @@ impl Gathered {
 
     fn refresh_from(&mut self, ctx: &Ctx, repository: &Repository, look: Look) -> Result<()> {
         let candidates = self.backups.complete.iter().filter_map(Candidate::of);
-        self.facts.backups = candidates.collect();
+        (self.facts.given_up, self.facts.backups) =
+            candidates.partition(|backup| self.kept.is_given_up(&backup.id));
         self.facts.pins = pinned(repository.pins(ctx, &self.place)?);
         let cluster = self.place.cluster();
         let uses = repository.leases(ctx, Scope::Use, cluster)?;

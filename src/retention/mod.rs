@@ -17,6 +17,7 @@ mod leftovers;
 mod locks;
 mod policy;
 mod reason;
+mod record;
 mod remains;
 mod removal;
 mod wal_spans;

@@ -1,7 +1,7 @@
 //! What expiry removes, in its order: manifests, WAL, the rest.
 //!
-//! Only what a record of expiry names is removed, and only while the lease holds; a manifest also only while that record is
-//! the newest.
+//! Only what a final record of expiry names is removed, and only while the lease holds: what is removed after that all the
+//! same, by a process that was stopped, nobody has taken back.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,8 +10,8 @@ use super::freed::Freed;
 use super::remains::{self, Left, Remains};
 use crate::base::{Ctx, Timestamp};
 use crate::pg::ArchivedWal;
-use crate::repo::{BackupId, Error, KEEPS_MAX, Keep, KeptUp, Place, Repository, Result};
-use crate::storage::{ObjectKey, each_page, list_all};
+use crate::repo::{BackupId, Error, KEEPS_MAX, KeptUp, Repository, Result};
+use crate::storage::{ObjectKey, ObjectMeta, each_page, list_all};
 
 /// How many records of locks stay: they are for the next expiry only.
 const LOCKS_MAX: usize = 4;
@@ -36,9 +36,6 @@ pub(super) fn remove_manifests(
     for keys in depths.values().rev() {
         for batch in keys.chunks(1000) {
             lease.require(ctx)?;
-            if let Some(keep) = &plan.gathered.kept.newest {
-                require_newest(repository, place, keep)?;
-            }
             repository.store().delete_many(batch)?;
             freed.backups += batch.len() as u64;
             freed.objects += batch.len() as u64;
@@ -70,7 +67,7 @@ pub(super) fn depth<'a>(
     depth - 1
 }
 
-/// Removes all that was given up and is there, but what was stored since: it is decided upon by the next expiry.
+/// Removes all that was given up and is there, but for what was stored since: the next expiry decides upon it.
 pub(super) fn remove_wal(
     ctx: &Ctx,
     repository: &Repository,
@@ -97,7 +94,7 @@ pub(super) fn remove_wal(
 }
 
 /// Whether something was stored before that was decided. Stores tell whole seconds.
-fn is_older(stored: Option<Timestamp>, decided: Option<Timestamp>) -> bool {
+pub(super) fn is_older(stored: Option<Timestamp>, decided: Option<Timestamp>) -> bool {
     let times = stored.zip(decided);
     times.is_none_or(|(stored, decided)| stored.timestamp() <= decided.timestamp())
 }
@@ -168,34 +165,31 @@ pub(super) fn remove_remains(
         let between = || lease.require(ctx);
         remains::sweep(ctx, repository, &plan.gathered, &remains, between, freed)?;
     }
-    remove_old_records(repository, plan)
+    remove_old_records(ctx, repository, plan)
 }
 
-/// Of the records the newest stay; of the summaries those that readers may still have in their hands.
-fn remove_old_records(repository: &Repository, plan: &PlacePlan) -> Result<()> {
+/// Of the records the newest stay; of the summaries those that readers may still have in their hands. What is locked
+/// stays longer: a deletion would only hide it.
+fn remove_old_records(ctx: &Ctx, repository: &Repository, plan: &PlacePlan) -> Result<()> {
     let (place, store) = (&plan.gathered.place, repository.store());
-    let numbers = &plan.gathered.kept.numbers;
-    let old = numbers.get(..numbers.len().saturating_sub(KEEPS_MAX)).unwrap_or_default();
-    let keys: Vec<ObjectKey> = old.iter().map(|number| place.keep(*number)).collect();
-    store.delete_many(&keys)?;
-    let catalogues = list_all(store.as_ref(), &place.catalogues_prefix())?;
-    let old = catalogues.get(..catalogues.len().saturating_sub(KEEPS_MAX)).unwrap_or_default();
-    let mut keys: Vec<ObjectKey> = old.iter().map(|meta| meta.key.clone()).collect();
+    let (now, rule) = (ctx.clock.now(), store.lock_rule());
+    let mut keys: Vec<ObjectKey> = Vec::new();
+    let mut leave_newest = |listed: &[ObjectMeta], count: usize| {
+        let old = listed.get(..listed.len().saturating_sub(count)).unwrap_or_default();
+        let free = old.iter().filter(|meta| {
+            let until = rule.zip(meta.stored);
+            let until = until.and_then(|(rule, at)| rule.until(meta.key.as_str(), at));
+            until.is_none_or(|until| until <= now)
+        });
+        keys.extend(free.map(|meta| meta.key.clone()));
+    };
+    leave_newest(&list_all(store.as_ref(), &place.keeps_prefix())?, KEEPS_MAX);
+    leave_newest(&list_all(store.as_ref(), &place.catalogues_prefix())?, KEEPS_MAX);
+    leave_newest(&list_all(store.as_ref(), &place.locks_prefix())?, LOCKS_MAX);
     let ranges = list_all(store.as_ref(), &place.ranges_prefix())?;
-    let locks = list_all(store.as_ref(), &place.locks_prefix())?;
-    let old = locks.get(..locks.len().saturating_sub(LOCKS_MAX)).unwrap_or_default();
-    keys.extend(old.iter().map(|meta| meta.key.clone()));
     let timeline = |key: &ObjectKey| key.last_component().get(..8).map(str::to_owned);
     for of_one in ranges.chunk_by(|a, b| timeline(&a.key) == timeline(&b.key)) {
-        let old = of_one.get(..of_one.len().saturating_sub(KEEPS_MAX)).unwrap_or_default();
-        keys.extend(old.iter().map(|meta| meta.key.clone()));
+        leave_newest(of_one, KEEPS_MAX);
     }
     store.delete_many(&keys).map_err(Error::from)
-}
-
-/// That nobody has decided since: a process may have been paused for longer than its lease.
-fn require_newest(repository: &Repository, place: &Place, keep: &Keep) -> Result<()> {
-    let own = place.keep(keep.number);
-    let newer = repository.store().list(&place.keeps_prefix(), Some(own.as_str()), 1)?;
-    if newer.is_empty() { Ok(()) } else { Err(Error::Decided) }
 }

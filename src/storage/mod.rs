@@ -214,7 +214,8 @@ pub trait ObjectStore: Send + Sync + Debug {
     }
 
     /// Moves an object to a storage class; nothing is done where it is in it already. `expected` is what the
-    /// caller knows of it: one of another size is another object. How long that takes, its size says. What a
+    /// caller knows of it: one of another size is another object, and one in another class was moved by somebody
+    /// else since, perhaps to a colder one. How long that takes, its size says. What a
     /// killed call leaves is the object in one of the two classes, and perhaps something [`Unfinished`].
     ///
     /// # Errors

@@ -221,6 +221,8 @@ fn give_back(
         keep.number = kept.last_number.unwrap_or(keep.number) + 1;
         keep.head.number = keep.number;
         keep.head.time = ctx.clock.now();
+        // The last final one still tells what was there when it was given up.
+        keep.head.is_final = false;
         keep.set_expired(&expired);
         match to.repository.put_keep(ctx, &plan.place, &keep) {
             Ok(()) => {

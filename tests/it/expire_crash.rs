@@ -29,7 +29,7 @@ pub fn weeks(days: u32) -> World {
     weeks_of(World::begin(5), days)
 }
 
-fn weeks_of(mut world: World, days: u32) -> World {
+pub fn weeks_of(mut world: World, days: u32) -> World {
     for day in 0..days {
         world.backup(BackupType::Full);
         world.pass(TimeDelta::hours(6));

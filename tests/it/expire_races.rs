@@ -1,10 +1,14 @@
 //! Expiry beside others who begin to use what it removes, however long either of them is paused.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use chrono::TimeDelta;
 use pgkeep::repo::{BackupId, BackupType, Error, LeaseRequest, Pin, Scope};
+use pgkeep::retention::{self, Freed, Policy};
 
-use crate::expire_crash::{policy, weeks};
-use crate::support::World;
+use crate::expire_crash::{policy, weeks, weeks_of};
+use crate::support::{Gate, World};
 
 /// A backup that two weeks' policy removes.
 fn doomed(world: &World) -> BackupId {
@@ -244,4 +248,92 @@ fn a_manifest_that_vanished_is_told_from_one_that_expired() {
     }
     let data = format!("data/{victim}/");
     assert!(world.content().keys().any(|name| name.contains(&data)), "nothing of it is touched");
+}
+
+/// Runs an expiry that is stopped before `what` for a day, while `meanwhile` happens; what came of it.
+fn stopped(
+    world: &mut World,
+    policy: &Policy,
+    what: &str,
+    meanwhile: impl FnOnce(&mut World),
+) -> pgkeep::repo::Result<Freed> {
+    let gate = Gate::new(&world.store);
+    let repository = world.repository.reopened(Arc::new(gate.clone())).unwrap().unwrap();
+    let (ctx, rules, store) = (world.ctx.clone(), policy.clone(), gate.clone());
+    gate.stop_before(what);
+    let thread = std::thread::spawn(move || {
+        let _ending = store.ending();
+        let lease = repository.take_lease(&ctx, &World::request()).unwrap().beside(&ctx);
+        let mut plan = retention::plan_expiry(&ctx, &repository, "main", &rules)?;
+        retention::execute_expiry(&ctx, &repository, &mut plan, "db1", &lease)
+    });
+    assert!(gate.wait().is_some(), "nothing begins with {what}");
+    world.pass(TimeDelta::days(1));
+    meanwhile(world);
+    gate.release(false);
+    thread.join().unwrap()
+}
+
+/// What the newest record keeps, of what there is.
+fn kept_things(world: &World) -> (BTreeSet<BackupId>, BTreeSet<String>) {
+    let keep = world.repository.kept(&world.ctx, &world.place).unwrap().newest.unwrap();
+    let backups = world.complete().into_iter().map(|backup| backup.id);
+    let segments = world.segments().into_iter();
+    (
+        backups.filter(|id| !keep.removed.contains(id)).collect(),
+        segments.filter(|segment| !world.has_expired(&keep, segment)).collect(),
+    )
+}
+
+fn made(by_claims: bool) -> World {
+    match by_claims {
+        true => weeks_of(World::by_claims(5), 9),
+        false => weeks(9),
+    }
+}
+
+/// It was held back between its last look and its removal, for longer than its lease. Meanwhile another one decided by wider rules
+/// that the same backups stay; then the first removed what the newest record keeps.
+#[test]
+fn d2026_12_01_a_removal_that_is_held_back_takes_nothing_that_was_kept_meanwhile() {
+    let (narrow, wide) = (policy(2, 0, 2), policy(9, 9, 30));
+    let places = ["delete_many c/main/7-1/backup/", "delete_many c/main/7-1/wal/"];
+    for (by_claims, what) in [false, true].into_iter().flat_map(|by| places.map(|at| (by, at))) {
+        let mut world = made(by_claims);
+        let mut kept = Default::default();
+        let late = stopped(&mut world, &narrow, what, |world| {
+            let removed = world.expire(&world.repository, &wide).unwrap();
+            assert!(removed.objects > 0, "what is given up for good goes: {removed:?}");
+            kept = kept_things(world);
+        });
+        assert!(matches!(late, Err(Error::LeaseLost { .. }) | Ok(_)), "{what}: {late:?}");
+        assert_eq!(kept_things(&world), kept, "{what}");
+        world.assert_sound(what);
+        let again = world.expire(&world.repository, &wide).unwrap();
+        assert_eq!((again.objects, kept_things(&world)), (0, kept), "{what}");
+    }
+}
+
+/// It was held back before its final record: then others decide, and it may not.
+#[test]
+fn d2026_12_01_who_decided_first_is_followed() {
+    let (narrow, wide) = (policy(2, 0, 2), policy(9, 9, 30));
+    for (by_claims, what) in [(false, "put_if_absent"), (true, "put")] {
+        let mut world = made(by_claims);
+        let all = kept_of(&world);
+        let what = format!("{what} c/main/7-1/keep/000000001");
+        let late = stopped(&mut world, &narrow, &what, |world| {
+            let removed = world.expire(&world.repository, &wide).unwrap();
+            assert_eq!((removed.backups, removed.segments), (0, 0), "{removed:?}");
+        });
+        assert!(matches!(late, Err(Error::Decided)), "{what}: {late:?}");
+        assert_eq!(kept_of(&world), all, "{what}");
+        let kept = world.repository.kept(&world.ctx, &world.place).unwrap();
+        assert_eq!(kept.newest.unwrap().head.policy, wide.to_string());
+    }
+}
+
+fn kept_of(world: &World) -> (BTreeSet<BackupId>, BTreeSet<String>) {
+    let backups = world.complete().into_iter().map(|backup| backup.id);
+    (backups.collect(), world.segments())
 }

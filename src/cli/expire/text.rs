@@ -66,6 +66,9 @@ fn table(place: &PlacePlan) -> String {
 
 fn why_gone(place: &PlacePlan, id: &BackupId) -> String {
     let moving = &place.gathered.facts.moving;
+    if place.gathered.kept.is_given_up(id) {
+        return "an expire that was interrupted has begun to remove it".to_owned();
+    }
     match moving.there.contains(id) {
         true => format!("moved to {}", moving.to),
         false => "no rule keeps it".to_owned(),
@@ -86,7 +89,7 @@ fn archived(place: &PlacePlan, stretch: &Stretch) -> Vec<Stretch> {
 fn wal(place: &PlacePlan) -> Vec<String> {
     let describe = |stretch: &Stretch| place.gathered.facts.wal.describe(stretch);
     let mut lines = Vec::new();
-    for stretch in &place.decision.wal_removed {
+    for stretch in &place.removed_wal() {
         lines.push(format!(
             "WAL of timeline {}: {}: removed: no backup that stays needs it",
             stretch.timeline,
@@ -226,7 +229,7 @@ pub fn plan_json(plan: &ExpirePlan) -> Vec<Value> {
             "window_from": place.decision.window_from.to_rfc3339(),
             "backups": backups.collect::<Vec<_>>(),
             "wal_kept": kept.collect::<Vec<_>>(),
-            "wal_removed": place.decision.wal_removed.iter().map(stretch).collect::<Vec<_>>(),
+            "wal_removed": place.removed_wal().iter().map(stretch).collect::<Vec<_>>(),
             "remains": place.remains,
             "waiting": place.waiting,
             "vanished": place.vanished,

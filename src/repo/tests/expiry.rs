@@ -152,11 +152,17 @@ fn of_many_at_once_at_most_one_holds_it() {
 }
 
 fn keep(number: u64, removed: &[&str]) -> Keep {
-    let head = KeepHead { number, time: now(), host: "db1".into(), policy: "daily 7".into() };
+    let head = KeepHead {
+        number,
+        time: now(),
+        host: "db1".into(),
+        policy: "daily 7".into(),
+        is_final: false,
+    };
     let removed = removed.iter().map(|id| id.parse().unwrap()).collect();
     let expired = ("000000010000000000000000".into(), "000000010000000000000003".into());
     let (swept, vanished) = (Default::default(), ["20261101-020000F".parse().unwrap()].into());
-    Keep { number, head, removed, swept, vanished, expired: vec![expired] }
+    Keep { number, head, stored: None, removed, swept, vanished, expired: vec![expired] }
 }
 
 const FULL: &str = "20261120-020000F";

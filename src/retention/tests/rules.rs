@@ -397,3 +397,27 @@ fn what_is_elsewhere_goes_and_what_is_to_go_there_stays() {
     }
     assert_eq!(after.reasons(&gone).unwrap(), &[Reason::NotMoved("offsite".into())].into());
 }
+
+/// Another expiry has begun to remove it, by narrower rules: whatever the rules are now, nothing counts on it, and pins and
+/// rules keep others.
+#[test]
+fn d2026_12_01_what_was_given_up_for_good_is_kept_by_nothing() {
+    let mut told = week();
+    let id: BackupId = "20261105-020000F".parse().unwrap();
+    let (given_up, backups) = told.facts.backups.into_iter().partition(|each| each.id == id);
+    (told.facts.given_up, told.facts.backups) = (given_up, backups);
+    let pin = super::super::Pinned { reason: "audit".into(), until: None };
+    told.facts.pins.insert(id, pin);
+    let policy = Policy { daily: 2, last: 1, window: days(1), ..nothing() };
+    let decision = decided(&policy, "2026-11-05T12:00:00Z", &told);
+    assert_eq!(
+        shown(&decision),
+        [
+            "20261101-020000F: removed",
+            "20261102-020000F: removed",
+            "20261103-020000F: daily 2026-11-03",
+            "20261104-020000F: daily 2026-11-04, one of the newest, last good full, start of the window",
+            "20261105-020000F: removed",
+        ]
+    );
+}

@@ -24,6 +24,7 @@ impl Told {
             name: "7-1".into(),
             registered: at(begun),
             backups: Vec::new(),
+            given_up: Vec::new(),
             unreadable: Vec::new(),
             pins: BTreeMap::new(),
             running: Vec::new(),

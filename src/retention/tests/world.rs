@@ -130,6 +130,7 @@ impl Truth {
             name: format!("7-{number}"),
             registered,
             backups: vec![],
+            given_up: vec![],
             unreadable: vec![],
             pins: BTreeMap::new(),
             running: vec![],

@@ -46,9 +46,10 @@ pub fn classes_are_told(store: &dyn ObjectStore) {
         let before = (store.head(&key(name)).unwrap(), store.get(&key(name)).unwrap());
         assert_eq!(told(store, name), ObjectClass::ONLINE);
         for class in [StorageClass::GlacierIr, StorageClass::StandardIa, StorageClass::Standard] {
-            // What the caller knows of it may be older than its last move.
-            store.set_class(&key(name), &class, &before.0).unwrap();
-            store.set_class(&key(name), &class, &before.0).unwrap();
+            let known = store.head(&key(name)).unwrap();
+            store.set_class(&key(name), &class, &known).unwrap();
+            // What the caller knows of it may be older than that move.
+            store.set_class(&key(name), &class, &known).unwrap();
             let availability = Availability::Online;
             assert_eq!(told(store, name), ObjectClass { class, availability });
             assert_eq!(store.head(&key(name)).unwrap().size, before.0.size);
@@ -88,6 +89,13 @@ pub fn only_what_is_meant_is_moved(store: &dyn ObjectStore) {
     let changed = store.set_class(&key("meant/a"), &StorageClass::GlacierIr, &other).unwrap_err();
     assert!(matches!(changed, Error::Changed { .. }), "{changed}");
     assert_eq!(told(store, "meant/a").class, StorageClass::Standard);
+    // A move that was held back while somebody else moved the object to a colder class made it warmer again
+    // (2026-12-01).
+    let known = store.head(&key("meant/a")).unwrap();
+    move_to(store, "meant/a", &StorageClass::GlacierIr).unwrap();
+    let late = store.set_class(&key("meant/a"), &StorageClass::StandardIa, &known).unwrap_err();
+    assert!(matches!(late, Error::Changed { .. }), "{late}");
+    assert_eq!(told(store, "meant/a").class, StorageClass::GlacierIr);
     assert_eq!(names(store, "meant/"), ["meant/a", "meant/longer"]);
 }
 

@@ -167,6 +167,10 @@ impl Objects {
         if held.class == *class {
             return Ok(());
         }
+        if let Some(known) = expected.class.as_ref().filter(|known| **known != held.class) {
+            let source = format!("{} instead of {known}", held.class).into();
+            return Err(Error::Changed { operation: "move", key: key.clone(), source });
+        }
         if !held.availability(now).is_readable(now) {
             return Err(Error::Cold { key: key.clone() });
         }

@@ -55,8 +55,13 @@ impl Connection {
             let text = format!("{size} bytes instead of {}", expected.size);
             return Err(Failure::new(Meaning::Precondition, text));
         }
-        if class_of(&before) == *class {
+        let found = class_of(&before);
+        if found == *class {
             return Ok(());
+        }
+        if let Some(known) = expected.class.as_ref().filter(|known| **known != found) {
+            let text = format!("it lies in {found} instead of {known}");
+            return Err(Failure::new(Meaning::Precondition, text));
         }
         let mut copy = SelfCopy {
             key,

@@ -67,16 +67,6 @@ impl Run {
         }
     }
 
-    /// What is under way to be removed is removed before anybody decides anew. One who decides otherwise while a removal is
-    /// held back between the last look and the store cannot know of it, and neither can the store: that is not promised.
-    pub fn settle(&mut self) {
-        for stopped in &self.stopped {
-            while stopped.gate.is_at_removal() {
-                stopped.gate.let_one_pass();
-            }
-        }
-    }
-
     /// Backups whose last request is held back may be complete already.
     pub fn notice_completed(&mut self) {
         let complete: Vec<BackupId> = self.world.complete().into_iter().map(|it| it.id).collect();
@@ -119,7 +109,6 @@ impl Run {
 
     /// A second expiry, by the same rules or by others; it finds a lease, or none, or one whose holder it takes for dead.
     fn start_expire(&mut self) {
-        self.settle();
         let policy = match self.dice.below(2) {
             0 => self.policy.clone(),
             _ => steps::rules(&mut self.dice),
@@ -237,7 +226,6 @@ impl Run {
         }
         let at = usize::try_from(self.dice.below(self.stopped.len() as u64)).unwrap();
         let stopped = self.stopped.remove(at);
-        self.settle();
         let is_dead = self.dice.below(4) == 0;
         self.tell(format!("{} {}", stopped.what, if is_dead { "is killed" } else { "goes on" }));
         if is_dead {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 use pgkeep::base::Timestamp;
-use pgkeep::repo::{BackupId, Lease};
+use pgkeep::repo::{BackupId, Kept, Lease};
 use pgkeep::retention::Policy;
 use pgkeep::storage::ObjectKey;
 use pgkeep::tiering::Cold;
@@ -44,6 +44,14 @@ pub struct Classes {
     pub thawed: usize,
 }
 
+/// What was there, and what had been decided then.
+#[derive(Default)]
+pub struct Seen {
+    backups: BTreeSet<BackupId>,
+    segments: BTreeSet<String>,
+    kept: Kept,
+}
+
 pub struct Run {
     pub world: World,
     pub dice: Dice,
@@ -58,6 +66,8 @@ pub struct Run {
     /// Every backup that was ever completed.
     pub completed: BTreeSet<BackupId>,
     pub story: Vec<String>,
+    /// What was there at the last check.
+    pub seen: Seen,
     /// Somebody has removed or moved something since the last check.
     pub may_have_changed: bool,
     /// How often each kind of thing happened.
@@ -67,7 +77,11 @@ pub struct Run {
 impl Run {
     pub fn begin(mut dice: Dice) -> Self {
         let policy = steps::rules(&mut dice);
-        let world = World::with_classes(dice.below(1000));
+        let seed = dice.below(1000);
+        let world = match dice.below(3) {
+            0 => World::with_classes_by_claims(seed),
+            _ => World::with_classes(seed),
+        };
         Self {
             world,
             dice,
@@ -80,6 +94,7 @@ impl Run {
             last_full: None,
             completed: BTreeSet::new(),
             story: Vec::new(),
+            seen: Seen::default(),
             may_have_changed: false,
             counts: BTreeMap::new(),
         }
@@ -174,11 +189,31 @@ impl Run {
             let lost: Vec<_> = behind.iter().filter(|moment| !moments.contains(moment)).collect();
             assert!(lost.is_empty(), "{lost:?} behind {id}\n{}", self.told());
         }
+        self.check_removed();
         // What nobody has removed and nobody has moved is as it was.
         if std::mem::take(&mut self.may_have_changed) {
             self.check_records();
             self.check_classes(&backups);
         }
+    }
+
+    /// What is gone since the last check was given up for good: by the newest record of then, or by one of now.
+    pub fn check_removed(&mut self) {
+        let kept = self.world.repository.kept(&self.world.ctx, &self.world.place).unwrap();
+        let backups: BTreeSet<BackupId> =
+            self.world.complete().into_iter().map(|backup| backup.id).collect();
+        let segments = self.world.segments();
+        let records = [&self.seen.kept, &kept];
+        let is_named = |id: &BackupId| records.iter().any(|kept| kept.is_given_up(id));
+        let gone = self.seen.backups.iter().find(|id| !backups.contains(*id) && !is_named(id));
+        assert!(gone.is_none(), "{gone:?} was removed, and no record names it\n{}", self.told());
+        let expired: Vec<_> = records.iter().filter_map(|kept| kept.last_final()).collect();
+        let is_expired =
+            |segment: &String| expired.iter().any(|keep| self.world.has_expired(keep, segment));
+        let mut gone = self.seen.segments.difference(&segments);
+        let gone = gone.find(|segment| !is_expired(segment));
+        assert!(gone.is_none(), "{gone:?} was removed, and no record names it\n{}", self.told());
+        self.seen = Seen { backups, segments, kept };
     }
 
     /// What is missing was given up, and no backup that was complete has vanished: the records say so.

@@ -191,11 +191,11 @@ impl Run {
         self.tell(format!("catalogue: {written}"));
     }
 
-    /// The moments that these rules keep.
+    /// The moments that these rules keep; what was given up for good, and may lie there still, is nobody's.
     pub fn in_window(&self, policy: &Policy) -> (Timestamp, Vec<Timestamp>) {
         let plan = self.world.plan(&self.world.repository, policy).unwrap();
         let from = plan.places[0].decision.window_from;
-        let mut moments = self.world.restorable();
+        let mut moments = self.world.restorable_without(&plan.places[0].gathered);
         moments.retain(|moment| *moment >= from);
         (from, moments)
     }
@@ -207,11 +207,12 @@ impl Run {
     }
 
     pub fn expire(&mut self) {
-        self.settle();
         let window = self.in_window(&self.policy);
         let freed = self.world.expire(&self.world.repository, &self.policy).unwrap();
         self.tell(format!("expire: {freed:?}"));
         self.require_window(window);
+        // The next record names only what something is left of.
+        self.check_removed();
         let content = self.world.content();
         let again = self.world.expire(&self.world.repository, &self.policy).unwrap();
         assert_eq!(again.objects, 0, "twice: {again:?}\n{}", self.told());
@@ -220,7 +221,6 @@ impl Run {
     }
 
     pub fn expire_and_die(&mut self) {
-        self.settle();
         let window = self.in_window(&self.policy);
         let repository = self.world.through_faults();
         let number = 1 + self.dice.below(120);
@@ -236,7 +236,6 @@ impl Run {
 
     /// Between plan and removal somebody begins, or completes, a backup.
     pub fn expire_beside_a_backup(&mut self) {
-        self.settle();
         let window = self.in_window(&self.policy);
         let mut plan = self.world.plan(&self.world.repository, &self.policy).unwrap();
         match self.dice.below(3) {

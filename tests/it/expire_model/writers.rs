@@ -28,7 +28,10 @@ impl Run {
         };
         let put = self.world.put_wal(&archived, "").unwrap();
         self.tell(format!("push {} again: {put:?}", archived.segment));
-        assert_eq!(put, expected, "{}", self.told());
+        // Two claims may have the same name by chance: then the same content is put once more.
+        let is_by_claims = !self.world.repository.descriptor().conditional_put;
+        let is_expected = put == expected || (is_by_claims && put == WalPut::Stored);
+        assert!(is_expected, "{}", self.told());
     }
 
     /// Two servers that write the same timeline: the first content stays.
@@ -56,7 +59,11 @@ impl Run {
         let (ctx, place) = (&self.world.ctx, &self.world.place);
         self.world.repository.put_begin(ctx, place, &begin).unwrap();
         let second = self.world.repository.put_begin(ctx, place, &begin);
-        let is_told = matches!(&second, Err(Error::Storage(error)) if error.is_already_exists());
+        let is_told = match &second {
+            Err(Error::Storage(error)) => error.is_already_exists(),
+            // The same bytes, where a claim by chance has the same name.
+            other => matches!(other, Err(Error::Claimed { .. })),
+        };
         assert!(is_told, "{second:?}\n{}", self.told());
         self.tell(format!("begin {} twice", begun.id));
         if self.world.may_go_on(&begun) {

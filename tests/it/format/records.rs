@@ -40,12 +40,14 @@ fn keep(sample: &Sample, number: u64) -> Keep {
         time: sample::now(),
         host: "db1".into(),
         policy: format!("rules {number}"),
+        is_final: false,
     };
     let of = |id: &str| BTreeSet::from([id.parse().unwrap()]);
     let expired = EXPIRED.map(|(first, last)| (first.to_owned(), last.to_owned()));
     Keep {
         number,
         head,
+        stored: None,
         removed: of("20261001-020000F_20261002-020000D"),
         swept: BTreeSet::from([sample.abandoned.clone()]),
         vanished: of("20261003-020000F"),

@@ -32,6 +32,7 @@ struct State {
     stops_at: u64,
     changes: u64,
     stops_at_change: u64,
+    stops_before: Option<String>,
     /// The operation that is held back, by its name and object.
     held: Option<String>,
     is_dead: bool,
@@ -71,6 +72,11 @@ impl Gate {
         state.stops_at_change = state.changes + number;
     }
 
+    /// The same, before the first whose name and object begin like that.
+    pub fn stop_before(&self, what: &str) {
+        self.state().stops_before = Some(what.to_owned());
+    }
+
     /// To be dropped at the process's end.
     pub fn ending(&self) -> Ending {
         Ending(self.clone())
@@ -81,21 +87,6 @@ impl Gate {
         let state = self.state();
         let is_at_work = |state: &mut State| state.held.is_none() && !state.has_ended;
         self.shared.changed.wait_while(state, is_at_work).unwrap().held.clone()
-    }
-
-    /// What is held back is a removal: whoever sent it has looked before.
-    pub fn is_at_removal(&self) -> bool {
-        self.state().held.as_ref().is_some_and(|held| held.starts_with("delete"))
-    }
-
-    /// Lets it do what is held back, and no more.
-    pub fn let_one_pass(&self) {
-        let mut state = self.state();
-        state.stops_at = state.operations + 1;
-        state.held = None;
-        drop(state);
-        self.shared.changed.notify_all();
-        self.wait();
     }
 
     /// Lets it go on; a dead process's operations fail.
@@ -112,10 +103,14 @@ impl Gate {
         let is_change = CHANGES.contains(&name);
         state.operations += 1;
         state.changes += u64::from(is_change);
+        let what = format!("{name} {key}");
+        let is_meant = state.stops_before.as_ref().is_some_and(|begins| what.starts_with(begins));
         let is_its_turn = state.operations == state.stops_at
-            || (is_change && state.changes == state.stops_at_change);
+            || (is_change && state.changes == state.stops_at_change)
+            || is_meant;
         if is_its_turn && !state.has_ended {
-            state.held = Some(format!("{name} {key}"));
+            state.stops_before = None;
+            state.held = Some(what);
             self.shared.changed.notify_all();
             state = self.shared.changed.wait_while(state, is_stopped).unwrap();
         }

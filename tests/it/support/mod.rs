@@ -9,6 +9,7 @@
 
 pub mod account;
 pub mod ahead;
+pub mod asked;
 pub mod bucket_site;
 pub mod cluster;
 pub mod config;

@@ -174,6 +174,11 @@ impl World {
         Self::begin_in(seed, MemoryStore::with_classes, false)
     }
 
+    /// One whose store has classes, and whose repository goes by claims.
+    pub fn with_classes_by_claims(seed: u64) -> Self {
+        Self::begin_in(seed, MemoryStore::with_classes, true)
+    }
+
     /// One whose store keeps versions.
     pub fn begin_versioned(seed: u64) -> Self {
         Self::begin_in(seed, MemoryStore::with_versions, false)
@@ -505,75 +510,5 @@ impl World {
     pub fn expire(&self, repository: &Repository, policy: &Policy) -> pgkeep::repo::Result<Freed> {
         let mut plan = self.plan(repository, policy)?;
         self.execute(repository, &mut plan)
-    }
-
-    /// Every name in the store with its size, but for those of leases and probes.
-    pub fn content(&self) -> BTreeMap<String, u64> {
-        let listed = pgkeep::storage::list_all(&self.store, "").unwrap();
-        let own = listed.into_iter().filter(|meta| {
-            let name = meta.key.as_str();
-            // Claims stay, and each attempt has its own.
-            !name.starts_with("lease/") && !name.contains("/keep/") && !name.contains("/claim/")
-        });
-        own.map(|meta| (meta.key.to_string(), meta.size)).collect()
-    }
-
-    fn has(&self, segment: &str) -> bool {
-        self.store.head(&self.place.wal(segment).unwrap()).is_ok()
-    }
-
-    /// Promise 6, asked of the store itself: each complete backup can be read to its last object, stands on backups
-    /// that are there, and has its WAL.
-    pub fn assert_sound(&self, what: &str) {
-        let backups = self.repository.backups_by_manifest(&self.ctx, &self.place).unwrap();
-        assert!(backups.unreadable.is_empty(), "{what}: {:?}", backups.unreadable);
-        for backup in &backups.complete {
-            let id = &backup.id;
-            let opened = self.repository.open_backup(&self.place, id);
-            let opened = opened.unwrap_or_else(|error| panic!("{what}: {id}: {error}"));
-            for manifest in opened.chain() {
-                let required = self.repository.require_objects(&self.place, manifest);
-                required.unwrap_or_else(|error| panic!("{what}: {id}: {error}"));
-            }
-            let at = |name: &str| self.archived.iter().position(|a| a.segment == name).unwrap();
-            let needed = &self.archived[at(&backup.wal_first)..=at(&backup.wal_last)];
-            let lost = needed.iter().find(|archived| !self.has(&archived.segment));
-            assert!(lost.is_none(), "{what}: {id} lacks {lost:?}");
-        }
-        for timeline in 2..=self.timeline {
-            let history = self.store.head(&self.place.history(timeline));
-            assert!(history.is_ok(), "{what}: the history of timeline {timeline}");
-        }
-    }
-
-    /// The moments that can be restored from one backup.
-    pub fn restorable_from(&self, backup: &Summary) -> Vec<Timestamp> {
-        let first = self.archived.iter().position(|a| a.segment == backup.wal_first);
-        let run = self.archived[first.unwrap()..].iter().take_while(|a| self.has(&a.segment));
-        run.filter(|a| a.moment >= backup.finished).map(|a| a.moment).collect()
-    }
-
-    /// The moments from the first one on whose WAL was given up, as the newest record says.
-    pub fn given_up(&self) -> BTreeSet<Timestamp> {
-        let kept = self.repository.kept(&self.ctx, &self.place).unwrap();
-        let size = SegmentSize::new(SIZE).unwrap();
-        let Some(expired) = kept.newest.map(|keep| keep.expired_wal(size)) else {
-            return BTreeSet::new();
-        };
-        let is_given_up = |archived: &&Archived| {
-            let name = SegmentName::parse(archived.segment.as_bytes()).unwrap();
-            expired.has(name.timeline(), name.number(size).unwrap())
-        };
-        self.archived.iter().filter(is_given_up).map(|archived| archived.moment).collect()
-    }
-
-    /// The moments that can be restored: each archived one behind a backup, all segments from that on being there.
-    /// Along the newest timeline, which in this world descends from all others.
-    pub fn restorable(&self) -> Vec<Timestamp> {
-        let backups = self.complete();
-        let mut moments: Vec<_> = backups.iter().flat_map(|b| self.restorable_from(b)).collect();
-        moments.sort();
-        moments.dedup();
-        moments
     }
 }
