@@ -73,7 +73,8 @@ pub fn find(
     id: &BackupId,
 ) -> Result<Cold, Failure> {
     if !repository.store().has_classes() {
-        return Ok(Cold::default());
+        let found = repository.summary(place, id).map(|_| Cold::default());
+        return found.map_err(|error| wiring::Error::of_repository(&settings.name, error).into());
     }
     tiering::find_cold(ctx, repository, place, id).map_err(|error| failed(&settings.name, error))
 }

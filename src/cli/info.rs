@@ -165,9 +165,12 @@ impl Content {
             spans.push(format!("what {older} more windows hold (--json)"));
         }
         let spans = spans.join(", and ");
-        // Two windows of one timeline have a hole between them.
-        let is_missing = timelines.len() < self.windows.len();
-        let missing = if is_missing { " WAL is missing in between;" } else { "" };
+        // Two windows of one timeline have something between them that is not there.
+        let missing = match (timelines.len() < self.windows.len(), self.holes.is_empty()) {
+            (false, _) => "",
+            (true, true) => " WAL in between has expired;",
+            (true, false) => " WAL is missing in between;",
+        };
         let newest = match newest.only_end {
             true => "no moment after it is proven".into(),
             false => format!("newest WAL {} old", duration(seconds_between(newest.to, self.now))),

@@ -47,11 +47,17 @@ impl Invocation {
     /// Another command about the same repository, as it is typed.
     #[must_use]
     pub fn same_place(&self, command: &str) -> String {
+        self.at_repository(self.global.repository.as_deref(), command)
+    }
+
+    /// Another command about one repository, or about the one that is meant without a name.
+    #[must_use]
+    pub fn at_repository(&self, repository: Option<&str>, command: &str) -> String {
         let config = self.global.config.as_ref().map(|path| path.to_string_lossy().into_owned());
         let flags = [
-            ("--config", config.as_ref()),
-            ("--cluster", self.global.cluster.as_ref()),
-            ("--repository", self.global.repository.as_ref()),
+            ("--config", config.as_deref()),
+            ("--cluster", self.global.cluster.as_deref()),
+            ("--repository", repository),
         ];
         let flags = flags
             .into_iter()

@@ -11,7 +11,7 @@ use super::number_ranges::{insert, remove};
 use super::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 
 /// Segments of one timeline, without a gap, first and last included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stretch {
     /// On which timeline.
     pub timeline: TimelineId,

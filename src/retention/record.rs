@@ -171,7 +171,9 @@ fn spare(repository: &Repository, place: &mut PlacePlan, again: Decision) -> Res
     let kept = decision.kept_wal(place.gathered.segment_size());
     let planned = place.decision.wal_removed.iter();
     decision.wal_removed = planned.flat_map(|stretch| kept.missing(*stretch)).collect();
-    decision.wal_kept.extend(place.decision.wal_kept.iter().cloned());
+    let again: BTreeSet<_> = decision.wal_kept.iter().cloned().collect();
+    let before = place.decision.wal_kept.iter().filter(|span| !again.contains(span));
+    decision.wal_kept.extend(before.cloned());
     place.decision = decision;
     let used = place.gathered.used_attempts(repository)?;
     let running: BTreeSet<&BackupId> =

@@ -169,7 +169,7 @@ pub(super) fn remove_remains(
 }
 
 /// Of the records the newest stay; of the summaries those that readers may still have in their hands. What is locked
-/// stays longer: a deletion would only hide it.
+/// by the store's rule stays longer: a deletion would only hide it.
 fn remove_old_records(ctx: &Ctx, repository: &Repository, plan: &PlacePlan) -> Result<()> {
     let (place, store) = (&plan.gathered.place, repository.store());
     let (now, rule) = (ctx.clock.now(), store.lock_rule());
@@ -183,7 +183,8 @@ fn remove_old_records(ctx: &Ctx, repository: &Repository, plan: &PlacePlan) -> R
         });
         keys.extend(free.map(|meta| meta.key.clone()));
     };
-    leave_newest(&list_all(store.as_ref(), &place.keeps_prefix())?, KEEPS_MAX);
+    // An expiry puts two.
+    leave_newest(&list_all(store.as_ref(), &place.keeps_prefix())?, 2 * KEEPS_MAX);
     leave_newest(&list_all(store.as_ref(), &place.catalogues_prefix())?, KEEPS_MAX);
     leave_newest(&list_all(store.as_ref(), &place.locks_prefix())?, LOCKS_MAX);
     let ranges = list_all(store.as_ref(), &place.ranges_prefix())?;

@@ -61,23 +61,41 @@ fn f078_what_stays_restores_by_itself_and_what_goes_is_told() {
 
     let narrow = site.config.toml(NARROW);
     let planned = narrow.run(["expire", "--dry-run"]).assert_ok();
-    for words in ["removed  no rule keeps it", "last good full", "Nothing was changed."] {
+    let words = [
+        "removed  no rule keeps it",
+        "last good full",
+        "remove 3 of 4 backups and ",
+        "expire asks, or needs --yes",
+        "would have removed 3 backups, ",
+        "Nothing was changed.",
+    ];
+    for words in words {
         assert!(planned.stdout.contains(words), "{words}\n{planned}");
     }
+    // The hint is about this repository and no other.
     let asked = narrow.run(["expire"]).assert_code(1);
     assert!(asked.stderr.contains("would remove 3 of 4 backups and "), "{asked}");
+    assert!(asked.stderr.contains("--repository local expire --yes`"), "{asked}");
     narrow
         .run(["pin", &first, "--reason", "audit", "--until", "2001-01-01 00:00:00+00"])
         .assert_code(2);
     narrow.run(["pin", &first, "--reason", "audit of the year"]).assert_ok();
     assert_eq!(reasons(&narrow, &first)[0], "pinned: audit of the year");
     let before = segments(&narrow);
+    let planned = narrow.run(["expire", "--dry-run"]).assert_ok();
     let done = narrow.run(["expire", "--yes"]).assert_ok();
+    let table = |told: &str| -> Vec<String> {
+        told.lines().filter(|line| line.starts_with("  ")).map(str::to_owned).collect()
+    };
+    assert_eq!(table(&done.stdout), table(&planned.stdout), "what is done is what was planned");
     assert!(done.stdout.contains("removed 2 backups, "), "{done}");
     assert_eq!(ids(&narrow), [&*first, &last]);
     assert!(segments(&narrow) < before);
     // What was removed on purpose is no hole, and the same again does nothing.
     narrow.run(["wal", "gaps"]).assert_ok();
+    let info = narrow.run(["info"]).assert_ok();
+    let has_words = info.stdout.contains("WAL in between has expired");
+    assert!(has_words && !info.stdout.contains("missing"), "{info}");
     let again = narrow.run(["expire"]).assert_ok();
     assert!(again.stdout.contains("removed 0 backups, 0 WAL segments, 0 objects"), "{again}");
 
@@ -104,6 +122,23 @@ fn f078_what_stays_restores_by_itself_and_what_goes_is_told() {
     narrow.run(["unpin", &first]).assert_ok();
     let absent = narrow.run(["pin", &middle, "--reason", "too late"]).assert_code(1);
     assert!(absent.stderr.contains("there is no backup"), "{absent}");
+    let absent = narrow.run(["repository", "thaw", &middle]).assert_code(1);
+    assert!(absent.stderr.contains("there is no backup"), "{absent}");
+}
+
+/// Its section was renamed: expire removed nothing for ever, and said that all was well.
+#[test]
+fn d2026_12_01_a_cluster_that_is_not_registered_is_told() {
+    let Some(server) = Server::main() else { return };
+    let site = Site::small(&server);
+    let text = std::fs::read_to_string(site.config.path()).unwrap();
+    let config = site.config.toml(NARROW);
+    let renamed = text.replace("[cluster.main", "[cluster.other");
+    std::fs::write(config.path(), format!("{renamed}\n{NARROW}\n")).unwrap();
+    for arguments in [["expire", "--yes"], ["expire", "--dry-run"]] {
+        let told = config.run(arguments).assert_code(10);
+        assert!(told.stderr.contains("other"), "{told}");
+    }
 }
 
 /// A backup that is followed by expiry, and a differential whose parent is about to go.

@@ -28,6 +28,8 @@ struct Expired {
     estimate: Option<(Freed, Vec<Early>)>,
     /// What would be locked for longer; in a dry run.
     extensions: Vec<Extension>,
+    /// What would be removed by new rules, so that a word is needed; in a dry run.
+    needs_yes: Option<String>,
     /// Leftovers that were removed, and what else; nothing in a dry run.
     done: Option<(usize, Freed)>,
     /// What moves to colder storage.
@@ -123,6 +125,10 @@ fn expire_in(
     let found = store.unfinished().map_err(|error| failed(error.into()))?;
     let leftovers = retention::plan(found, ctx.clock.now());
     let cluster = resolved.cluster_name.as_str();
+    if !repository.places()?.iter().any(|place| place.cluster() == cluster) {
+        // A section that was renamed, say: nothing would ever be removed, and nobody told.
+        wiring::find_cluster(&settings.name, repository, cluster, None, None)?;
+    }
     let policy = wiring::policy(resolved, settings);
     let is_given = settings.retention.is_given;
     if args.dry_run {
@@ -133,12 +139,14 @@ fn expire_in(
         let moves = moving::carry_out(run, resolved, settings, (repository, &plan), true)?;
         let extensions = plan.extensions(store.lock_rule(), ctx.clock.now(), !is_given);
         let estimate = Some((freed, early));
+        let needs_yes = much(settings, &plan);
         return Ok(Expired {
             leftovers,
             plan,
             is_given,
             estimate,
             extensions,
+            needs_yes,
             done: None,
             tiered,
             moves,
@@ -150,7 +158,7 @@ fn expire_in(
         false => Moves::default(),
         true => {
             let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
-            guard(args, settings, &plan)?;
+            guard(run, args, settings, &plan)?;
             moving::carry_out(run, resolved, settings, (repository, &plan), false)?
         }
     };
@@ -168,8 +176,17 @@ fn expire_in(
         true => Tiered::NoRules,
         false => tier::carry_out(ctx, repository, settings, &plan, &host),
     };
-    let (done, extensions) = (Some((removed, freed)), Vec::new());
-    Ok(Expired { leftovers, plan, is_given, estimate: None, extensions, done, tiered, moves })
+    Ok(Expired {
+        leftovers,
+        plan,
+        is_given,
+        estimate: None,
+        extensions: Vec::new(),
+        needs_yes: None,
+        done: Some((removed, freed)),
+        tiered,
+        moves,
+    })
 }
 
 /// Removes what the rules do not keep, where there are some, and locks the rest for longer, under the lease on that.
@@ -199,7 +216,7 @@ fn removed(
     let lease = repository.take_lease(ctx, &request).map_err(failed)?.beside(ctx);
     let mut plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
     if is_given {
-        guard(args, settings, &plan)?;
+        guard(run, args, settings, &plan)?;
     }
     moves.apply(run, &mut plan);
     let store = repository.store();
@@ -224,33 +241,43 @@ fn summarise(run: &Invocation, repository: &Repository, plan: &ExpirePlan) {
     }
 }
 
-/// A word for rules that were changed and would remove much: they may be a mistake.
-fn guard(
-    args: &ExpireArgs,
-    settings: &RepositorySettings,
-    plan: &ExpirePlan,
-) -> Result<(), Failure> {
+/// What rules would remove that are others than those of the last expiry, where that is more than the guard lets
+/// pass.
+fn much(settings: &RepositorySettings, plan: &ExpirePlan) -> Option<String> {
     let (removed, all) = plan.removed_of();
     let (segments, archived) = plan.removed_wal_of();
     let share = settings.retention.guard;
     let is_within =
         removed * 100 <= all * usize::from(share) && segments * 100 <= archived * u64::from(share);
-    if args.yes || !plan.is_policy_new() || is_within {
-        return Ok(());
-    }
+    let is_asked = settings.retention.is_given && plan.is_policy_new() && !is_within;
+    is_asked.then(|| {
+        format!(
+            "{removed} of {} and {segments} of {archived} WAL segments (retention.guard is {share} %)",
+            counted(all, "backup")
+        )
+    })
+}
+
+/// A word for rules that were changed and would remove much: they may be a mistake.
+fn guard(
+    run: &Invocation,
+    args: &ExpireArgs,
+    settings: &RepositorySettings,
+    plan: &ExpirePlan,
+) -> Result<(), Failure> {
+    let Some(much) = much(settings, plan).filter(|_| !args.yes) else { return Ok(()) };
     let name = &settings.name;
-    let much = format!(
-        "{removed} of {} and {segments} of {archived} WAL segments",
-        counted(all, "backup")
-    );
-    let question = format!(
-        "{name}: the rules are new, and would remove {much} (retention.guard is {share} %). Remove them?"
-    );
+    let question = format!("{name}: the rules are new, and would remove {much}. Remove them?");
     let text = text::plan(name, plan, true);
     confirm(true, &text, &question).map_err(|failure| match failure.exit {
         Exit::Usage => {
-            let hint =
-                "Look with `pgkeep expire --dry-run`, then `pgkeep expire --yes`, or keep more.";
+            // Without its name others would go too, and nobody has looked at those.
+            let command = |command| run.at_repository(Some(name), command);
+            let hint = format!(
+                "Look with `{}`, then `{}`, or keep more.",
+                command("expire --dry-run"),
+                command("expire --yes")
+            );
             let what =
                 format!("{name}: the rules are new, and would remove {much}: nothing was removed");
             Failure { exit: Exit::Failed, ..Failure::failed(what).with_hint(hint) }
@@ -298,6 +325,9 @@ fn as_text(name: &str, expired: &Expired) -> String {
         lines.push(format!("{name}: would have {}", freed_text(freed)));
         lines.extend(early.iter().map(|early| format!("{name}: of what goes, {early}")));
     }
+    lines.extend(expired.needs_yes.iter().map(|much| {
+        format!("{name}: the rules are new, and remove {much}: expire asks, or needs --yes")
+    }));
     let longer = expired.extensions.iter().filter_map(text::extension);
     lines.extend(longer.map(|line| format!("{name}: {line}")));
     if let Some((leftovers, freed)) = &expired.done {
@@ -315,6 +345,7 @@ fn as_json(name: &str, expired: &Expired) -> Value {
         "rules": expired.plan.policy.to_string(),
         "rules_given": expired.is_given,
         "plan": text::plan_json(&expired.plan),
+        "needs_yes": expired.needs_yes.is_some(),
         "leftovers": expired.leftovers,
         "would_free": expired.estimate.as_ref().map(|(freed, _)| freed),
         "early_removal": expired.estimate.as_ref().map(|(_, early)| early),

@@ -66,7 +66,8 @@ fn table(place: &PlacePlan) -> String {
 
 fn why_gone(place: &PlacePlan, id: &BackupId) -> String {
     let moving = &place.gathered.facts.moving;
-    if place.gathered.kept.is_given_up(id) {
+    // Not by the record of this run.
+    if place.gathered.facts.given_up.iter().any(|backup| backup.id == *id) {
         return "an expire that was interrupted has begun to remove it".to_owned();
     }
     match moving.there.contains(id) {

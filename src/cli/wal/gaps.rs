@@ -68,7 +68,7 @@ fn text(contents: &Contents, gaps: &[(&Gap, Vec<Elsewhere>)]) -> String {
         false => "since the oldest backup",
     };
     if contents.missing.is_empty() {
-        return format!("{name}: nothing is missing {since}");
+        return format!("{name}: nothing is missing of what should be there {since}");
     }
     let mut lines = vec![match gaps.len() {
         0 => format!("{name}: the history of a timeline is missing"),
