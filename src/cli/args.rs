@@ -145,7 +145,7 @@ pub enum Command {
     #[command(
         after_help = "Says of each backup why it stays. Where [repository.<name>.retention] is not \
                             written, no backup and no WAL is removed. Rules that were changed and would \
-                            remove more than retention.guard of the backups need --yes.\n\nExamples:\n  \
+                            remove more than retention.guard of the backups, or of the WAL, need --yes.\n\nExamples:\n  \
                             pgkeep expire --dry-run\n  pgkeep --repository offsite expire"
     )]
     Expire(ExpireArgs),

@@ -1,5 +1,6 @@
 //! Backups in cold storage: what is to be thawed and how long that takes, asking for it, and waiting.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::error::{Failure, Kind, of_repo};
@@ -10,9 +11,12 @@ use super::output::{counted, duration, moment};
 use crate::base::{ByteSize, Ctx};
 use crate::config::RepositorySettings;
 use crate::repo::{BackupId, Place, Repository};
-use crate::storage::Thaw;
-use crate::tiering::{self, Cold, Readiness, Speed};
+use crate::storage::{Availability, Thaw};
+use crate::tiering::{self, Cold, ColdPack, Readiness, Speed};
 use crate::wiring::{self, Access};
+
+/// Folders of cold packs that are named: one for each backup of a chain, or attempt.
+const FOLDERS_SHOWN_MAX: usize = 8;
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -89,6 +93,7 @@ pub fn text(id: &BackupId, cold: &Cold) -> Option<String> {
             "cold storage: {packs} ({bytes}) of what {id} needs must be thawed before they can be read"
         ));
     }
+    lines.extend(places(cold));
     for class in &cold.classes {
         let mut line =
             format!("  {}: {} ({})", class.class, packs(class.objects), ByteSize(class.bytes));
@@ -110,6 +115,32 @@ pub fn text(id: &BackupId, cold: &Cold) -> Option<String> {
         ));
     }
     (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// Where the packs lie that cannot be read now, folder by folder.
+fn places(cold: &Cold) -> Vec<String> {
+    let is_readable = |pack: &&ColdPack| {
+        !matches!(pack.state.availability, Availability::Cold | Availability::Thawing)
+    };
+    let mut folders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for pack in cold.packs.iter().filter(|pack| !is_readable(pack)) {
+        let (folder, name) = pack.key.as_str().rsplit_once('/').unwrap_or_default();
+        folders.entry(folder).or_default().push(name);
+    }
+    let more = folders.len().saturating_sub(FOLDERS_SHOWN_MAX);
+    let shown = folders.into_iter().take(FOLDERS_SHOWN_MAX);
+    let mut lines: Vec<String> = shown
+        .map(|(folder, names)| match names.as_slice() {
+            [first, .., last] => {
+                format!("  {folder}/: {}, {first} to {last}", counted(names.len(), "pack"))
+            }
+            _ => format!("  {folder}/{}", names.concat()),
+        })
+        .collect();
+    if more > 0 {
+        lines.push(format!("  and in {} (--json)", counted(more, "other folder")));
+    }
+    lines
 }
 
 fn hours(speed: &Speed) -> String {

@@ -256,7 +256,7 @@ pub const KEYS: &[Key] = &[
     key(Repository, "retention.window", Duration, Some("14d"),
         "how far back from the newest moment every moment stays restorable"),
     key(Repository, "retention.guard", Share, Some("50%"),
-        "expire asks, or needs --yes, where changed rules would remove more than this of the backups"),
+        "expire asks, or needs --yes, where changed rules would remove more than this of the backups, or of the WAL"),
     key(Repository, "retention.after_backup", Boolean, Some("false"),
         "whether each backup is followed by expire"),
     key(Repository, "tiering.after", Duration, None,

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
 
 use super::error::{Error, Result};
 use super::gather::list_packs;
@@ -28,6 +29,23 @@ pub struct ColdPack {
     pub state: ObjectClass,
 }
 
+impl Serialize for ColdPack {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let state = match self.state.availability {
+            Availability::Online => "online",
+            Availability::Cold => "cold",
+            Availability::Thawing => "thawing",
+            Availability::ThawedUntil(_) => "thawed",
+        };
+        let mut told = serializer.serialize_struct("ColdPack", 4)?;
+        told.serialize_field("name", self.key.as_str())?;
+        told.serialize_field("bytes", &self.size)?;
+        told.serialize_field("class", &self.state.class)?;
+        told.serialize_field("state", state)?;
+        told.end()
+    }
+}
+
 /// What of a backup is cold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Cold {
@@ -42,7 +60,6 @@ pub struct Cold {
     /// The first of those is cold again then.
     pub thawed_until: Option<Timestamp>,
     /// Every pack in a class that needs a thaw, also those that are thawed.
-    #[serde(skip)]
     pub packs: Vec<ColdPack>,
 }
 

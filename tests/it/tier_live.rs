@@ -147,7 +147,15 @@ fn f089_a_cold_backup_is_refused_thawed_and_restored() {
     assert_says(&ready, &["are thawed and can be read"]);
     site.s3.advance_clock(Duration::from_hours(24 * 4));
     let over = config.run(["repository", "thaw", &diff, "--dry-run"]).assert_ok();
-    assert_says(&over, &["must be thawed before they can be read"]);
+    // Which objects, for people and for programs.
+    let folder = format!("/data/{diff}/");
+    assert_says(&over, &["must be thawed before they can be read", &folder]);
+    let name = format!("{folder}000000");
+    let told = config.run(["repository", "thaw", &diff, "--dry-run", "--json"]).assert_ok();
+    let told = json(&told.stdout)["cold"]["packs"].clone();
+    let told = told.as_array().unwrap_or_else(|| panic!("{told}"));
+    assert!(told.iter().any(|pack| pack["name"].as_str().unwrap().ends_with(&name)), "{told:?}");
+    assert!(told.iter().all(|pack| pack["state"] == "cold" && pack["class"] == "GLACIER"));
     let newest = config.run(["repository", "thaw", &last]).assert_ok();
     assert_says(&newest, &["nothing is to be thawed"]);
 }

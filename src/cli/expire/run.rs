@@ -125,12 +125,12 @@ fn expire_in(
     let found = store.unfinished().map_err(|error| failed(error.into()))?;
     let leftovers = retention::plan(found, ctx.clock.now());
     let cluster = resolved.cluster_name.as_str();
-    if !repository.places()?.iter().any(|place| place.cluster() == cluster) {
+    let is_given = settings.retention.is_given;
+    if is_given && !repository.places()?.iter().any(|place| place.cluster() == cluster) {
         // A section that was renamed, say: nothing would ever be removed, and nobody told.
         wiring::find_cluster(&settings.name, repository, cluster, None, None)?;
     }
     let policy = wiring::policy(resolved, settings);
-    let is_given = settings.retention.is_given;
     if args.dry_run {
         let plan = retention::plan_expiry(ctx, repository, cluster, &policy).map_err(failed)?;
         let freed = retention::estimate(ctx, repository, &plan).map_err(failed)?;
