@@ -20,12 +20,15 @@ use pgkeep::repo::{
     BackupId, BackupType, Begin, CipherChoice, Found, HashScheme, InitOptions, Kind, LeaseRequest,
     Manifest, ObjectRecord, Place, Registration, Repository, Scope, Summary, WalFacts,
 };
-use pgkeep::retention::{self, Policy};
+use pgkeep::retention::{self, Freed, Policy};
 use pgkeep::storage::{LocalStore, MemoryStore, ObjectStore};
 
 /// Backups, and segments between two of them.
 const SIZES: [u64; 2] = [1_000, 10_000];
 const APART: u64 = 100;
+
+/// Segments in a folder.
+const FLOOR_LOG: u64 = 256;
 
 /// Every fourth is a full.
 const FULLS: u64 = 4;
@@ -122,7 +125,35 @@ fn measure(store: &str, count: u64) {
     drop(lease);
     if store == "folder" {
         std::fs::remove_dir_all(&folder).unwrap();
+        floor(&folder, &freed);
     }
+}
+
+/// What the file system takes for a removal of the same size: as many files in folders like these, and an fsync for
+/// each folder, in the flat ones for each thousand. It may grow faster than the number of files, too.
+fn floor(root: &Path, freed: &Freed) {
+    let flat = ["begin", "backup", "files"].map(|name| (name.to_owned(), freed.backups));
+    let logs = freed.segments.div_ceil(FLOOR_LOG);
+    let wal = (0..logs).map(|log| (format!("wal/{log:08X}"), FLOOR_LOG));
+    let folders: Vec<(PathBuf, u64)> =
+        flat.into_iter().chain(wal).map(|(name, count)| (root.join(name), count)).collect();
+    for (folder, count) in &folders {
+        std::fs::create_dir_all(folder).unwrap();
+        for number in 0..*count {
+            std::fs::write(folder.join(format!("{number:024X}")), b"never read").unwrap();
+        }
+    }
+    timed("floor of that, s", || {
+        for (folder, count) in &folders {
+            for number in 0..*count {
+                std::fs::remove_file(folder.join(format!("{number:024X}"))).unwrap();
+                if (number + 1) % 1000 == 0 || number + 1 == *count {
+                    std::fs::File::open(folder).unwrap().sync_all().unwrap();
+                }
+            }
+        }
+    });
+    std::fs::remove_dir_all(root).unwrap();
 }
 
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {

@@ -5,6 +5,8 @@
 //! misleads nobody. Where the mark is missing that every segment's note was put, facts are asked instead
 //! (FORMAT.md, section 7).
 
+use std::ops::ControlFlow;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
@@ -16,7 +18,7 @@ use super::text::time_text;
 use super::wal_object::WalFacts;
 use crate::base::{AT_ONCE, Ctx, Timestamp, side_by_side};
 use crate::pg::{ArchivedWal, Lsn, SegmentName, SegmentNo, SegmentSize};
-use crate::storage::ObjectMeta;
+use crate::storage::{ObjectMeta, each_page_after};
 
 /// A change to `wal_level = minimal`.
 const MINIMAL: char = 'm';
@@ -241,20 +243,20 @@ impl Repository {
             cuts.iter().enumerate().map(|(i, cut)| (cut.clone(), cuts.get(i + 1))).collect();
         let listed = side_by_side(&parts, |(after, until)| {
             let mut notes = Notes::new(wal.segment_size());
-            let mut after = after.clone();
-            loop {
+            each_page_after(self.store().as_ref(), &prefix, Some(after), PAGE, |mut page| {
                 ctx.cancel.check()?;
-                let mut page = self.store().list(&prefix, Some(&after), PAGE)?;
-                let is_last = page.len() < PAGE;
                 let is_ours =
                     |meta: &ObjectMeta| until.is_none_or(|end| meta.key.as_str() <= end.as_str());
                 page.truncate(page.partition_point(is_ours));
                 page.iter().for_each(|meta| notes.add(meta.key.last_component()));
-                match page.last() {
-                    Some(last) if page.len() == PAGE && !is_last => after = last.key.to_string(),
-                    _ => return Ok::<_, Error>(notes),
-                }
-            }
+                let goes_on = page.len() == PAGE;
+                Ok::<_, Error>(if goes_on {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                })
+            })?;
+            Ok::<_, Error>(notes)
         })?;
         listed.iter().for_each(|part| notes.add_listed(part));
         Ok(notes)

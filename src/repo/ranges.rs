@@ -5,6 +5,7 @@
 //! that came late is seen. One that went since is not; whoever depends on it lists it for real.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use super::newest::Unreadable;
 use super::repository::{Repository, parse_line};
 use crate::base::{AT_ONCE, Ctx, side_by_side};
 use crate::pg::{ArchivedWal, SegmentName, SegmentNo, SegmentSize, Stretch, TimelineId};
-use crate::storage::{ObjectKey, ObjectMeta};
+use crate::storage::{ObjectKey, ObjectMeta, each_page_after};
 
 /// A summary is written when this many segments of a timeline are in none: two pages of a list.
 const UNCOVERED_MAX: u64 = 2_000;
@@ -225,12 +226,9 @@ impl Repository {
         let prefix = place.wal_prefix(stretch.timeline.get());
         let key = |number| place.wal(&names.name(stretch.timeline, number));
         let before = stretch.first.previous().and_then(key);
-        let mut after = before.map_or_else(|| prefix.clone(), |key| key.to_string());
-        loop {
+        let after = before.map_or_else(|| prefix.clone(), |key| key.to_string());
+        each_page_after(self.store().as_ref(), &prefix, Some(&after), PAGE, |page| {
             ctx.cancel.check()?;
-            let page = self.store().list(&prefix, Some(&after), PAGE)?;
-            let is_end = page.len() < PAGE;
-            let Some(last) = page.last().map(|meta| meta.key.to_string()) else { return Ok(()) };
             let mut is_behind = false;
             let mut found = Vec::with_capacity(page.len());
             for meta in page {
@@ -244,11 +242,8 @@ impl Repository {
             if !found.is_empty() {
                 each(found)?;
             }
-            if is_end || is_behind {
-                return Ok(());
-            }
-            after = last;
-        }
+            Ok(if is_behind { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })
     }
 
     fn list_part(
@@ -263,23 +258,17 @@ impl Repository {
         let key = |number| place.wal(&wal.name(part.timeline, number));
         let Some(last) = key(part.last) else { return Ok(wal) };
         let before = part.first.previous().and_then(key);
-        let mut after = before.map_or_else(|| prefix.clone(), |key| key.to_string());
+        let after = before.map_or_else(|| prefix.clone(), |key| key.to_string());
         let wanted = usize::try_from(part.count()).unwrap_or(PAGE).min(PAGE);
-        loop {
+        each_page_after(self.store().as_ref(), &prefix, Some(&after), wanted, |mut page| {
             ctx.cancel.check()?;
-            let mut page = self.store().list(&prefix, Some(&after), wanted)?;
-            let is_full = page.len() == wanted;
-            let end = page.partition_point(|meta| meta.key <= last);
-            let is_behind = end < page.len();
-            page.truncate(end);
+            page.truncate(page.partition_point(|meta| meta.key <= last));
             add_page(place, &page, &mut wal);
-            match page.last() {
-                Some(newest) if is_full && !is_behind && newest.key < last => {
-                    after = newest.key.to_string();
-                }
-                _ => return Ok(wal),
-            }
-        }
+            // What was cut off lies behind the part.
+            let goes_on = page.len() == wanted && page.last().is_some_and(|meta| meta.key < last);
+            Ok::<_, Error>(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(wal)
     }
 
     /// Writes a summary for each timeline of which many segments are in none; how many. What it says was

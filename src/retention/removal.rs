@@ -161,9 +161,10 @@ pub(super) fn remove_remains(
         bytes: 0,
         locked_until: None,
     });
-    for remains in removed.chain(plan.remains.iter().cloned()) {
+    let all: Vec<Remains> = removed.chain(plan.remains.iter().cloned()).collect();
+    for some in all.chunks(remains::BATCH) {
         let between = || lease.require(ctx);
-        remains::sweep(ctx, repository, &plan.gathered, &remains, between, freed)?;
+        remains::sweep(ctx, repository, &plan.gathered, some, between, freed)?;
     }
     remove_old_records(ctx, repository, plan)
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Availability, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
-    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, EachPage, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore,
+    ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage, pages_by_list,
 };
 use crate::base::{Timestamp, durable, hex};
 
@@ -207,6 +207,20 @@ impl<S: ObjectStore> ObjectStore for KeptStore<S> {
         kept.lists.insert(asked, names);
         kept.is_new = true;
         Ok(listed)
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        // A list that is kept is one of few names.
+        if (self.lasting.list)(prefix) {
+            return pages_by_list(self, prefix, after, count_max, each);
+        }
+        self.inner.list_pages(prefix, after, count_max, each)
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {

@@ -5,8 +5,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    Availability, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
-    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, EachPage, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore,
+    ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 use crate::base::Timestamp;
 
@@ -183,6 +183,24 @@ impl<S: ObjectStore> ObjectStore for MeteredStore<S> {
         self.inner.list(prefix, after, count_max)
     }
 
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        self.meter.count(|requests| requests.list += 1);
+        self.inner.list_pages(prefix, after, count_max, &mut |page| {
+            let is_last = page.len() < count_max.max(1);
+            let flow = each(page);
+            if flow.is_continue() && !is_last {
+                self.meter.count(|requests| requests.list += 1);
+            }
+            flow
+        })
+    }
+
     fn delete(&self, key: &ObjectKey) -> Result<()> {
         self.meter.count(|requests| requests.delete += 1);
         self.inner.delete(key)
@@ -283,8 +301,10 @@ impl ObjectWriter for MeteredWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
-    use crate::storage::{MemoryStore, conformance};
+    use crate::storage::{MemoryStore, conformance, pages_by_list};
 
     #[test]
     fn is_transparent() {
@@ -324,6 +344,34 @@ mod tests {
         assert_eq!((expected.reads(), expected.writes()), (4, 4));
         assert_eq!(store.reset(), expected);
         assert_eq!(store.clone().requests(), Requests::default());
+    }
+
+    /// Whether a store needs a request for each page of a list that goes on is its own matter: each counts.
+    #[test]
+    fn d2026_12_01_each_page_of_a_list_counts() {
+        let store = MeteredStore::new(MemoryStore::new());
+        for name in ["a", "b", "c", "d"] {
+            store.put(&ObjectKey::new(name).unwrap(), b"").unwrap();
+        }
+        for count_max in 1..6 {
+            let listed = |by: &dyn Fn(&mut EachPage<'_>)| {
+                store.reset();
+                let mut pages = 0;
+                by(&mut |_| {
+                    pages += 1;
+                    ControlFlow::Continue(())
+                });
+                assert_eq!(store.requests().list, pages);
+                pages
+            };
+            let at_once = listed(&|each| store.list_pages("", None, count_max, each).unwrap());
+            let one_by_one =
+                listed(&|each| pages_by_list(&store, "", None, count_max, each).unwrap());
+            assert_eq!(at_once, one_by_one);
+        }
+        store.reset();
+        store.list_pages("", None, 1, &mut |_| ControlFlow::Break(())).unwrap();
+        assert_eq!(store.requests().list, 1);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod shared;
 pub mod version;
 
 use std::fmt::Debug;
+use std::ops::ControlFlow;
 
 use crate::base::Timestamp;
 
@@ -65,6 +66,9 @@ pub struct Unfinished {
     /// When it was begun, by the store's clock.
     pub begun: Timestamp,
 }
+
+/// Takes the pages of a list.
+pub type EachPage<'e> = dyn FnMut(Vec<ObjectMeta>) -> ControlFlow<()> + 'e;
 
 /// A place that holds objects.
 ///
@@ -151,6 +155,23 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// # Errors
     /// Any but `NotFound`: a prefix that nothing matches is an empty list.
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>>;
+
+    /// Calls `each` with what [`ObjectStore::list`] says, page by page, until it breaks or has had the last page,
+    /// which alone is shorter than `count_max` and may be empty. It is one list: what is put after the call began
+    /// may be missing in it, and what is removed of a page moves no other. So a store of which the pages cost the
+    /// more the more there is beside them need not begin anew with each.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::list`].
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        pages_by_list(self, prefix, after, count_max, each)
+    }
 
     /// Removes an object; one that is not there is success. Where the store keeps versions, it is hidden, locked
     /// or not.
@@ -329,15 +350,52 @@ pub fn each_page<E: From<Error>>(
     mut work: impl FnMut(Vec<ObjectMeta>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     const PAGE: usize = 1000;
-    let mut after: Option<String> = None;
+    each_page_after(store, prefix, None, PAGE, |page| work(page).map(ControlFlow::Continue))
+}
+
+/// As [`each_page`], behind a name, so many objects at a time, until `work` breaks.
+///
+/// # Errors
+/// As [`ObjectStore::list`], and as `work`'s.
+pub fn each_page_after<E: From<Error>>(
+    store: &dyn ObjectStore,
+    prefix: &str,
+    after: Option<&str>,
+    count_max: usize,
+    mut work: impl FnMut(Vec<ObjectMeta>) -> std::result::Result<ControlFlow<()>, E>,
+) -> std::result::Result<(), E> {
+    let mut failure = None;
+    store.list_pages(prefix, after, count_max, &mut |page| {
+        work(page).unwrap_or_else(|error| {
+            failure = Some(error);
+            ControlFlow::Break(())
+        })
+    })?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// [`ObjectStore::list_pages`] by a request for each page: for stores that have nothing better, and for decorators that
+/// look at each.
+///
+/// # Errors
+/// As [`ObjectStore::list`].
+pub fn pages_by_list<S: ObjectStore + ?Sized>(
+    store: &S,
+    prefix: &str,
+    after: Option<&str>,
+    count_max: usize,
+    each: &mut EachPage<'_>,
+) -> Result<()> {
+    let count_max = count_max.max(1);
+    let mut after = after.map(str::to_owned);
     loop {
-        let page = store.list(prefix, after.as_deref(), PAGE)?;
-        let last = page.last().filter(|_| page.len() == PAGE);
-        after = last.map(|meta| meta.key.to_string());
-        work(page)?;
-        if after.is_none() {
+        let page = store.list(prefix, after.as_deref(), count_max)?;
+        let last = page.last().filter(|_| page.len() >= count_max);
+        let next = last.map(|meta| meta.key.to_string());
+        if each(page).is_break() || next.is_none() {
             return Ok(());
         }
+        after = next;
     }
 }
 

@@ -3,8 +3,8 @@
 //! It protects against our own mistakes, not against other writers of the same store.
 
 use super::{
-    Availability, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
-    Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, EachPage, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore,
+    ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 use crate::base::Timestamp;
 
@@ -63,6 +63,16 @@ impl<S: ObjectStore> ObjectStore for ReadOnlyStore<S> {
 
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>> {
         self.0.list(prefix, after, count_max)
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        self.0.list_pages(prefix, after, count_max, each)
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Availability, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result,
-    StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, EachPage, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore,
+    ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 use crate::base::Timestamp;
 
@@ -51,6 +51,15 @@ macro_rules! forward {
                 count_max: usize,
             ) -> Result<Vec<ObjectMeta>> {
                 (**self).list(prefix, after, count_max)
+            }
+            fn list_pages(
+                &self,
+                prefix: &str,
+                after: Option<&str>,
+                count_max: usize,
+                each: &mut EachPage<'_>,
+            ) -> Result<()> {
+                (**self).list_pages(prefix, after, count_max, each)
             }
             fn delete(&self, key: &ObjectKey) -> Result<()> {
                 (**self).delete(key)

@@ -75,6 +75,38 @@ fn content(world: &World) -> std::collections::BTreeMap<String, u64> {
     content
 }
 
+/// `expire` took 57 times as long in a folder for ten times as many backups: of each it listed the file tables and the
+/// pins of all, and made two removals durable. What lies beside each other is looked for, and removed, for many backups
+/// at once.
+#[test]
+fn d2026_12_01_what_is_left_of_many_backups_goes_together() {
+    let policy = policy(2, 0, 2);
+    let swept = |days: u32| {
+        let world = weeks(days);
+        let repository = world.through_faults();
+        let mut plan = world.plan(&repository, &policy).unwrap();
+        let begun = world.faulty.log().len();
+        let freed = world.execute(&repository, &mut plan).unwrap();
+        world.assert_sound("after expiry");
+        let log = world.faulty.log().split_off(begun);
+        let count = |what: &dyn Fn(&str, &str) -> bool| {
+            log.iter().filter(|operation| what(operation.name, &operation.key)).count()
+        };
+        let lists_of_all = count(&|name, key| {
+            name == "list" && ["/files/", "/pin/"].iter().any(|p| key.contains(p))
+        });
+        let removals = count(&|name, key| {
+            let is_of_backup =
+                ["begin", "files", "pin"].iter().any(|f| key.contains(&format!("/{f}/")));
+            name.starts_with("delete") && is_of_backup
+        });
+        (freed.backups, lists_of_all, removals)
+    };
+    let (few, many) = (swept(8), swept(16));
+    assert!(few.0 > 4 && many.0 > 2 * few.0, "{few:?} {many:?}");
+    assert_eq!((few.1, few.2), (many.1, many.2), "{few:?} {many:?}");
+}
+
 fn dies_everywhere(made: impl Fn() -> World) {
     let policy = policy(2, 2, 2);
     let clean = made();

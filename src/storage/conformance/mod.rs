@@ -40,6 +40,7 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     ("a prefix is text", objects::prefix_is_text),
     ("lists go on after a name", objects::lists_go_on_after_a_name),
     ("pages make the whole list", objects::pages_make_the_whole_list),
+    ("a list goes on by itself", objects::a_list_goes_on_by_itself),
     ("no name reaches outside", objects::no_prefix_reaches_outside),
     ("delete twice is success", objects::delete_is_idempotent),
     ("delete many", objects::delete_many_removes_all),

@@ -1,10 +1,11 @@
 //! Behaviours of every store: puts, reads, lists, removals.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{key, names, put_all};
 use crate::base::Timestamp;
-use crate::storage::{Error, ObjectStore, list_all};
+use crate::storage::{Error, ObjectKey, ObjectMeta, ObjectStore, list_all};
 
 /// Bytes without a short period, so that a shifted or repeated piece shows.
 fn pattern(length: usize) -> Vec<u8> {
@@ -297,6 +298,49 @@ pub fn pages_make_the_whole_list(store: &dyn ObjectStore) {
         }
         assert_eq!(whole, SORTED, "pages of {count_max}");
     }
+}
+
+/// One list of many pages says what a call for each page says, ends where it is told to, and goes on in the same place
+/// when what it has told is removed meanwhile.
+pub fn a_list_goes_on_by_itself(store: &dyn ObjectStore) {
+    put_all(store, SORTED);
+    let told = |after: Option<&str>, count_max: usize, pages_max: usize| {
+        let mut pages: Vec<Vec<String>> = Vec::new();
+        let mut each = |page: Vec<ObjectMeta>| {
+            pages.push(page.iter().map(|meta| meta.key.to_string()).collect());
+            match pages.len() < pages_max {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        store.list_pages("sort/", after, count_max, &mut each).unwrap();
+        pages
+    };
+    for count_max in [1, 2, 3, SORTED.len(), SORTED.len() + 1, 1000] {
+        for begin in 0..=SORTED.len() {
+            let after = begin.checked_sub(1).map(|last| SORTED[last]);
+            let mut expected: Vec<&[&str]> = SORTED[begin..].chunks(count_max).collect();
+            // The end shows by a page that is not full.
+            if expected.last().is_none_or(|last| last.len() == count_max) {
+                expected.push(&[]);
+            }
+            assert_eq!(told(after, count_max, usize::MAX), expected, "{count_max} {after:?}");
+            assert_eq!(told(after, count_max, 2), expected[..expected.len().min(2)]);
+        }
+    }
+    let mut left = Vec::new();
+    store
+        .list_pages("sort/a", None, 4, &mut |page| {
+            let keys: Vec<ObjectKey> = page.into_iter().map(|meta| meta.key).collect();
+            left.extend(keys.iter().map(ToString::to_string));
+            store.delete_many(&keys).unwrap();
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let expected: Vec<&str> =
+        SORTED.iter().copied().filter(|name| name.starts_with("sort/a")).collect();
+    assert_eq!(left, expected);
+    assert_eq!(names(store, "sort/"), ["sort/A", "sort/b/c/d/e/f"]);
 }
 
 /// A prefix is only compared with names: none makes a store look elsewhere.

@@ -9,8 +9,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Availability, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
-    Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, EachPage, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore,
+    ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage, pages_by_list,
 };
 use crate::base::Timestamp;
 
@@ -283,6 +283,17 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
             let page = self.inner.list(prefix, after, count_max)?;
             Ok(page.into_iter().map(|meta| self.shared.damaged(meta)).collect())
         })
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        // Each page is an operation that may fail.
+        pages_by_list(self, prefix, after, count_max, each)
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {

@@ -14,7 +14,9 @@ use super::list;
 use super::root::{self, FOLDER_MODE, Root, open_child, split, stat_child, sync_folder};
 use super::write::{self, LocalWriter, TEMPORARY_FOLDER, Temporary};
 use crate::base::{Timestamp, durable};
-use crate::storage::{Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished};
+use crate::storage::{
+    EachPage, Error, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter, Result, Unfinished,
+};
 
 /// A folder as a store. Clones share the open root.
 #[derive(Debug, Clone)]
@@ -195,6 +197,16 @@ impl ObjectStore for LocalStore {
 
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>> {
         list::list(&self.root, prefix, after, count_max)
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        list::pages(&self.root, prefix, after, count_max, each)
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {

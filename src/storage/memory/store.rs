@@ -10,8 +10,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::objects::{Held, Objects};
 use crate::base::{Clock, Timestamp};
 use crate::storage::{
-    Availability, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
-    Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, EachPage, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore,
+    ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage, pages_by_list,
 };
 
 /// A map from names to bytes under a lock.
@@ -185,6 +185,16 @@ impl ObjectStore for MemoryStore {
                 Ok(self.meta(key, held))
             })
             .collect()
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        pages_by_list(self, prefix, after, count_max, each)
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {

@@ -16,8 +16,8 @@ use super::options::{Checksums, S3Options, ServerEncryption};
 use super::versions::Removal;
 use crate::base::{Ctx, Timestamp};
 use crate::storage::{
-    Availability, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore, ObjectWriter,
-    Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    Availability, EachPage, Error, LockRule, ObjectClass, ObjectKey, ObjectMeta, ObjectStore,
+    ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage, pages_by_list,
 };
 
 /// What S3 removes by one request.
@@ -320,6 +320,16 @@ impl ObjectStore for S3Store {
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>> {
         let outcome = self.connection.wait(self.connection.list(prefix, after, count_max));
         outcome.map_err(|failure| self.connection.error(Operation::List, prefix, failure))
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        pages_by_list(self, prefix, after, count_max, each)
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use pgkeep::base::Timestamp;
 use pgkeep::storage::{
-    Availability, Error, LockRule, MemoryStore, ObjectClass, ObjectKey, ObjectMeta, ObjectStore,
-    ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
+    self, Availability, EachPage, Error, LockRule, MemoryStore, ObjectClass, ObjectKey, ObjectMeta,
+    ObjectStore, ObjectWriter, Result, StorageClass, Thaw, Unfinished, VersionMark, VersionPage,
 };
 
 /// Operations that change something.
@@ -163,6 +163,17 @@ impl ObjectStore for Gate {
 
     fn list(&self, prefix: &str, after: Option<&str>, count_max: usize) -> Result<Vec<ObjectMeta>> {
         self.pass("list", prefix, || self.store.list(prefix, after, count_max))
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+        each: &mut EachPage<'_>,
+    ) -> Result<()> {
+        // Each page is an operation.
+        storage::pages_by_list(self, prefix, after, count_max, each)
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {
